@@ -1,0 +1,35 @@
+"""Block families: what stem, transition, block and head are made of. One family a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from search_space.blocks import mbconv, quadra
+from search_space.blocks.graph import Graph
+from search_space.errors import UnknownName
+
+if TYPE_CHECKING:
+    from search_space.space import BlockChoice, SearchSpace, Stage
+
+
+class BlockFamily(Protocol):
+    """Four functions that append layers to a graph and return it."""
+
+    def stem(self, g: Graph, space: SearchSpace) -> Graph: ...
+
+    def transition(self, g: Graph, stage: Stage) -> Graph:
+        """What stands between stages; it may leave the graph empty."""
+
+    def block(self, g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph: ...
+
+    def head(self, g: Graph, space: SearchSpace, num_classes: int) -> Graph: ...
+
+
+FAMILIES: dict[str, BlockFamily] = {"quadra": quadra, "mbconv": mbconv}
+
+
+def family_of(space: SearchSpace) -> BlockFamily:
+    """The block family of a space. Raises `UnknownName`."""
+    if space.family not in FAMILIES:
+        raise UnknownName(f"block family of space '{space.name}'", space.family, FAMILIES)
+    return FAMILIES[space.family]

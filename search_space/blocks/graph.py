@@ -1,0 +1,77 @@
+"""A list of nodes under construction: block families append layers to it, shapes follow."""
+
+from __future__ import annotations
+
+from search_space.layer import SEGMENT_INPUT, Kind, LayerSpec, Node
+
+
+class Graph:
+    """Layers with one input; every method appends one and returns its position.
+
+    A method reads the last node unless `x` names another position; `Graph.INPUT` is the input.
+    """
+
+    INPUT = SEGMENT_INPUT
+
+    def __init__(self, in_shape: tuple[int, int, int]) -> None:
+        self.in_shape = in_shape
+        self.nodes: list[Node] = []
+
+    @property
+    def last(self) -> int:
+        return len(self.nodes) - 1  # SEGMENT_INPUT while empty
+
+    @property
+    def out_shape(self) -> tuple[int, int, int]:
+        return self.shape(self.last)
+
+    def shape(self, x: int) -> tuple[int, int, int]:
+        """(C, H, W) after a node."""
+        if x == SEGMENT_INPUT:
+            return self.in_shape
+        spec = self.nodes[x].spec
+        return spec.out_channels, spec.out_height, spec.out_width
+
+    def _append(self, name: str, spec: LayerSpec, inputs: tuple[int, ...], residual: bool = False) -> int:
+        self.nodes.append(Node(name, spec, inputs, residual))
+        return self.last
+
+    def conv(
+        self,
+        name: str,
+        out_channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        *,
+        bias: bool,
+        padding: int | None = None,
+        x: int | None = None,
+    ) -> int:
+        x = self.last if x is None else x
+        c, h, w = self.shape(x)
+        padding = kernel_size // 2 if padding is None else padding
+        return self._append(name, LayerSpec(Kind.CONV, c, out_channels, h, w, kernel_size, stride, padding, bias), (x,))
+
+    def dwconv(self, name: str, kernel_size: int, stride: int = 1, *, bias: bool, x: int | None = None) -> int:
+        x = self.last if x is None else x
+        c, h, w = self.shape(x)
+        return self._append(name, LayerSpec(Kind.DWCONV, c, c, h, w, kernel_size, stride, kernel_size // 2, bias), (x,))
+
+    def linear(self, name: str, out_features: int) -> int:
+        c, h, w = self.out_shape
+        return self._append(name, LayerSpec(Kind.LINEAR, c, out_features, h, w, bias=True), (self.last,))
+
+    def unary(self, name: str, kind: Kind, x: int | None = None) -> int:
+        """Norm, activation, scale or global pool."""
+        x = self.last if x is None else x
+        c, h, w = self.shape(x)
+        return self._append(name, LayerSpec(kind, c, c, h, w), (x,))
+
+    def binary(self, name: str, kind: Kind, x: int, y: int) -> int:
+        c, h, w = self.shape(x)
+        return self._append(name, LayerSpec(kind, c, c, h, w), (x, y))
+
+    def residual(self, name: str, skip: int) -> int:
+        """Add `skip` to the last node, closing a residual branch."""
+        c, h, w = self.out_shape
+        return self._append(name, LayerSpec(Kind.ADD, c, c, h, w), (skip, self.last), residual=True)

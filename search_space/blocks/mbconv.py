@@ -1,0 +1,55 @@
+"""MobileNetV2's inverted bottleneck, the blocks of the ProxylessNAS space (arXiv 1812.00332).
+
+1x1 expand, k x k depthwise, 1x1 project, each with BatchNorm, ReLU6 after the first two; residual
+where the shapes allow. Stem 3x3 stride 2 and one expansion-1 block; head 1x1 mix, pool, classifier.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from search_space.blocks.graph import Graph
+from search_space.layer import Kind
+
+if TYPE_CHECKING:
+    from search_space.space import BlockChoice, SearchSpace, Stage
+
+
+def stem(g: Graph, space: SearchSpace) -> Graph:
+    g.conv("conv", space.stem_width, kernel_size=3, stride=2, bias=False)
+    g.unary("norm", Kind.BATCH_NORM)
+    g.unary("act", Kind.RELU6)
+    return _depthwise_and_project(g, kernel_size=3, width=space.first_width, stride=1)
+
+
+def transition(g: Graph, stage: Stage) -> Graph:
+    return g  # the first block of a stage strides
+
+
+def block(g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph:
+    in_width = g.in_shape[0]
+    g.conv("expand", choice.expand_ratio * in_width, bias=False)
+    g.unary("expand_norm", Kind.BATCH_NORM)
+    g.unary("expand_act", Kind.RELU6)
+    _depthwise_and_project(g, choice.kernel_size, width, stride)
+    if stride == 1 and in_width == width:
+        g.residual("residual", skip=g.INPUT)
+    return g
+
+
+def _depthwise_and_project(g: Graph, kernel_size: int, width: int, stride: int) -> Graph:
+    g.dwconv("depthwise", kernel_size, stride, bias=False)
+    g.unary("depthwise_norm", Kind.BATCH_NORM)
+    g.unary("depthwise_act", Kind.RELU6)
+    g.conv("project", width, bias=False)
+    g.unary("project_norm", Kind.BATCH_NORM)
+    return g
+
+
+def head(g: Graph, space: SearchSpace, num_classes: int) -> Graph:
+    g.conv("mix", space.head_width, bias=False)
+    g.unary("norm", Kind.BATCH_NORM)
+    g.unary("act", Kind.RELU6)
+    g.unary("pool", Kind.GLOBAL_POOL)
+    g.linear("classifier", num_classes)
+    return g

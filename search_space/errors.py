@@ -1,0 +1,23 @@
+"""The errors a user can cause and mend. Not for bugs: those keep their traceback."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """What was asked cannot be done; the message is one line: asked, exists, what to do."""
+
+
+class UnknownName(UserError):
+    """A name that is not among the known ones."""
+
+    def __init__(self, what: str, asked: str, known: Iterable[str], hint: str = "") -> None:
+        known = sorted(known)
+        near = get_close_matches(asked, known, n=1, cutoff=0.5)
+        guess = f" Did you mean '{near[0]}'?" if near else ""
+        hint = f" {hint}" if hint else ""
+        super().__init__(f"unknown {what} '{asked}'.{guess} Known: {', '.join(known)}.{hint}")
+
+
+class BadFile(UserError):
+    """A file that is missing, truncated or not what it should be."""
