@@ -1,0 +1,1 @@
+"""Training recipes that can be named with recipe=NAME."""

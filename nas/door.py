@@ -1,0 +1,99 @@
+"""The door of the hydra commands: options checked before anything heavy is imported.
+
+A typo names the nearest option, a bad value is one line, and no user mistake shows a traceback.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from search_space.errors import UnknownName, UserError
+
+
+def check_overrides(config: str, arguments: Sequence[str]) -> None:
+    """Raise `UserError` for an override that names no option of `nas/conf/CONFIG.yaml` or its groups."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    known = _load(f"{config}.yaml")
+    groups = {key for entry in known.pop("defaults") if isinstance(entry, dict) for key in entry if "hydra" not in key}
+    chosen = {group: next(e[group] for e in _load(f"{config}.yaml")["defaults"] if group in e) for group in groups}
+    parser = OverridesParser.create()
+    overrides = [a for a in arguments if not a.startswith("-")]
+    parsed = []
+    for argument in overrides:
+        if "=" not in argument:
+            raise UserError(f"'{argument}' is not an option; options are written key=value")
+        try:
+            parsed.append(parser.parse_override(argument))
+        except OverrideParseException as error:
+            raise UserError(f"cannot read '{argument}': {str(error).splitlines()[0]}") from error
+    for override in parsed:
+        if override.key_or_group in groups and isinstance(override.value(), str):
+            options = _group_options(override.key_or_group)
+            if override.value() not in options:
+                raise UnknownName(override.key_or_group, str(override.value()), options)
+            chosen[override.key_or_group] = str(override.value())
+    names = set(_leaves({k: v for k, v in known.items() if k != "hydra"}))
+    for group, option in chosen.items():
+        names |= {group, *_leaves(_load(f"{group}/{option}.yaml"), f"{group}.")}
+    for override in parsed:
+        key = override.key_or_group
+        if key not in names and not re.match(r"hydra[./]", key):
+            raise UnknownName("option", key, names, "All: --help")
+
+
+def _load(name: str) -> dict[str, Any]:
+    text = resources.files("nas.conf").joinpath(*name.split("/")).read_text(encoding="utf-8")
+    data = yaml.safe_load(text)
+    assert isinstance(data, dict)
+    return data
+
+
+def _group_options(group: str) -> list[str]:
+    files = resources.files("nas.conf").joinpath(group).iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+
+
+def run_command(config: str, task: Callable[[dict[str, Any]], None]) -> None:
+    """Compose the options by hydra and call `task` with plain dicts; exit 2 on a user's mistake."""
+    try:
+        check_overrides(config, sys.argv[1:])
+    except UserError as error:
+        fail(error)
+    import hydra
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    def guarded(cfg: DictConfig) -> None:
+        try:
+            values = OmegaConf.to_container(cfg, resolve=True)
+            assert isinstance(values, dict)
+            task({str(key): value for key, value in values.items()})
+        except UserError as error:
+            fail(error)
+        except OmegaConfBaseException as error:
+            fail(UserError(f"options do not fit together: {str(error).splitlines()[0]}"))
+        except KeyboardInterrupt:
+            fail(UserError("stopped; what was logged so far stays in the run folder"), code=130)
+
+    hydra.main(version_base="1.3", config_path="pkg://nas.conf", config_name=config)(guarded)()
+
+
+def fail(error: UserError, code: int = 2) -> None:
+    """Say a user's mistake on one line and exit."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,23 @@
+"""Files are written whole or not at all: to a neighbour first, then renamed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from search_space.errors import UserError
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file atomically. Raises `UserError` when the disk refuses (full, read-only)."""
+    data = content.encode() if isinstance(content, str) else content
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise UserError(f"cannot write '{path}': {error.strerror}") from error

@@ -1,0 +1,62 @@
+"""Latency in the loss of an architecture step: expected latency, the paper's two forms, a multiplier.
+
+Everything is a differentiable function of the gate probabilities and the additive latency table.
+Not for the final choice: `nas.derive` keeps the budget whatever these did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latency_models import LatencyTable
+
+
+class ExpectedLatency:
+    """E[lat] = fixed + sum over slots and candidates of p * ms (arXiv 1812.00332, eq. 5)."""
+
+    def __init__(self, table: LatencyTable, device: torch.device | None = None) -> None:
+        slot_ms = torch.from_numpy(table.slot_ms.copy()).nan_to_num(0.0)
+        self.slot_ms = slot_ms.to(device=device, dtype=torch.float32)
+        self.fixed_ms = table.fixed_ms
+
+    def __call__(self, probabilities: Tensor) -> Tensor:
+        """probabilities: (slots, candidates) -> scalar ms, differentiable."""
+        return self.fixed_ms + (probabilities * self.slot_ms).sum()
+
+
+def add_linear(loss: Tensor, latency_ms: Tensor, budget_ms: float, strength: float = 0.1) -> Tensor:
+    """loss + strength * (E[lat] - T) / T."""
+    return loss + strength * (latency_ms - budget_ms) / budget_ms
+
+
+def mul_log(loss: Tensor, latency_ms: Tensor, budget_ms: float, alpha: float = 0.2, beta: float = 0.3) -> Tensor:
+    """alpha * loss * (ln E[lat] / ln T) ** beta, ProxylessNAS' default. Both must exceed 1 ms."""
+    log_budget = torch.log(torch.tensor(budget_ms))
+    return alpha * loss * (torch.log(latency_ms) / log_budget).clamp_min(1e-6) ** beta
+
+
+@dataclass
+class Multiplier:
+    """loss + strength * (E[lat] / T - 1) with a strength that finds itself (nuPI, arXiv 2406.04558).
+
+    Integral: grows while E[lat] is above the budget, falls while below, never negative.
+    Proportional: damps the swing. A budget that does not bind leaves it at 0.
+    """
+
+    integral: float = 0.5
+    proportional: float = 5.0
+    strength: float = 0.0
+    last_error: float | None = None
+
+    def loss(self, loss: Tensor, latency_ms: Tensor, budget_ms: float) -> Tensor:
+        return loss + self.strength * (latency_ms / budget_ms - 1)
+
+    def update(self, latency_ms: float, budget_ms: float) -> None:
+        """Call once after every architecture step with the expected latency over all candidates."""
+        error = latency_ms / budget_ms - 1
+        change = 0.0 if self.last_error is None else error - self.last_error
+        self.strength = max(0.0, self.strength + self.integral * error + self.proportional * change)
+        self.last_error = error

@@ -1,0 +1,70 @@
+"""Is the question answerable? Everything that can be told before torch is imported.
+
+Resolves space, device and latency table, and refuses an infeasible budget at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from device_profiles import DeviceProfile, load_profile
+from latency_models import LatencyModel, LatencyTable, fit_latency_model, latency_table
+from nas.settings import SearchSettings, count_classes
+from search_space import SearchSpace, UserError, available_spaces, load_space
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A feasible search: its settings and all that they name."""
+
+    settings: SearchSettings
+    space: SearchSpace
+    profile: DeviceProfile
+    model: LatencyModel
+    table: LatencyTable
+    num_classes: int
+    binds: bool
+    notes: tuple[str, ...]
+
+
+def plan_search(settings: SearchSettings, num_classes: int | None = None) -> Plan:
+    """Look everything up; `num_classes` is found from the data unless given.
+
+    Raises `UserError` for unknown names and for a budget below the space's fastest network.
+    """
+    space = load_space(settings.space, settings.space_width)
+    profile = load_profile(settings.device)
+    num_classes = count_classes(settings.data) if num_classes is None else num_classes
+    model = fit_latency_model(profile)
+    table = latency_table(model, space, settings.deployment_resolution, num_classes)
+    budget = settings.budget_ms
+    if budget < table.minimum_ms:
+        others = _spaces_where(settings, model, num_classes, lambda t: t.minimum_ms <= budget)
+        hint = f"; it can be met in space={others[0]}" if others else ""
+        raise UserError(
+            f"budget_ms={budget:g} cannot be met: the fastest network of '{space.name}' takes "
+            f"{table.minimum_ms:.4g} ms on {settings.device} (predicted, {settings.deployment_resolution} pixels), "
+            f"the slowest {table.maximum_ms:.4g} ms{hint}"
+        )
+    notes = []
+    binds = budget < table.maximum_ms
+    if not binds:
+        others = _spaces_where(settings, model, num_classes, lambda t: t.minimum_ms <= budget < t.maximum_ms)
+        hint = f"; it would bind in space={others[0]}" if others else ""
+        notes.append(
+            f"budget_ms={budget:g} does not bind: the slowest network of '{space.name}' takes "
+            f"{table.maximum_ms:.4g} ms on {settings.device}{hint}. The search goes on for accuracy alone"
+        )
+    return Plan(settings, space, profile, model, table, num_classes, binds, tuple(notes))
+
+
+def _spaces_where(
+    settings: SearchSettings, model: LatencyModel, num_classes: int, holds: Callable[[LatencyTable], bool]
+) -> list[str]:
+    found = []
+    for name in available_spaces():
+        table = latency_table(model, load_space(name), settings.deployment_resolution, num_classes)
+        if name != settings.space and holds(table):
+            found.append(name)
+    return found

@@ -1,0 +1,863 @@
+"""One self-contained HTML page about a search run, from the files of its folder alone.
+
+Reads architecture.json, search.csv and gates.csv; `python -m nas.report FOLDER` renders a run again.
+Not for measuring or predicting: what the files do not say stands on the page as "not measured".
+The page's frame, style and script are in report.html; here is one small function per figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import math
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any, NoReturn
+
+from search_space import Architecture, BlockChoice, SearchSpace, Segment, UserError, cost_of, lower
+from search_space.errors import BadFile
+
+SCHEMA = 1
+SEARCH_COLUMNS = (
+    *("step", "phase", "epoch", "train_loss", "gate_loss", "val_accuracy"),
+    *("expected_ms", "budget_ms", "multiplier", "gate_entropy", "seconds"),
+)
+GATE_COLUMNS = ("step", "slot", "stage", "block", "candidate", "probability")
+PHASES = {"warmup": "warm-up", "search": "search", "finetune": "fine-tuning"}
+FILES = {
+    "model.onnx": "the trained network, at the training resolution",
+    "weights.safetensors": "its weights",
+    "latency_224.onnx": "the same graph at deployment resolution, for timing only: its weights are not trained for it",
+    "architecture.json": "the network as a value, its cost, predictions and provenance",
+    "search.csv": "one row per logged step",
+    "gates.csv": "the gate probabilities, once per epoch",
+}
+UNKNOWN = "not measured"
+PAGE_WIDTH = 1100  # of the figures' own units; the page scales them
+MOST_POINTS, MOST_SNAPSHOTS = 1000, 100  # drawn per line and per slider; the files hold all
+
+
+# Reading: the only functions that touch files are load_run and write_report.
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Checked access to architecture.json: absent is None, a wrong type is a `BadFile`."""
+
+    data: Mapping[str, Any]
+
+    def get(self, *keys: str) -> Any:
+        value: Any = self.data
+        for depth, key in enumerate(keys):
+            if not isinstance(value, dict):
+                _bad("architecture.json", f"'{'.'.join(keys[:depth])}' is not an object")
+            value = value.get(key)
+            if value is None:
+                return None
+        return value
+
+    def number(self, *keys: str) -> float | None:
+        value = self.get(*keys)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            _bad("architecture.json", f"'{'.'.join(keys)}' is {str(value)[:40]!r}, not a finite number >= 0")
+        return float(value)
+
+    def text(self, *keys: str) -> str | None:
+        value = self.get(*keys)
+        return None if value is None else str(value)
+
+    def needed(self, *keys: str) -> float:
+        value = self.number(*keys)
+        if value is None:
+            _bad("architecture.json", f"it has no '{'.'.join(keys)}'")
+        return value
+
+    def segments_ms(self, device: str) -> dict[str, float]:
+        """Milliseconds of every segment on a device; empty where the file has none."""
+        names = self.get("latency", device, "by_segment_ms") or {}
+        if not isinstance(names, dict):
+            _bad("architecture.json", f"'latency.{device}.by_segment_ms' is not an object")
+        return {name: self.needed("latency", device, "by_segment_ms", name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One row of search.csv: its step, phase and the values that were measured there."""
+
+    step: float
+    phase: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Gate probabilities at one step: `probabilities[slot][candidate]`."""
+
+    step: float
+    probabilities: tuple[Mapping[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything the page says, read and checked."""
+
+    fields: Fields
+    architecture: Architecture
+    segments: tuple[Segment, ...]
+    steps: tuple[Step, ...]
+    snapshots: tuple[Snapshot, ...]
+    gate_path: tuple[str, ...] | None
+    files: frozenset[str]
+
+    @property
+    def device(self) -> str:
+        """The device searched for."""
+        return self.fields.text("budget", "device") or ""
+
+    @property
+    def devices(self) -> list[str]:
+        """All devices with a prediction, the one searched for first."""
+        others = [name for name in self.fields.get("latency") or {} if name != self.device]
+        return [self.device, *others]
+
+    def title(self, device: str) -> str:
+        return self.fields.text("latency", device, "title") or device
+
+    def share(self, device: str, segment: str) -> float | None:
+        times = self.fields.segments_ms(device)
+        total = sum(times.values())
+        return times[segment] / total if segment in times and total > 0 else None
+
+
+def _bad(name: str, wrong: str) -> NoReturn:
+    raise BadFile(f"{name}: {wrong}")
+
+
+def _reject_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run folder. Raises `BadFile`, one line naming the file and what is wrong with it."""
+    if not folder.is_dir():
+        raise BadFile(f"no run folder '{folder}'")
+    try:
+        data = json.loads(_load_text(folder / "architecture.json"), parse_constant=_reject_constant)
+    except (ValueError, RecursionError) as error:
+        _bad("architecture.json", f"not valid JSON, perhaps truncated ({error})")
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        _bad("architecture.json", f"it is not of schema {SCHEMA}; write it again with this version")
+    fields = Fields(data)
+    for keys in (("budget", "budget_ms"), ("budget", "predicted_ms"), ("resolution", "deployment"), ("num_classes",)):
+        if fields.needed(*keys) <= 0:
+            _bad("architecture.json", f"'{'.'.join(keys)}' is not above 0")
+    if not fields.text("budget", "device"):
+        _bad("architecture.json", "it has no 'budget.device'")
+    for name, kind in (("latency", dict), ("provenance", dict), ("notes", list)):
+        if not isinstance(data.get(name) or kind(), kind):
+            _bad("architecture.json", f"'{name}' is not {'a list' if kind is list else 'an object'}")
+    try:
+        architecture = Architecture.from_dict(fields.get("architecture") or {})
+        segments = lower(architecture, int(data["resolution"]["deployment"]), int(data["num_classes"]))
+    except UserError as error:
+        _bad("architecture.json", str(error))
+    except TypeError as error:
+        _bad("architecture.json", f"'architecture.space' has a field of a wrong type ({error})")
+    steps = parse_steps(_load_text(folder / "search.csv"))
+    snapshots = parse_snapshots(_load_text(folder / "gates.csv"), architecture.space)
+    files = frozenset(name for name in FILES if (folder / name).is_file())
+    path = _parse_gate_path(fields.get("gate_path"), architecture)
+    return Run(fields, architecture, segments, steps, snapshots, path, files)
+
+
+def _load_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise BadFile(f"{path.name}: there is no such file in '{path.parent}'") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadFile(f"{path.name}: cannot be read ({error})") from error
+
+
+def _parse_rows(text: str, name: str, columns: Sequence[str]) -> Iterable[tuple[str, dict[str, str]]]:
+    """Rows of a CSV with where they stand; a cut-off file ends inside a line."""
+    if not text.endswith("\n"):
+        _bad(name, "empty" if not text else "truncated: its last line does not end")
+    if "\0" in text:
+        _bad(name, "not a text file")
+    rows = csv.reader(io.StringIO(text))
+    header = next(rows, [])
+    if missing := [column for column in columns if column not in header]:
+        _bad(name, f"it has no column '{missing[0]}'; it needs {', '.join(columns)}")
+    for row in rows:
+        where = f"line {rows.line_num}"
+        if len(row) != len(header):
+            _bad(name, f"{where} has {len(row)} cells, the header {len(header)}")
+        yield where, dict(zip(header, row, strict=True))
+
+
+def _parse_cell(name: str, where: str, column: str, cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        _bad(name, f"{where}: {column} is {cell[:40]!r}, not a finite number")
+    return value
+
+
+def parse_steps(text: str) -> tuple[Step, ...]:
+    """The rows of search.csv."""
+    steps: list[Step] = []
+    for where, row in _parse_rows(text, "search.csv", SEARCH_COLUMNS):
+        values = {
+            column: _parse_cell("search.csv", where, column, row[column])
+            for column in SEARCH_COLUMNS
+            if column != "phase" and row[column]
+        }
+        if "step" not in values:
+            _bad("search.csv", f"{where} has no step")
+        if steps and values["step"] < steps[-1].step:
+            _bad("search.csv", f"{where}: step {values['step']:g} stands after step {steps[-1].step:g}")
+        steps.append(Step(values["step"], row["phase"], values))
+    return tuple(steps)
+
+
+def parse_snapshots(text: str, space: SearchSpace) -> tuple[Snapshot, ...]:
+    """The snapshots of gates.csv, every slot with all of its candidates."""
+    found: dict[float, list[dict[str, float]]] = {}
+    for where, row in _parse_rows(text, "gates.csv", GATE_COLUMNS):
+        step, slot, p = (_parse_cell("gates.csv", where, key, row[key]) for key in ("step", "slot", "probability"))
+        if slot not in range(len(space.slots)):
+            _bad("gates.csv", f"{where}: slot {slot:g} is not one of 0..{len(space.slots) - 1} of '{space.name}'")
+        if row["candidate"] not in map(str, space.slots[int(slot)].candidates) or not 0 <= p <= 1:
+            _bad("gates.csv", f"{where}: {row['candidate'][:40]!r} with {p:g} is no candidate of slot {slot:g}")
+        found.setdefault(step, [{} for _ in space.slots])[int(slot)][row["candidate"]] = p
+    for step, slots in found.items():
+        for slot_number, gates in enumerate(slots):
+            if len(gates) != len(space.slots[slot_number].candidates) or abs(sum(gates.values()) - 1) > 0.01:
+                _bad("gates.csv", f"step {step:g}, slot {slot_number}: probabilities are missing or do not sum to 1")
+    return tuple(Snapshot(step, tuple(slots)) for step, slots in sorted(found.items()))
+
+
+def _parse_gate_path(path: Any, architecture: Architecture) -> tuple[str, ...] | None:
+    """The optional 'gate_path': the chosen candidate of every slot, Zeros where they stood."""
+    if path is None:
+        return None
+    slots = architecture.space.slots
+    if isinstance(path, list) and len(path) == len(slots):
+        stages: list[list[str]] = [[] for _ in architecture.stages]
+        for slot, choice in zip(slots, path, strict=True):
+            if choice != "zero":
+                stages[slot.stage].append(choice)
+        if stages == [[str(block) for block in blocks] for blocks in architecture.stages]:
+            return tuple(path)
+    _bad("architecture.json", "'gate_path' is not a path of this architecture")
+
+
+# Drawing: pure, strings from values. Every text goes through escape.
+
+
+def ms(value: float | None) -> str:
+    """'29.71 ms', or 'not measured'."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:.1f} ms" if value >= 100 else f"{value:.2f} ms" if value >= 1 else f"{value:.3g} ms"
+
+
+def count(value: float | None) -> str:
+    """'312.0 M' and its like."""
+    if value is None:
+        return UNKNOWN
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.2f} {unit}" if value < 10 * factor else f"{value / factor:.1f} {unit}"
+    return f"{value:g}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    return UNKNOWN if value is None else f"{100 * value:.{digits}f} %"
+
+
+def interval(fields: Fields, device: str) -> str:
+    """'24.1 to 38.0 ms (90 % interval)'."""
+    low, high = (fields.number("latency", device, key) for key in ("low_ms", "high_ms"))
+    coverage = fields.number("latency", device, "coverage")
+    if low is None or high is None:
+        return UNKNOWN
+    of = "" if coverage is None else f" ({100 * coverage:g} %)"
+    return f"{ms(low).removesuffix(' ms')} to {ms(high)}{of}"
+
+
+def svg(width: float, height: float, label: str, description: str, body: str, attributes: str = 'role="img"') -> str:
+    about = f'aria-label="{escape(label)}" {attributes}'
+    return f'<svg viewBox="0 0 {width:g} {height:g}" {about}><desc>{escape(description)}</desc>{body}</svg>'
+
+
+def rect(x: float, y: float, width: float, height: float, css: str, tip: str = "", radius: float = 0) -> str:
+    more = f' data-tip="{escape(tip)}"' if tip else ""
+    box = f'x="{x:.2f}" y="{y:.2f}" width="{max(width, 0):.2f}" height="{height:.2f}"'
+    return f'<rect {box} rx="{radius:g}" class="{css}"{more}/>'
+
+
+def text(x: float, y: float, words: str, css: str = "", anchor: str = "middle") -> str:
+    return f'<text x="{x:.2f}" y="{y:.2f}" class="{css}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
+    return f'<line x1="{x1:.2f}" y1="{y1:.2f}" x2="{x2:.2f}" y2="{y2:.2f}" class="{css}"/>'
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Values low..high on pixels start..end; `log` in decades."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high, at = (math.log10(x) if self.log else x for x in (self.low, self.high, value))
+        return self.start + (at - low) / ((high - low) or 1) * (self.end - self.start)
+
+    def ticks(self, number: int = 5) -> list[float]:
+        """Round values inside the scale."""
+        if self.log:
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            found = [f * 10.0**d for d in decades for f in (1, 2, 5) if self.low <= f * 10.0**d <= self.high]
+            if len(found) > 2:
+                return found
+        rough = ((self.high - self.low) or 1) / number
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [round(n * step, 12) for n in range(first, last + 1)]
+
+
+def gauge(run: Run) -> str:
+    """The prediction with its interval against the budget."""
+    f = run.fields
+    budget, predicted = f.needed("budget", "budget_ms"), f.needed("budget", "predicted_ms")
+    low, high = (f.number("latency", run.device, key) for key in ("low_ms", "high_ms"))
+    x = Scale(0, 1.06 * max(budget, predicted, high or 0), 8, PAGE_WIDTH - 20)
+    parts = [rect(x(0), 26, x(x.high) - x(0), 18, "track", radius=3)]
+    parts.append(rect(x(0), 26, x(predicted) - x(0), 18, "over" if predicted > budget else "gauge", radius=3))
+    if low is not None and high is not None:
+        parts.append(line(x(low), 35, x(high), 35, "whisker"))
+        parts += [line(x(end), 30, x(end), 40, "whisker") for end in (low, high)]
+    near_end = budget > 0.85 * x.high
+    parts.append(line(x(budget), 18, x(budget), 50, "budget"))
+    parts.append(text(x(budget), 13, f"budget {budget:g} ms", "strong", "end" if near_end else "middle"))
+    parts += [line(x(t), 46, x(t), 50, "axis") + text(x(t), 64, f"{t:g} ms", "faint") for t in x.ticks(8)]
+    words = f"predicted {ms(predicted)}, interval {interval(f, run.device)}, of a budget of {budget:g} ms"
+    return svg(PAGE_WIDTH, 70, "Predicted latency against the budget", words, "".join(parts))
+
+
+def headline(run: Run) -> str:
+    """The result in one line, the gauge and the key figures."""
+    f = run.fields
+    budget, predicted = f.needed("budget", "budget_ms"), f.needed("budget", "predicted_ms")
+    low, high = f.number("budget", "space_min_ms"), f.number("budget", "space_max_ms")
+    facts = [f"{percent(predicted / budget)} of the budget is used; interval {interval(f, run.device)}."]
+    if (reach := f.number("latency", run.device, "high_ms")) is not None and reach > budget >= predicted:
+        facts.append("The prediction keeps the budget; its interval reaches above it.")
+    if low is not None and high is not None:
+        facts.append(f"Networks of this space are predicted at {ms(low)} to {ms(high)} on this device.")
+    if f.get("budget", "binds") is False:
+        facts.append("The budget does not bind: no network of this space is slower.")
+    images = f.number("accuracy", "test_images")
+    train = f.number("resolution", "training")
+    peak = f.number("cost", "peak_activation_bytes")
+    of = [] if images is None else [f"{images:g} test images of {f.text('accuracy', 'data') or 'the data'}"]
+    at = f"at {f.needed('resolution', 'deployment'):g} pixels"
+    accuracy = ", ".join([*of, *filter(None, [f.text("accuracy", "measured_on")])])
+    if train is not None:
+        accuracy += f", at {train:g} pixels"
+    tiles = [
+        ("Test accuracy", percent(f.number("accuracy", "test")), accuracy),
+        ("MACs", count(f.number("cost", "macs")), at),
+        ("Parameters", count(f.number("cost", "params")), f"{f.needed('num_classes'):g} classes"),
+        ("Peak activation", UNKNOWN if peak is None else f"{peak / 2**20:.2f} MiB", f"batch 1, {at}"),
+    ]
+    cells = "".join(
+        f'<div class="tile"><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>'
+        for name, value, note in tiles
+    )
+    return (
+        f"<h1>{escape(ms(predicted))} predicted of a {budget:g} ms budget on {escape(run.title(run.device))}</h1>"
+        f'<p class="lead">{escape(" ".join(facts))}</p>{gauge(run)}<dl class="tiles">{cells}</dl>'
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One drawn piece of the network; `segment` is empty for a slot left out."""
+
+    segment: str
+    css: str
+    lines: tuple[str, ...]
+    width: float
+    height: float
+    tip: str
+
+
+def boxes_of(run: Run) -> list[tuple[tuple[str, ...], list[Box]]]:
+    """The network as drawn: groups (heading lines, boxes), in order."""
+    space = run.architecture.space
+    groups: list[tuple[tuple[str, ...], list[Box]]] = []
+    for segment in run.segments:
+        found = re.fullmatch(r"stage(\d+)_block(\d+)", segment.name)
+        last = segment.nodes[-1].spec if segment.nodes else None
+        cost = cost_of([segment])
+        tip = f"{count(cost.macs)} MACs, {count(cost.params)} parameters"
+        for device in run.devices:
+            share = run.share(device, segment.name)
+            of = "" if share is None else f" ({percent(share)})"
+            tip += f"\n{device}: {ms(run.fields.segments_ms(device).get(segment.name))}{of}"
+        if found is None:
+            down = segment.name.startswith("down")
+            sizes = "" if last is None else f", to {last.out_channels} x {last.out_height} x {last.out_width}"
+            name = "down-sampling" if down else segment.name
+            box = Box(
+                segment.name, "fixed", ("↓2",) if down else (name,), 24 if down else 42, 46, f"{name}{sizes}\n{tip}"
+            )
+            groups.append(((), [box]))
+            continue
+        stage, block = int(found[1]), int(found[2])
+        choice = run.architecture.stages[stage - 1][block - 1]
+        kernel, ratio = f"{choice.kernel_size}×{choice.kernel_size}", f"e{choice.expand_ratio}"
+        if block == 1:
+            groups.append((("", ""), []))
+        height = 38 + 42 * choice.expand_ratio / max(space.expand_ratios)
+        words = f"stage {stage}, block {block}: kernel {kernel}, expansion {choice.expand_ratio}\n{tip}"
+        box = Box(segment.name, kernel_css(space, choice), (kernel, ratio), 44, height, words)
+        groups[-1][1].append(box)
+        if block == len(run.architecture.stages[stage - 1]):
+            size = f"{last.out_height}×{last.out_width}" if last else ""
+            width = space.stages[stage - 1].width
+            zeros = space.stages[stage - 1].max_blocks - block
+            groups[-1] = ((f"Stage {stage}", f"{width} ch, {size}"), _with_zeros(run, stage, groups[-1][1], zeros))
+    return groups
+
+
+def _with_zeros(run: Run, stage: int, boxes: list[Box], zeros: int) -> list[Box]:
+    """The stage's boxes with its left-out slots: where they stood if known, else at the end."""
+    zero = Box("", "zero", ("zero",), 44, 46, f"stage {stage}: a slot left out (Zero)")
+    if run.gate_path is None:
+        return [*boxes, *[zero] * zeros]
+    rest = iter(boxes)
+    slots = zip(run.architecture.space.slots, run.gate_path, strict=True)
+    return [zero if choice == "zero" else next(rest) for slot, choice in slots if slot.stage == stage - 1]
+
+
+def kernel_css(space: SearchSpace, choice: BlockChoice) -> str:
+    return f"kernel k{sorted(space.kernel_sizes).index(choice.kernel_size) % 5}"
+
+
+def architecture_figure(run: Run) -> str:
+    """Stages left to right, wrapped; box height is expansion, colour is kernel, the bar below is time."""
+    gap, pad, heading, middle, row_height = 7.0, 7.0, 40.0, 86.0, 176.0
+    shares = {segment.name: run.share(run.device, segment.name) for segment in run.segments}
+    most = max((share for share in shares.values() if share is not None), default=0)
+    parts: list[str] = []
+    x, y, linked = 0.0, 0.0, False
+    for headings, boxes in boxes_of(run):
+        inset = pad if headings else 0.0
+        least = 92.0 if headings else 0.0
+        per_row = int((PAGE_WIDTH - 2 * inset + gap) // (44 + gap)) if headings else len(boxes)
+        rows = math.ceil(len(boxes) / per_row)
+        chunk = math.ceil(len(boxes) / rows)
+        for start in range(0, len(boxes), chunk):
+            piece = boxes[start : start + chunk]
+            inner = sum(box.width for box in piece) + gap * (len(piece) - 1)
+            width = max(inner + 2 * inset, least)
+            if x and x + width > PAGE_WIDTH:
+                x, y, linked = 0.0, y + row_height, False
+            if linked:
+                parts.append(line(x - gap, y + middle, x, y + middle, "link"))
+            if headings:
+                parts.append(rect(x, y, width, row_height - 14, "panel", radius=8))
+                more = " (continued)" if start else ""
+                parts.append(text(x + 9, y + 17, headings[0] + more, "strong", "start"))
+                parts.append(text(x + 9, y + 32, headings[1], "faint", "start"))
+            left = x + (width - inner) / 2
+            if headings or len(piece) > 1:
+                parts.append(line(x, y + middle, x + width, y + middle, "link"))
+            for box in piece:
+                parts.append(_draw_box(box, left, y + middle, shares.get(box.segment), most, y + heading + 93))
+                left += box.width + gap
+            x, linked = x + width + gap, True
+    words = f"{run.architecture}: kernel and expansion of every block, a bar between stages"
+    return svg(PAGE_WIDTH, y + row_height - 13, "The network, stage by stage", words, "".join(parts), 'role="group"')
+
+
+def _draw_box(box: Box, x: float, middle: float, share: float | None, most: float, bar_y: float) -> str:
+    """A box, its words and, where anything was measured, its share of the time below."""
+    centre = x + box.width / 2
+    shape = rect(x, middle - box.height / 2, box.width, box.height, f"box {box.css}", box.tip, radius=7)
+    parts = [shape.replace("<rect", f'<rect tabindex="0" role="img" aria-label="{escape(box.tip)}"')]
+    for number, words in enumerate(box.lines):
+        at = middle + 4.5 + 15 * (number - (len(box.lines) - 1) / 2)
+        parts.append(text(centre, at, words, "label" if number == 0 else "label second"))
+    if share is not None and most > 0:
+        parts.append(rect(x, bar_y, box.width, 5, "track", radius=2))
+        parts.append(rect(x, bar_y, box.width * share / most, 5, "time", radius=2))
+        if box.width >= 40:
+            parts.append(text(centre, bar_y + 18, percent(share), "tiny"))
+    return "".join(parts)
+
+
+def architecture_legend(run: Run) -> str:
+    space = run.architecture.space
+    colours = "".join(
+        f'<span><i class="swatch k{n % 5}"></i>kernel {k}×{k}</span>' for n, k in enumerate(sorted(space.kernel_sizes))
+    )
+    ratios = ", ".join(f"e{ratio}" for ratio in sorted(space.expand_ratios))
+    zeros = '<span><i class="swatch zero"></i>slot left out (Zero)</span>' if run_has_zeros(run) else ""
+    known = "" if run.fields.segments_ms(run.device) else f": {UNKNOWN}"
+    bar = f'<span><i class="swatch time"></i>share of the time on {escape(run.device)}{known}</span>'
+    return f'<p class="legend">{colours}<span>height: expansion ({ratios})</span>{zeros}{bar}</p>'
+
+
+def run_has_zeros(run: Run) -> bool:
+    return sum(map(len, run.architecture.stages)) < len(run.architecture.space.slots)
+
+
+def time_figure(run: Run) -> str:
+    """One bar per device, a piece per segment, stages named below."""
+    x = Scale(0, 1, 170, PAGE_WIDTH - 4)
+    parts: list[str] = []
+    for number, device in enumerate(run.devices):
+        y = 4 + 58 * number
+        times = run.fields.segments_ms(device)
+        total = sum(times.values())
+        parts.append(text(0, y + 15, device, "strong", "start"))
+        parts.append(text(0, y + 31, ms(run.fields.number("latency", device, "latency_ms")), "faint", "start"))
+        if total <= 0:
+            parts.append(text(x.start, y + 18, f"by segment: {UNKNOWN}", "faint", "start"))
+            continue
+        done = 0.0
+        groups: dict[str, tuple[float, float]] = {}
+        for name, value in times.items():
+            found = re.match(r"stage(\d+)_block(\d+)$", name)
+            group = f"stage {found[1]}" if found else name
+            label = f"stage {found[1]}, block {found[2]}" if found else name
+            css = f"piece s{(int(found[1]) - 1) % 6}" if found else "piece fixed"
+            start, end = x(done / total), x((done + value) / total)
+            parts.append(
+                rect(start, y, end - start, 24, css, f"{label}\n{device}: {ms(value)} ({percent(value / total)})")
+            )
+            groups[group] = (groups.get(group, (start, end))[0], end)
+            done += value
+        for group, (start, end) in groups.items():
+            share = percent((end - start) / (x.end - x.start), 0)
+            words = f"{group} · {share}"
+            if end - start > 28:
+                parts.append(line(start + 1, y + 29, end - 1, y + 29, "axis"))
+                parts.append(
+                    text((start + end) / 2, y + 42, words if end - start > 6.4 * len(words) else share, "small")
+                )
+    words = "share of every segment in the predicted time, one bar per device"
+    return svg(PAGE_WIDTH, 58 * len(run.devices), "Where the time goes", words, "".join(parts))
+
+
+def thin(values: Sequence[Any], most: int) -> list[Any]:
+    """At most that many values, evenly spaced, first and last among them."""
+    if len(values) <= most:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A line of a chart: points are (step, value)."""
+
+    name: str
+    css: str
+    points: list[tuple[float, float]]
+
+
+def series(run: Run, column: str, name: str, css: str, factor: float = 1.0) -> Series:
+    points = [(s.step, factor * s.values[column]) for s in run.steps if column in s.values]
+    return Series(name, css, thin(points, MOST_POINTS))
+
+
+def line_chart(run: Run, title: str, unit: str, lines: Sequence[Series], width: float, from_zero: bool = False) -> str:
+    """Lines over steps with the phases shaded; the page's script adds the read-out."""
+    height, left, right, top, bottom = 232.0, 50.0, width - 12, 40.0, 196.0
+    drawn = [s for s in lines if s.points]
+    head = text(0, 14, title + (f" ({unit})" if unit else ""), "strong", "start")
+    values = [value for s in drawn for _, value in s.points]
+    if not values:
+        return svg(width, 60, title, UNKNOWN, head + text(0, 40, UNKNOWN, "faint", "start"))
+    low, high = min(values), max(values)
+    low = min(0.0, low) if from_zero else low
+    room = (high - low or abs(high) or 1.0) * 0.06
+    x = Scale(run.steps[0].step, max(run.steps[-1].step, run.steps[0].step + 1), left, right)
+    y = Scale(low if from_zero and low == 0 else low - room, high + room, bottom, top)
+    parts = [head, _phase_bands(run.steps, x, top, bottom)]
+    parts += [
+        line(left, y(t), right, y(t), "grid") + text(left - 7, y(t) + 4, f"{t:g}", "faint", "end") for t in y.ticks()
+    ]
+    parts.append(line(left, bottom, right, bottom, "axis"))
+    parts += [text(x(t), bottom + 16, f"{t:g}", "faint") for t in x.ticks(max(6, int(width // 110)))]
+    parts.append(text((left + right) / 2, bottom + 33, "step", "faint"))
+    at = right
+    for s in reversed(drawn):
+        corners = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in s.points)
+        parts.append(f'<polyline points="{corners}" class="curve {s.css}"/>')
+        if len(s.points) <= 40 and "dashed" not in s.css:
+            parts += [f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" class="dot {s.css}"/>' for a, b in s.points]
+        if len(lines) > 1:
+            parts.append(text(at, 14, s.name, "small", "end"))
+            at -= 6.2 * len(s.name) + 6
+            parts.append(line(at - 18, 10, at, 10, f"curve {s.css}"))
+            at -= 34
+    parts.append('<g class="cursor"></g>')
+    data = {
+        "x": [x.low, x.high, left, right],
+        "y": [y.low, y.high, bottom, top],
+        "unit": unit,
+        "lines": [[s.name, s.css, [[a, float(f"{b:.5g}")] for a, b in s.points]] for s in drawn],
+    }
+    attributes = f'role="img" class="chart" data-chart="{escape(json.dumps(data, allow_nan=False))}"'
+    ends = ", ".join(f"{s.name} from {s.points[0][1]:.4g} to {s.points[-1][1]:.4g}" for s in drawn)
+    return svg(width, height, f"{title} over steps", ends, "".join(parts), attributes)
+
+
+def _phase_bands(steps: Sequence[Step], x: Scale, top: float, bottom: float) -> str:
+    """Every phase as a shaded band from its first step to the next phase's."""
+    starts = [step for i, step in enumerate(steps) if i == 0 or steps[i - 1].phase != step.phase]
+    ends = [step.step for step in starts[1:]] + [steps[-1].step]
+    parts = []
+    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        left, right = x(start.step), x(end)
+        name = PHASES.get(start.phase, start.phase)
+        parts.append(rect(left, top - 14, right - left, bottom - top + 14, "band odd" if number % 2 else "band"))
+        if right - left > 6 * len(name):
+            parts.append(text(left + 5, top - 3, name, "tiny", "start"))
+    return "".join(parts)
+
+
+def course_figures(run: Run) -> str:
+    """Latency against the budget, accuracy, losses, multiplier and entropy."""
+    if not run.steps:
+        return '<p class="faint">search.csv holds no steps.</p>'
+    half = PAGE_WIDTH / 2 - 14
+    latency = [series(run, "expected_ms", "expected", "c0"), series(run, "budget_ms", "budget", "dashed")]
+    losses = [series(run, "train_loss", "weights", "c0"), series(run, "gate_loss", "gates", "c1")]
+    charts = [
+        line_chart(run, "Expected latency", "ms", latency, PAGE_WIDTH),
+        line_chart(run, "Validation accuracy", "%", [series(run, "val_accuracy", "accuracy", "c0", 100)], half),
+        line_chart(run, "Loss", "", losses, half),
+        line_chart(
+            run, "Latency multiplier", "", [series(run, "multiplier", "multiplier", "c0")], half, from_zero=True
+        ),
+        line_chart(run, "Gate entropy", "", [series(run, "gate_entropy", "entropy", "c0")], half, from_zero=True),
+    ]
+    drawn = "".join(f"<figure>{chart}</figure>" for chart in charts)
+    thinned = f'<p class="faint">Lines show at most {MOST_POINTS} points; search.csv holds all.</p>'
+    return f'<div class="charts">{drawn}</div>{thinned if len(run.steps) > MOST_POINTS else ""}'
+
+
+def chosen_candidates(run: Run) -> tuple[str, ...]:
+    """The chosen candidate of every slot.
+
+    An architecture does not know where its Zeros stood; where the file has no 'gate_path', the
+    placing most probable under the last snapshot stands in (the caption says so).
+    """
+    if run.gate_path is not None:
+        return run.gate_path
+    chosen: list[str] = []
+    for stage, blocks in enumerate(run.architecture.stages):
+        slots = [i for i, slot in enumerate(run.architecture.space.slots) if slot.stage == stage]
+        best: dict[int, tuple[float, list[str]]] = {0: (0.0, [])}  # blocks placed -> (log-probability, choices)
+        for slot in slots:
+            gates = run.snapshots[-1].probabilities[slot]
+            after: dict[int, tuple[float, list[str]]] = {}
+            for placed, (score, choices) in best.items():
+                moves = [(placed, "zero")] + ([(placed + 1, str(blocks[placed]))] if placed < len(blocks) else [])
+                for now, choice in moves:
+                    if choice in gates:
+                        option = (score + math.log(max(gates[choice], 1e-12)), [*choices, choice])
+                        after[now] = max(after.get(now, option), option)
+            best = after
+        chosen += best[len(blocks)][1]
+    return tuple(chosen)
+
+
+def gates_figure(run: Run) -> str:
+    """Heat map of the last snapshot, slots by candidates, with a slider over the others."""
+    if not run.snapshots:
+        return '<p class="faint">This run trained no gates: gates.csv holds no snapshots.</p>'
+    space = run.architecture.space
+    names = list(dict.fromkeys(str(candidate) for slot in space.slots for candidate in slot.candidates))
+    left, top, height = 46.0, 38.0, 22.0
+    width = min(62.0, (PAGE_WIDTH - left - 10 * len(space.stages)) / len(space.slots))
+    chosen, last = chosen_candidates(run), run.snapshots[-1]
+    parts = [text(left - 8, top + height * (row + 0.5) + 4, name, "small", "end") for row, name in enumerate(names)]
+    outlines = []
+    for number, slot in enumerate(space.slots):
+        x = left + width * number + 10 * slot.stage
+        if slot.index == 0:
+            parts.append(text(x, 13, f"Stage {slot.stage + 1}", "strong", "start"))
+        parts.append(text(x + width / 2, top - 7, str(slot.index + 1), "tiny"))
+        for row, name in enumerate(names):
+            if name in last.probabilities[number]:
+                p = last.probabilities[number][name]
+                tip = f"stage {slot.stage + 1}, block {slot.index + 1}: {name}"
+                place = (
+                    f'x="{x + 1:.2f}" y="{top + height * row + 1:.2f}" width="{width - 2:.2f}" height="{height - 2}"'
+                )
+                key = f'data-gate="{number},{row}" data-name="{tip}" data-tip="{tip}\nprobability {p:.3f}"'
+                parts.append(f'<rect {place} rx="2" class="cell" fill-opacity="{p:.3f}" {key}/>')
+                if name == chosen[number]:
+                    outlines.append(rect(x + 0.5, top + height * row + 0.5, width - 1, height - 1, "chosen", radius=3))
+    snapshots = thin(run.snapshots, MOST_SNAPSHOTS)
+    data = [[s.step, [[round(g.get(n, -1), 3) for n in names] for g in s.probabilities]] for s in snapshots]
+    count_of = len(snapshots) - 1
+    words = f"at step {last.step:g}; the network found takes {' '.join(chosen)}"
+    body = "".join(parts + outlines)
+    figure = svg(PAGE_WIDTH, top + height * len(names) + 2, "Gate probabilities, slots by candidates", words, body)
+    guess = ""
+    if run_has_zeros(run) and run.gate_path is None:
+        guess = "The files do not say in which slot of a stage a Zero stood: the most probable placing is outlined."
+    return (
+        f'<p class="slider"><label for="snapshot">Snapshot</label> <input id="snapshot" type="range" min="0" '
+        f'max="{count_of}" value="{count_of}" data-snapshots="{escape(json.dumps(data, allow_nan=False))}"> '
+        f'<output for="snapshot">step {last.step:g}</output></p><div id="gates">{figure}</div>'
+        f'<p class="legend"><span><i class="swatch ramp"></i>probability 0 to 1</span>'
+        f'<span><i class="swatch chosen"></i>candidate of the network found</span></p>'
+        f'<p class="faint">{guess}</p>'
+    )
+
+
+def device_figure(run: Run) -> str:
+    """Predictions and intervals of all devices on one logarithmic axis."""
+    keys = ("latency_ms", "low_ms", "high_ms")
+    rows = {device: [run.fields.number("latency", device, key) for key in keys] for device in run.devices}
+    budget = run.fields.needed("budget", "budget_ms")
+    known = [value for row in rows.values() for value in row if value is not None and value > 0] + [budget]
+    x = Scale(min(known) / 1.3, max(known) * 1.3, 170, PAGE_WIDTH - 20, log=True)
+    bottom = 34.0 * len(rows) + 8
+    parts = [line(x(t), 4, x(t), bottom, "grid") + text(x(t), bottom + 16, f"{t:g}", "faint") for t in x.ticks()]
+    parts.append(text((x.start + x.end) / 2, bottom + 34, "predicted latency, ms (logarithmic)", "faint"))
+    for number, (device, (middle, low, high)) in enumerate(rows.items()):
+        y = 24 + 34.0 * number
+        parts.append(text(0, y + 4, device, "strong" if device == run.device else "small", "start"))
+        if device == run.device:
+            parts.append(line(x(budget), y - 15, x(budget), y + 15, "budget"))
+            side, anchor = (-5, "end") if x(budget) > PAGE_WIDTH - 140 else (5, "start")
+            parts.append(text(x(budget) + side, y - 8, f"budget {budget:g} ms", "tiny", anchor))
+        if low and high:
+            parts.append(line(x(low), y, x(high), y, "whisker"))
+            parts += [line(x(end), y - 5, x(end), y + 5, "whisker") for end in (low, high)]
+        if middle:
+            parts.append(f'<circle cx="{x(middle):.2f}" cy="{y:.2f}" r="5" class="dot c0"/>')
+        else:
+            parts.append(text(x.start + 6, y + 4, UNKNOWN, "faint", "start"))
+    words = "; ".join(f"{device} {ms(row[0])}, {interval(run.fields, device)}" for device, row in rows.items())
+    return svg(PAGE_WIDTH, bottom + 40, "Predicted latency on every device", words, "".join(parts))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def device_table(run: Run) -> str:
+    rows = []
+    for device in run.devices:
+        value = run.fields.number("latency", device, "latency_ms")
+        about = [run.fields.text("latency", device, key) or UNKNOWN for key in ("title", "runtime", "precision")]
+        budget = f"{run.fields.needed('budget', 'budget_ms'):g} ms" if device == run.device else "–"
+        rows.append([device, *about, ms(value), interval(run.fields, device), budget])
+    return table(("Name", "Device", "Runtime", "Precision", "Predicted", "Interval", "Budget"), rows)
+
+
+def notes_list(run: Run) -> str:
+    items = "".join(f"<li>{escape(str(note))}</li>" for note in run.fields.get("notes") or [])
+    return f"<ul>{items}</ul>" if items else '<p class="faint">The files hold no notes.</p>'
+
+
+def provenance_table(run: Run) -> str:
+    rows = [("network", str(run.architecture)), ("space", run.architecture.space.name)]
+    for name, value in (run.fields.get("provenance") or {}).items():
+        words = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        rows.append((str(name).replace("_", " "), UNKNOWN if words is None else str(words)))
+    return table(("Fact", "Value"), rows)
+
+
+def file_list(run: Run) -> str:
+    items = []
+    for name, about in FILES.items():
+        shown = f'<a href="{name}">{name}</a>' if name in run.files else f"<span>{name} (not in this folder)</span>"
+        items.append(f"<li>{shown}<small>{escape(about)}</small></li>")
+    return f'<ul class="files">{"".join(items)}</ul>'
+
+
+def render_page(run: Run, template: str) -> str:
+    """Fill the template's {{places}}; what is filled in is not searched again."""
+    device, space = run.device, run.architecture.space.name
+    at = f"{run.fields.needed('resolution', 'deployment'):g}"
+    figures = {
+        "title": escape(f"{space} on {device}: {ms(run.fields.needed('budget', 'predicted_ms'))}"),
+        "kicker": escape(f"Network found in the space {space} for {device}, predicted at {at} × {at} pixels"),
+        "headline": headline(run),
+        "architecture": architecture_legend(run) + architecture_figure(run),
+        "time": time_figure(run),
+        "course": course_figures(run),
+        "gates": gates_figure(run),
+        "devices": device_table(run) + device_figure(run),
+        "notes": notes_list(run),
+        "provenance": provenance_table(run),
+        "files": file_list(run),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: figures[place[1]], template)
+
+
+def render_report(folder: Path) -> str:
+    """The page of a run folder as one string. Raises `BadFile`."""
+    template = resources.files("nas").joinpath("report.html").read_text(encoding="utf-8")
+    return render_page(load_run(folder), template)
+
+
+def write_report(folder: Path) -> Path:
+    """Write FOLDER/report.html, whole or not at all, and return its path. Raises `BadFile`."""
+    page = render_report(folder)
+    path, aside = folder / "report.html", folder / "report.html.partial"
+    try:
+        aside.write_text(page, encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise BadFile(f"report.html: cannot be written ({error})") from error
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command: 0 and the path of the page, or 2 and one line on what is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m nas.report", description="Render a run's report.html again.")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run folder, as the search printed it")
+    try:
+        print(write_report(parser.parse_args(arguments).folder))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

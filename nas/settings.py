@@ -1,0 +1,199 @@
+"""What a search is asked to do, as frozen values. No torch here: the command checks these first.
+
+Every field is an option of `python -m nas.search` (nested ones with a dot); defaults stand in
+`nas/conf/*.yaml` for the command and here for calls from Python.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from search_space.errors import BadFile, UnknownName, UserError
+
+DATA_SETS = ("cifar10", "digits", "imagefolder", "packed")
+STRATEGIES = ("proxyless",)
+GATE_MODES = ("full_v2", "two")
+PENALTIES = ("add_linear", "mul_log", "multiplier")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images; `resolution` is the one trained at (pixels)."""
+
+    name: str = "digits"
+    root: str | None = None
+    train: str | None = None
+    test: str | None = None
+    resolution: int = 64
+    validation_share: float = 0.25
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in DATA_SETS:
+            raise UnknownName("data", self.name, DATA_SETS)
+        _require(16 <= self.resolution <= 1024, "data.resolution", self.resolution, "between 16 and 1024 pixels")
+
+
+@dataclass(frozen=True)
+class WarmupSettings:
+    """Weights only, paths drawn uniformly."""
+
+    epochs: int = 5
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """The chosen path's weights, trained on before export."""
+
+    epochs: int = 4
+    lr: float = 1e-3
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Weight steps of the supernet (AdamW, cosine schedule)."""
+
+    batch_size: int = 32
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    gradient_clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """Architecture steps (Adam on alpha, betas (0, 0.999), no decay, as in the reference)."""
+
+    mode: str = "two"
+    lr: float = 0.1
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.mode not in GATE_MODES:
+            raise UnknownName("gates.mode", self.mode, GATE_MODES)
+
+
+@dataclass(frozen=True)
+class PenaltySettings:
+    """Form of the latency term; `strength` is add_linear's, `alpha` and `beta` are mul_log's."""
+
+    form: str = "multiplier"
+    strength: float = 0.1
+    alpha: float = 0.2
+    beta: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.form not in PENALTIES:
+            raise UnknownName("penalty.form", self.form, PENALTIES)
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """A whole search."""
+
+    device: str = "vpu"
+    budget_ms: float = 30.0
+    space: str = "quadranet"
+    space_width: float | None = None
+    strategy: str = "proxyless"
+    data: DataSettings = field(default_factory=DataSettings)
+    seed: int = 0
+    warmup: WarmupSettings = field(default_factory=WarmupSettings)
+    epochs: int = 5
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    gates: GateSettings = field(default_factory=GateSettings)
+    penalty: PenaltySettings = field(default_factory=PenaltySettings)
+    use_at_least: float = 0.97
+    rerank: int = 6
+    deployment_resolution: int = 224
+    threads: int | None = None
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        budget = self.budget_ms
+        if isinstance(budget, bool) or not isinstance(budget, int | float) or not math.isfinite(budget) or budget <= 0:
+            raise UserError(f"budget_ms={budget} is not a number of milliseconds above 0")
+        if self.strategy not in STRATEGIES:
+            raise UnknownName("strategy", self.strategy, STRATEGIES)
+        _require(self.warmup.epochs >= 0, "warmup.epochs", self.warmup.epochs, "0 or more")
+        _require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        _require(self.finetune.epochs >= 0, "finetune.epochs", self.finetune.epochs, "0 or more")
+        _require(self.train.batch_size >= 2, "train.batch_size", self.train.batch_size, "2 or more")
+        _require(0 < self.train.lr < math.inf, "train.lr", self.train.lr, "above 0")
+        _require(0 < self.gates.lr < math.inf, "gates.lr", self.gates.lr, "above 0")
+        _require(self.gates.every >= 1, "gates.every", self.gates.every, "1 or more")
+        _require(0 <= self.use_at_least < 1, "use_at_least", self.use_at_least, "at least 0 and below 1")
+        _require(self.rerank >= 1, "rerank", self.rerank, "1 or more")
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 4294967295")
+        _require(
+            32 <= self.deployment_resolution <= 4096,
+            "deployment_resolution",
+            self.deployment_resolution,
+            "between 32 and 4096 pixels",
+        )
+        _require(self.threads is None or self.threads >= 1, "threads", self.threads, "1 or more")
+
+
+def _require(holds: bool, name: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise UserError(f"{name}={value} is not {wanted}")
+
+
+T = TypeVar("T")
+
+
+def settings_from_dict(kind: type[T], values: dict[str, Any], prefix: str = "") -> T:
+    """A settings dataclass from nested dicts. Raises `UserError` for a value of the wrong type."""
+    import typing
+
+    hints = typing.get_type_hints(kind)
+    arguments: dict[str, Any] = {}
+    for f in fields(kind):  # type: ignore[arg-type]
+        if f.name not in values:
+            continue
+        value, hint = values[f.name], hints[f.name]
+        if is_dataclass(hint):
+            if not isinstance(value, dict):
+                raise UserError(f"{prefix}{f.name}={value} is a group; set its fields, such as {prefix}{f.name}.{fields(hint)[0].name}")
+            arguments[f.name] = settings_from_dict(hint, value, f"{prefix}{f.name}.")  # type: ignore[type-var]
+            continue
+        allowed = typing.get_args(hint) or (hint,)
+        if float in allowed and type(value) is int:
+            value = float(value)
+        if str in allowed and type(value) in (int, float):
+            value = str(value)
+        if type(value) not in allowed:
+            names = " or ".join(t.__name__.replace("NoneType", "null") for t in allowed)
+            raise UserError(f"{prefix}{f.name}={value!r} is not of type {names}")
+        arguments[f.name] = value
+    return kind(**arguments)
+
+
+def count_classes(data: DataSettings) -> int:
+    """How many classes the images have, found without reading them. Raises `UserError`."""
+    if data.name in ("digits", "cifar10"):
+        return 10
+    if data.name == "imagefolder":
+        if not data.root:
+            raise UserError("data=imagefolder needs data.root=FOLDER with a folder of images for every class")
+        folder = Path(data.root).expanduser()
+        folder = folder / "train" if (folder / "train").is_dir() else folder
+        if not folder.is_dir():
+            raise BadFile(f"no folder '{folder}'")
+        count = sum(p.is_dir() for p in folder.iterdir())
+        if count < 2:
+            raise BadFile(f"'{folder}' has {count} class folders; it needs one folder of images for every class")
+        return count
+    if not data.train or not data.test:
+        raise UserError("data=packed needs data.train=FILE.npz and data.test=FILE.npz")
+    import numpy as np
+
+    try:
+        with np.load(Path(data.train).expanduser(), allow_pickle=False) as pack:
+            return len(pack["class_names"])
+    except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
+        raise BadFile(f"'{data.train}' is not a readable image pack: {str(error).splitlines()[0]}") from error

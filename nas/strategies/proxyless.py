@@ -1,0 +1,198 @@
+"""ProxylessNAS (arXiv 1812.00332): a supernet with binary gates, trained by gradient.
+
+Warm-up trains weights on uniformly drawn paths; then weight steps (train images, gates fixed) and
+architecture steps (validation images, weights frozen) alternate, the latter with the latency
+penalty. The final path is the exact best under the budget, re-ranked by validation accuracy.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas.data import DataSet
+from nas.derive import derive
+from nas.gates import Gates, GateSample
+from nas.log import Row, SearchLog
+from nas.penalty import ExpectedLatency, Multiplier, add_linear, mul_log
+from nas.preflight import Plan
+from nas.progress import SearchProgress
+from nas.settings import SearchSettings
+from nas.strategies.base import Found
+from nas.supernet import Supernet, frozen
+from nas.train import accuracy, checked, make_optimizer, set_cosine_lr
+from search_space import GatePath
+from search_space.build import to_channels_last
+
+LOG_EVERY = 5
+
+
+def total_steps(plan: Plan, data: DataSet) -> int:
+    settings = plan.settings
+    return (settings.warmup.epochs + settings.epochs) * data.steps(data.train, settings.train.batch_size)
+
+
+def search(plan: Plan, data: DataSet, log: SearchLog, progress: SearchProgress) -> Found:
+    """Raises `NotFinite` with the last good state in the log's folder."""
+    settings = plan.settings
+    torch.manual_seed(settings.seed)
+    supernet = Supernet(plan.space, settings.data.resolution, data.num_classes)
+    to_channels_last(supernet)
+    run = _Run(plan, data, supernet, log, progress)
+    for epoch in range(settings.warmup.epochs):
+        run.warmup_epoch(epoch)
+    for epoch in range(settings.warmup.epochs, settings.warmup.epochs + settings.epochs):
+        run.search_epoch(epoch)
+    path, validation = _choose(plan, data, supernet, run.gates)
+    return Found(path, validation, supernet)
+
+
+def _choose(plan: Plan, data: DataSet, supernet: Supernet, gates: Gates) -> tuple[GatePath, float]:
+    """The best of the few most probable feasible paths by accuracy on all validation images."""
+    settings = plan.settings
+    with torch.no_grad():
+        log_probabilities = gates.log_probabilities().double().numpy()
+    candidates = derive(
+        plan.space, plan.table, log_probabilities, settings.budget_ms, settings.use_at_least, settings.rerank
+    )
+    scored = []
+    for rank, candidate in enumerate(candidates):
+        batches = data.batches(data.validation, settings.data.resolution, 128)
+        score = accuracy(lambda x, path=candidate.path: supernet(x, path), batches)  # type: ignore[misc]
+        scored.append((score, -rank, candidate.path))
+    validation, _, path = max(scored)
+    return path, validation
+
+
+@dataclass
+class _Figures:
+    """The latest values, for the bar and the log."""
+
+    train_loss: float | None = None
+    gate_loss: float | None = None
+    val_accuracy: float | None = None
+
+
+class _Run:
+    """The two kinds of steps and what they share."""
+
+    def __init__(self, plan: Plan, data: DataSet, supernet: Supernet, log: SearchLog, progress: SearchProgress) -> None:
+        self.plan, self.data, self.supernet, self.log, self.progress = plan, data, supernet, log, progress
+        self.settings: SearchSettings = plan.settings
+        self.draws = torch.Generator().manual_seed(self.settings.seed)
+        self.paths = random.Random(self.settings.seed)
+        self.gates = Gates(plan.space, self.draws)
+        self.expected = ExpectedLatency(plan.table)
+        self.multiplier = Multiplier()
+        self.weight_optimizer = make_optimizer(supernet, self.settings.train.lr, self.settings.train.weight_decay)
+        self.gate_optimizer = torch.optim.Adam(self.gates.parameters(), lr=self.settings.gates.lr, betas=(0.0, 0.999))
+        self.total = total_steps(plan, data)
+        self.step = 0
+        self.figures = _Figures()
+        self.validation_batches = self._endless_validation()
+
+    def warmup_epoch(self, epoch: int) -> None:
+        for images, labels in self._train_batches(epoch):
+            self._weight_step(images, labels, self.plan.space.random_path(self.paths), epoch)
+            self._report("warmup", epoch)
+        self._end_of_epoch()
+
+    def search_epoch(self, epoch: int) -> None:
+        for images, labels in self._train_batches(epoch):
+            self._weight_step(images, labels, self.gates.sample_path(self.draws), epoch)
+            if self.step % self.settings.gates.every == 0:
+                self._gate_step(*next(self.validation_batches), epoch)
+            self._report("search", epoch)
+        self._end_of_epoch()
+
+    def _train_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        s = self.settings
+        return self.data.batches(self.data.train, s.data.resolution, s.train.batch_size, s.seed, epoch, training=True)
+
+    def _endless_validation(self) -> Iterator[tuple[Tensor, Tensor]]:
+        s = self.settings
+        for epoch in itertools.count():
+            yield from self.data.batches(
+                self.data.validation, s.data.resolution, s.train.batch_size, s.seed + 1, epoch, training=True
+            )
+
+    def _weight_step(self, images: Tensor, labels: Tensor, path: GatePath, epoch: int) -> None:
+        s = self.settings.train
+        set_cosine_lr(self.weight_optimizer, self.step, self.total, s.lr, warmup=min(50, self.total // 10), final=0.1 * s.lr)
+        logits = self.supernet(images, path)
+        loss = F.cross_entropy(logits, labels, label_smoothing=s.label_smoothing)
+        self.figures.train_loss = checked(loss, f"weight step {self.step} (epoch {epoch + 1})")
+        loss.backward()
+        active = list(self.supernet.path_parameters(path))
+        nn.utils.clip_grad_norm_(active, s.gradient_clip)
+        self.weight_optimizer.step()
+        for parameter in active:  # the only ones that have a gradient
+            parameter.grad = None
+        self.step += 1
+
+    def _gate_step(self, images: Tensor, labels: Tensor, epoch: int) -> None:
+        budget_ms = self.settings.budget_ms
+        sample = self.gates.sample(self.settings.gates.mode, self.draws)
+        with frozen(list(self.supernet.path_parameters(sample.path))):
+            logits = self.supernet(images, sample.path, sample)
+        loss = F.cross_entropy(logits, labels)
+        self.figures.gate_loss = checked(loss, f"architecture step {self.step} (epoch {epoch + 1})")
+        self.figures.val_accuracy = float((logits.argmax(1) == labels).float().mean())
+        self.gate_optimizer.zero_grad()
+        self._with_penalty(loss, sample).backward()
+        before = self.gates.alpha.detach().clone()
+        self.gate_optimizer.step()
+        if self.settings.gates.mode == "two":
+            self.gates.keep_unsampled(sample, before)
+        self.multiplier.update(self._expected_ms(), budget_ms)
+
+    def _with_penalty(self, loss: Tensor, sample: GateSample) -> Tensor:
+        penalty, budget_ms = self.settings.penalty, self.settings.budget_ms
+        latency_ms = self.expected(sample.probabilities)
+        if penalty.form == "add_linear":
+            return add_linear(loss, latency_ms, budget_ms, penalty.strength)
+        if penalty.form == "mul_log":
+            return mul_log(loss, latency_ms, budget_ms, penalty.alpha, penalty.beta)
+        return self.multiplier.loss(loss, latency_ms, budget_ms)
+
+    def _expected_ms(self) -> float:
+        with torch.no_grad():
+            return float(self.expected(self.gates.probabilities()))
+
+    def _report(self, phase: str, epoch: int) -> None:
+        expected_ms, figures = self._expected_ms(), self.figures
+        self.progress.advance(
+            phase,
+            loss=figures.train_loss,
+            accuracy=figures.val_accuracy,
+            expected_ms=expected_ms,
+            budget_ms=self.settings.budget_ms,
+        )
+        if self.step % LOG_EVERY == 0 or self.step == self.total:
+            searching = phase == "search"
+            self.log.add(
+                Row(
+                    step=self.step,
+                    phase=phase,
+                    epoch=epoch + 1,
+                    train_loss=figures.train_loss,
+                    gate_loss=figures.gate_loss,
+                    val_accuracy=figures.val_accuracy,
+                    expected_ms=expected_ms,
+                    budget_ms=self.settings.budget_ms,
+                    multiplier=self.multiplier.strength if searching and self.settings.penalty.form == "multiplier" else None,
+                    gate_entropy=self.gates.entropy(),
+                )
+            )
+
+    def _end_of_epoch(self) -> None:
+        with torch.no_grad():
+            self.log.add_gates(self.step, self.plan.space, self.gates.probabilities())
+        state = {f"supernet.{key}": value.contiguous() for key, value in self.supernet.state_dict().items()}
+        self.log.save({**state, "gates.alpha": self.gates.alpha.detach()})

@@ -1,0 +1,189 @@
+"""From lowered layers to plain torch modules: an interpreter over a segment's nodes.
+
+One `Block` runs one list of nodes; a `Network` is a chain of blocks. Used for exported networks,
+for the supernet's candidates and for full training alike. Not for choosing anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from search_space.layer import SEGMENT_INPUT, Kind, Node
+from search_space.lower import Segment
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (N, C, H, W), eps 1e-6 (QuadraNet's and ConvNeXt's).
+
+    Moving the channels last costs nothing for channels_last tensors, and torch's fused kernel
+    saves fewer activations than element-wise formulas would.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, H, W) -> (N, C, H, W)."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class Scale(nn.Module):
+    """Learnable factor per channel (layer scale)."""
+
+    def __init__(self, channels: int, initial: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, H, W) -> (N, C, H, W)."""
+        return x * self.weight.view(-1, 1, 1)
+
+
+class ResidualAdd(nn.Module):
+    """skip + branch, the branch dropped per image with probability `drop_rate` while training."""
+
+    def __init__(self, drop_rate: float) -> None:
+        super().__init__()
+        self.drop_rate = drop_rate
+
+    def forward(self, skip: Tensor, branch: Tensor) -> Tensor:
+        """skip, branch: (N, C, H, W) -> (N, C, H, W)."""
+        if self.training and self.drop_rate > 0:
+            keep = 1.0 - self.drop_rate
+            mask = torch.empty(len(branch), 1, 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(keep)
+            branch = branch * (mask / keep)
+        return skip + branch
+
+
+class Add(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """x, y: (N, C, H, W) -> (N, C, H, W)."""
+        return x + y
+
+
+class Mul(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """x, y: (N, C, H, W) -> (N, C, H, W)."""
+        return x * y
+
+
+class GlobalPool(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, H, W) -> (N, C, 1, 1)."""
+        return x.mean((2, 3), keepdim=True)
+
+
+class Classifier(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, 1, 1) -> (N, classes)."""
+        return super().forward(x.flatten(1))
+
+
+def build_layer(node: Node, layer_scale: float, drop_rate: float, batch_statistics: bool) -> nn.Module:
+    """The torch module of one node; `batch_statistics`: BatchNorm keeps no running statistics."""
+    spec = node.spec
+    match spec.kind:
+        case Kind.CONV | Kind.DWCONV:
+            return nn.Conv2d(
+                spec.in_channels,
+                spec.out_channels,
+                spec.kernel_size,
+                spec.stride,
+                spec.padding,
+                groups=spec.in_channels if spec.kind is Kind.DWCONV else 1,
+                bias=spec.bias,
+            )
+        case Kind.LINEAR:
+            return Classifier(spec.in_channels, spec.out_channels, bias=spec.bias)
+        case Kind.LAYER_NORM:
+            return ChannelLayerNorm(spec.in_channels)
+        case Kind.BATCH_NORM:
+            return nn.BatchNorm2d(spec.in_channels, eps=1e-3, track_running_stats=not batch_statistics)
+        case Kind.RELU6:
+            return nn.ReLU6(inplace=True)
+        case Kind.GELU:
+            return nn.GELU()
+        case Kind.SCALE:
+            return Scale(spec.in_channels, layer_scale)
+        case Kind.ADD:
+            return ResidualAdd(drop_rate) if node.residual else Add()
+        case Kind.MUL:
+            return Mul()
+        case Kind.GLOBAL_POOL:
+            return GlobalPool()
+
+
+class Block(nn.Module):
+    """Runs a list of nodes; an empty list is the identity. Submodules carry the nodes' names."""
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        layer_scale: float = 1.0,
+        drop_rate: float = 0.0,
+        batch_statistics: bool = False,
+    ) -> None:
+        super().__init__()
+        last_use = {x: i for i, node in enumerate(nodes) for x in node.inputs}
+        self._steps = []
+        for i, node in enumerate(nodes):
+            module = build_layer(node, layer_scale, drop_rate, batch_statistics)
+            self.add_module(node.name, module)
+            finished = [x for x in {*node.inputs} if last_use[x] == i]
+            self._steps.append((node.name, node.inputs, i, finished))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, H, W) -> (N, C', H', W'), or (N, classes) for a head."""
+        values = {SEGMENT_INPUT: x}
+        output = x
+        modules = self._modules
+        for name, inputs, position, finished in self._steps:
+            module = modules[name]
+            assert module is not None
+            output = values[position] = module(*[values[i] for i in inputs])
+            for i in finished:
+                del values[i]
+        return output
+
+
+class Network(nn.Module):
+    """A plain network: its segments as named blocks, run in order."""
+
+    def __init__(self, segments: Sequence[Segment], layer_scale: float = 1.0, drop_path: float = 0.0) -> None:
+        """`drop_path` is the last block's rate; it rises linearly from 0 over the blocks."""
+        super().__init__()
+        blocks = [s.name for s in segments if s.slot is not None]
+        for segment in segments:
+            depth = blocks.index(segment.name) / max(1, len(blocks) - 1) if segment.slot is not None else 0.0
+            self.add_module(segment.name, Block(segment.nodes, layer_scale, drop_path * depth))
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, 3, H, W) -> (N, classes)."""
+        for block in self.children():
+            x = block(x)
+        return x
+
+
+def initialise(model: nn.Module) -> None:
+    """Truncated normal of std 0.02 for LayerNorm networks (QuadraNet's), He fan-out for BatchNorm
+    ones (ProxylessNAS'); zero biases. Draws from torch's default generator."""
+    plain = not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            if plain:
+                nn.init.trunc_normal_(module.weight, std=0.02)
+            elif isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+            else:
+                nn.init.normal_(module.weight, std=0.01)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def to_channels_last(model: nn.Module) -> nn.Module:
+    """The model with its convolution weights in channels_last, the fast layout on CPUs and GPUs."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
