@@ -19,7 +19,7 @@ from search_space.errors import UnknownName, UserError
 def check_overrides(config: str, arguments: Sequence[str]) -> None:
     """Raise `UserError` for an override that names no option of `nas/conf/CONFIG.yaml` or its groups."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     known = _load(f"{config}.yaml")
     groups = {key for entry in known.pop("defaults") if isinstance(entry, dict) for key in entry if "hydra" not in key}
@@ -32,7 +32,7 @@ def check_overrides(config: str, arguments: Sequence[str]) -> None:
             raise UserError(f"'{argument}' is not an option; options are written key=value")
         try:
             parsed.append(parser.parse_override(argument))
-        except OverrideParseException as error:
+        except HydraException as error:
             raise UserError(f"cannot read '{argument}': {str(error).splitlines()[0]}") from error
     for override in parsed:
         if override.key_or_group in groups and isinstance(override.value(), str):

@@ -21,7 +21,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
-from search_space import Architecture, BlockChoice, SearchSpace, Segment, UserError, cost_of, lower
+from search_space import Architecture, SearchSpace, Segment, UserError, cost_of, lower
 from search_space.errors import BadFile
 
 SCHEMA = 1
@@ -34,7 +34,7 @@ PHASES = {"warmup": "warm-up", "search": "search", "finetune": "fine-tuning"}
 FILES = {
     "model.onnx": "the trained network, at the training resolution",
     "weights.safetensors": "its weights",
-    "latency_224.onnx": "the same graph at deployment resolution, for timing only: its weights are not trained for it",
+    "latency_{resolution}.onnx": "the same graph at deployment resolution, for timing: not trained for it",
     "architecture.json": "the network as a value, its cost, predictions and provenance",
     "search.csv": "one row per logged step",
     "gates.csv": "the gate probabilities, once per epoch",
@@ -44,7 +44,7 @@ PAGE_WIDTH = 1100  # of the figures' own units; the page scales them
 MOST_POINTS, MOST_SNAPSHOTS = 1000, 100  # drawn per line and per slider; the files hold all
 
 
-# Reading: the only functions that touch files are load_run and write_report.
+# Reading and checking.
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,11 @@ class Run:
         others = [name for name in self.fields.get("latency") or {} if name != self.device]
         return [self.device, *others]
 
+    @property
+    def has_zeros(self) -> bool:
+        """Whether slots of the space were left out."""
+        return sum(map(len, self.architecture.stages)) < len(self.architecture.space.slots)
+
     def title(self, device: str) -> str:
         return self.fields.text("latency", device, "title") or device
 
@@ -168,13 +173,14 @@ def load_run(folder: Path) -> Run:
     try:
         architecture = Architecture.from_dict(fields.get("architecture") or {})
         segments = lower(architecture, int(data["resolution"]["deployment"]), int(data["num_classes"]))
+        cost_of(segments)  # fails where a width is no number
     except UserError as error:
         _bad("architecture.json", str(error))
     except TypeError as error:
         _bad("architecture.json", f"'architecture.space' has a field of a wrong type ({error})")
     steps = parse_steps(_load_text(folder / "search.csv"))
     snapshots = parse_snapshots(_load_text(folder / "gates.csv"), architecture.space)
-    files = frozenset(name for name in FILES if (folder / name).is_file())
+    files = frozenset(path.name for path in folder.iterdir() if path.is_file())
     path = _parse_gate_path(fields.get("gate_path"), architecture)
     return Run(fields, architecture, segments, steps, snapshots, path, files)
 
@@ -317,6 +323,10 @@ def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
     return f'<line x1="{x1:.2f}" y1="{y1:.2f}" x2="{x2:.2f}" y2="{y2:.2f}" class="{css}"/>'
 
 
+def whisker(low: float, high: float, y: float) -> str:
+    return line(low, y, high, y, "whisker") + "".join(line(end, y - 5, end, y + 5, "whisker") for end in (low, high))
+
+
 @dataclass(frozen=True, slots=True)
 class Scale:
     """Values low..high on pixels start..end; `log` in decades."""
@@ -354,8 +364,7 @@ def gauge(run: Run) -> str:
     parts = [rect(x(0), 26, x(x.high) - x(0), 18, "track", radius=3)]
     parts.append(rect(x(0), 26, x(predicted) - x(0), 18, "over" if predicted > budget else "gauge", radius=3))
     if low is not None and high is not None:
-        parts.append(line(x(low), 35, x(high), 35, "whisker"))
-        parts += [line(x(end), 30, x(end), 40, "whisker") for end in (low, high)]
+        parts.append(whisker(x(low), x(high), 35))
     near_end = budget > 0.85 * x.high
     parts.append(line(x(budget), 18, x(budget), 50, "budget"))
     parts.append(text(x(budget), 13, f"budget {budget:g} ms", "strong", "end" if near_end else "middle"))
@@ -375,17 +384,18 @@ def headline(run: Run) -> str:
     if low is not None and high is not None:
         facts.append(f"Networks of this space are predicted at {ms(low)} to {ms(high)} on this device.")
     if f.get("budget", "binds") is False:
-        facts.append("The budget does not bind: no network of this space is slower.")
+        facts.append("The budget does not bind.")
     images = f.number("accuracy", "test_images")
     train = f.number("resolution", "training")
     peak = f.number("cost", "peak_activation_bytes")
-    of = [] if images is None else [f"{images:g} test images of {f.text('accuracy', 'data') or 'the data'}"]
     at = f"at {f.needed('resolution', 'deployment'):g} pixels"
-    accuracy = ", ".join([*of, *filter(None, [f.text("accuracy", "measured_on")])])
-    if train is not None:
-        accuracy += f", at {train:g} pixels"
+    about = [
+        "" if images is None else f"{images:g} test images of {f.text('accuracy', 'data') or 'unnamed data'}",
+        f.text("accuracy", "measured_on"),
+        "" if train is None else f"at {train:g} pixels",
+    ]
     tiles = [
-        ("Test accuracy", percent(f.number("accuracy", "test")), accuracy),
+        ("Test accuracy", percent(f.number("accuracy", "test")), ", ".join(filter(None, about))),
         ("MACs", count(f.number("cost", "macs")), at),
         ("Parameters", count(f.number("cost", "params")), f"{f.needed('num_classes'):g} classes"),
         ("Peak activation", UNKNOWN if peak is None else f"{peak / 2**20:.2f} MiB", f"batch 1, {at}"),
@@ -407,103 +417,100 @@ class Box:
     segment: str
     css: str
     lines: tuple[str, ...]
-    width: float
     height: float
     tip: str
+    width: float = 44
 
 
-def boxes_of(run: Run) -> list[tuple[tuple[str, ...], list[Box]]]:
-    """The network as drawn: groups (heading lines, boxes), in order."""
+def box_groups(run: Run) -> list[tuple[tuple[str, str] | None, list[Box]]]:
+    """The network as drawn, in order: a stage's two heading lines (None beside the stages) and boxes."""
     space = run.architecture.space
-    groups: list[tuple[tuple[str, ...], list[Box]]] = []
-    for segment in run.segments:
-        found = re.fullmatch(r"stage(\d+)_block(\d+)", segment.name)
-        last = segment.nodes[-1].spec if segment.nodes else None
-        cost = cost_of([segment])
-        tip = f"{count(cost.macs)} MACs, {count(cost.params)} parameters"
-        for device in run.devices:
-            share = run.share(device, segment.name)
-            of = "" if share is None else f" ({percent(share)})"
-            tip += f"\n{device}: {ms(run.fields.segments_ms(device).get(segment.name))}{of}"
-        if found is None:
-            down = segment.name.startswith("down")
-            sizes = "" if last is None else f", to {last.out_channels} x {last.out_height} x {last.out_width}"
-            name = "down-sampling" if down else segment.name
-            box = Box(
-                segment.name, "fixed", ("↓2",) if down else (name,), 24 if down else 42, 46, f"{name}{sizes}\n{tip}"
-            )
-            groups.append(((), [box]))
-            continue
-        stage, block = int(found[1]), int(found[2])
-        choice = run.architecture.stages[stage - 1][block - 1]
-        kernel, ratio = f"{choice.kernel_size}×{choice.kernel_size}", f"e{choice.expand_ratio}"
-        if block == 1:
-            groups.append((("", ""), []))
-        height = 38 + 42 * choice.expand_ratio / max(space.expand_ratios)
-        words = f"stage {stage}, block {block}: kernel {kernel}, expansion {choice.expand_ratio}\n{tip}"
-        box = Box(segment.name, kernel_css(space, choice), (kernel, ratio), 44, height, words)
-        groups[-1][1].append(box)
-        if block == len(run.architecture.stages[stage - 1]):
-            size = f"{last.out_height}×{last.out_width}" if last else ""
-            width = space.stages[stage - 1].width
-            zeros = space.stages[stage - 1].max_blocks - block
-            groups[-1] = ((f"Stage {stage}", f"{width} ch, {size}"), _with_zeros(run, stage, groups[-1][1], zeros))
-    return groups
+    segments = {segment.name: segment for segment in run.segments}
+    groups: list[tuple[tuple[str, str] | None, list[Box]]] = [(None, [_fixed_box(run, segments["stem"])])]
+    for stage, (choices, place) in enumerate(zip(run.architecture.stages, space.stages, strict=True), start=1):
+        if f"down{stage}" in segments:
+            groups.append((None, [_fixed_box(run, segments[f"down{stage}"])]))
+        boxes = []
+        for block, choice in enumerate(choices, start=1):
+            segment = segments[f"stage{stage}_block{block}"]
+            kernel = f"{choice.kernel_size}×{choice.kernel_size}"
+            css = f"kernel k{sorted(space.kernel_sizes).index(choice.kernel_size) % 5}"
+            height = 38 + 42 * choice.expand_ratio / max(space.expand_ratios)
+            words = f"stage {stage}, block {block}: kernel {kernel}, expansion {choice.expand_ratio}"
+            lines = (kernel, f"e{choice.expand_ratio}")
+            boxes.append(Box(segment.name, css, lines, height, f"{words}\n{_segment_facts(run, segment)}"))
+        size = f"{place.width} ch, {_size(segments[f'stage{stage}_block{len(choices)}'])}"
+        groups.append(((f"Stage {stage}", size), _with_zeros(run, stage, boxes)))
+    return [*groups, (None, [_fixed_box(run, segments["head"])])]
 
 
-def _with_zeros(run: Run, stage: int, boxes: list[Box], zeros: int) -> list[Box]:
+def _fixed_box(run: Run, segment: Segment) -> Box:
+    """The stem, a down-sampling or the head."""
+    down = segment.name.startswith("down")
+    name = "down-sampling" if down else segment.name
+    tip = f"{name}, to {segment.nodes[-1].spec.out_channels} ch, {_size(segment)}\n{_segment_facts(run, segment)}"
+    return Box(segment.name, "fixed", ("↓2" if down else name,), 46, tip, width=24 if down else 42)
+
+
+def _size(segment: Segment) -> str:
+    last = segment.nodes[-1].spec
+    return f"{last.out_height}×{last.out_width}"
+
+
+def _segment_facts(run: Run, segment: Segment) -> str:
+    cost = cost_of([segment])
+    facts = [f"{count(cost.macs)} MACs, {count(cost.params)} parameters"]
+    for device in run.devices:
+        share = run.share(device, segment.name)
+        of = "" if share is None else f" ({percent(share)})"
+        facts.append(f"{device}: {ms(run.fields.segments_ms(device).get(segment.name))}{of}")
+    return "\n".join(facts)
+
+
+def _with_zeros(run: Run, stage: int, boxes: list[Box]) -> list[Box]:
     """The stage's boxes with its left-out slots: where they stood if known, else at the end."""
-    zero = Box("", "zero", ("zero",), 44, 46, f"stage {stage}: a slot left out (Zero)")
+    zero = Box("", "zero", ("zero",), 46, f"stage {stage}: a slot left out (Zero)")
     if run.gate_path is None:
-        return [*boxes, *[zero] * zeros]
+        return boxes + [zero] * (run.architecture.space.stages[stage - 1].max_blocks - len(boxes))
     rest = iter(boxes)
     slots = zip(run.architecture.space.slots, run.gate_path, strict=True)
     return [zero if choice == "zero" else next(rest) for slot, choice in slots if slot.stage == stage - 1]
 
 
-def kernel_css(space: SearchSpace, choice: BlockChoice) -> str:
-    return f"kernel k{sorted(space.kernel_sizes).index(choice.kernel_size) % 5}"
-
-
 def architecture_figure(run: Run) -> str:
     """Stages left to right, wrapped; box height is expansion, colour is kernel, the bar below is time."""
-    gap, pad, heading, middle, row_height = 7.0, 7.0, 40.0, 86.0, 176.0
+    gap, pad, middle, bar, row_height = 7.0, 7.0, 86.0, 133.0, 176.0
     shares = {segment.name: run.share(run.device, segment.name) for segment in run.segments}
     most = max((share for share in shares.values() if share is not None), default=0)
     parts: list[str] = []
-    x, y, linked = 0.0, 0.0, False
-    for headings, boxes in boxes_of(run):
-        inset = pad if headings else 0.0
-        least = 92.0 if headings else 0.0
-        per_row = int((PAGE_WIDTH - 2 * inset + gap) // (44 + gap)) if headings else len(boxes)
-        rows = math.ceil(len(boxes) / per_row)
-        chunk = math.ceil(len(boxes) / rows)
-        for start in range(0, len(boxes), chunk):
-            piece = boxes[start : start + chunk]
+    x, y = 0.0, 0.0
+    for heading, boxes in box_groups(run):
+        rows = math.ceil(len(boxes) / ((PAGE_WIDTH - 2 * pad + gap) // (44 + gap)))
+        per_row = math.ceil(len(boxes) / rows)
+        for start in range(0, len(boxes), per_row):
+            piece = boxes[start : start + per_row]
             inner = sum(box.width for box in piece) + gap * (len(piece) - 1)
-            width = max(inner + 2 * inset, least)
-            if x and x + width > PAGE_WIDTH:
-                x, y, linked = 0.0, y + row_height, False
-            if linked:
-                parts.append(line(x - gap, y + middle, x, y + middle, "link"))
-            if headings:
-                parts.append(rect(x, y, width, row_height - 14, "panel", radius=8))
+            width = max(inner + 2 * pad, 92) if heading else inner
+            if x + width > PAGE_WIDTH:
+                x, y = 0.0, y + row_height
+            link = line(max(0, x - gap), y + middle, x + width, y + middle, "link")
+            if heading:
                 more = " (continued)" if start else ""
-                parts.append(text(x + 9, y + 17, headings[0] + more, "strong", "start"))
-                parts.append(text(x + 9, y + 32, headings[1], "faint", "start"))
+                parts.append(rect(x, y, width, row_height - 14, "panel", radius=8))
+                parts.append(text(x + 9, y + 17, heading[0] + more, "strong", "start"))
+                parts.append(text(x + 9, y + 32, heading[1], "faint", "start"))
+            parts.append(link)
             left = x + (width - inner) / 2
-            if headings or len(piece) > 1:
-                parts.append(line(x, y + middle, x + width, y + middle, "link"))
             for box in piece:
-                parts.append(_draw_box(box, left, y + middle, shares.get(box.segment), most, y + heading + 93))
+                parts.append(_draw_box(box, left, y + middle, shares.get(box.segment), most, y + bar))
                 left += box.width + gap
-            x, linked = x + width + gap, True
-    words = f"{run.architecture}: kernel and expansion of every block, a bar between stages"
+            x += width + gap
+    words = f"kernel and expansion of every block, | between stages: {run.architecture}"
     return svg(PAGE_WIDTH, y + row_height - 13, "The network, stage by stage", words, "".join(parts), 'role="group"')
 
 
 def _draw_box(box: Box, x: float, middle: float, share: float | None, most: float, bar_y: float) -> str:
-    """A box, its words and, where anything was measured, its share of the time below."""
+    """A box, its words and, where it was predicted, its share of the time below."""
     centre = x + box.width / 2
     shape = rect(x, middle - box.height / 2, box.width, box.height, f"box {box.css}", box.tip, radius=7)
     parts = [shape.replace("<rect", f'<rect tabindex="0" role="img" aria-label="{escape(box.tip)}"')]
@@ -524,14 +531,10 @@ def architecture_legend(run: Run) -> str:
         f'<span><i class="swatch k{n % 5}"></i>kernel {k}×{k}</span>' for n, k in enumerate(sorted(space.kernel_sizes))
     )
     ratios = ", ".join(f"e{ratio}" for ratio in sorted(space.expand_ratios))
-    zeros = '<span><i class="swatch zero"></i>slot left out (Zero)</span>' if run_has_zeros(run) else ""
+    zeros = '<span><i class="swatch zero"></i>slot left out (Zero)</span>' if run.has_zeros else ""
     known = "" if run.fields.segments_ms(run.device) else f": {UNKNOWN}"
     bar = f'<span><i class="swatch time"></i>share of the time on {escape(run.device)}{known}</span>'
     return f'<p class="legend">{colours}<span>height: expansion ({ratios})</span>{zeros}{bar}</p>'
-
-
-def run_has_zeros(run: Run) -> bool:
-    return sum(map(len, run.architecture.stages)) < len(run.architecture.space.slots)
 
 
 def time_figure(run: Run) -> str:
@@ -548,26 +551,24 @@ def time_figure(run: Run) -> str:
             parts.append(text(x.start, y + 18, f"by segment: {UNKNOWN}", "faint", "start"))
             continue
         done = 0.0
-        groups: dict[str, tuple[float, float]] = {}
+        groups: dict[str, tuple[float, float]] = {}  # where a stage's pieces start and end
         for name, value in times.items():
-            found = re.match(r"stage(\d+)_block(\d+)$", name)
+            found = re.fullmatch(r"stage(\d+)_block(\d+)", name)
             group = f"stage {found[1]}" if found else name
-            label = f"stage {found[1]}, block {found[2]}" if found else name
+            label = f"{group}, block {found[2]}" if found else name
             css = f"piece s{(int(found[1]) - 1) % 6}" if found else "piece fixed"
             start, end = x(done / total), x((done + value) / total)
-            parts.append(
-                rect(start, y, end - start, 24, css, f"{label}\n{device}: {ms(value)} ({percent(value / total)})")
-            )
+            tip = f"{label}\n{device}: {ms(value)} ({percent(value / total)})"
+            parts.append(rect(start, y, end - start, 24, css, tip))
             groups[group] = (groups.get(group, (start, end))[0], end)
             done += value
         for group, (start, end) in groups.items():
             share = percent((end - start) / (x.end - x.start), 0)
             words = f"{group} · {share}"
             if end - start > 28:
+                words = words if end - start > 6.4 * len(words) else share
                 parts.append(line(start + 1, y + 29, end - 1, y + 29, "axis"))
-                parts.append(
-                    text((start + end) / 2, y + 42, words if end - start > 6.4 * len(words) else share, "small")
-                )
+                parts.append(text((start + end) / 2, y + 42, words, "small"))
     words = "share of every segment in the predicted time, one bar per device"
     return svg(PAGE_WIDTH, 58 * len(run.devices), "Where the time goes", words, "".join(parts))
 
@@ -607,9 +608,8 @@ def line_chart(run: Run, title: str, unit: str, lines: Sequence[Series], width: 
     x = Scale(run.steps[0].step, max(run.steps[-1].step, run.steps[0].step + 1), left, right)
     y = Scale(low if from_zero and low == 0 else low - room, high + room, bottom, top)
     parts = [head, _phase_bands(run.steps, x, top, bottom)]
-    parts += [
-        line(left, y(t), right, y(t), "grid") + text(left - 7, y(t) + 4, f"{t:g}", "faint", "end") for t in y.ticks()
-    ]
+    parts += [line(left, y(t), right, y(t), "grid") for t in y.ticks()]
+    parts += [text(left - 7, y(t) + 4, f"{t:g}", "faint", "end") for t in y.ticks()]
     parts.append(line(left, bottom, right, bottom, "axis"))
     parts += [text(x(t), bottom + 16, f"{t:g}", "faint") for t in x.ticks(max(6, int(width // 110)))]
     parts.append(text((left + right) / 2, bottom + 33, "step", "faint"))
@@ -617,19 +617,19 @@ def line_chart(run: Run, title: str, unit: str, lines: Sequence[Series], width: 
     for s in reversed(drawn):
         corners = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in s.points)
         parts.append(f'<polyline points="{corners}" class="curve {s.css}"/>')
-        if len(s.points) <= 40 and "dashed" not in s.css:
+        if len(s.points) <= 25 and "dashed" not in s.css:
             parts += [f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" class="dot {s.css}"/>' for a, b in s.points]
         if len(lines) > 1:
             parts.append(text(at, 14, s.name, "small", "end"))
-            at -= 6.2 * len(s.name) + 6
+            at -= 6.8 * len(s.name) + 8
             parts.append(line(at - 18, 10, at, 10, f"curve {s.css}"))
             at -= 34
     parts.append('<g class="cursor"></g>')
     data = {
         "x": [x.low, x.high, left, right],
         "y": [y.low, y.high, bottom, top],
-        "unit": unit,
-        "lines": [[s.name, s.css, [[a, float(f"{b:.5g}")] for a, b in s.points]] for s in drawn],
+        "unit": unit if unit in ("ms", "%") else "",
+        "lines": [[s.name, s.css, [[a, float(f"{b:.4g}")] for a, b in s.points]] for s in drawn],
     }
     attributes = f'role="img" class="chart" data-chart="{escape(json.dumps(data, allow_nan=False))}"'
     ends = ", ".join(f"{s.name} from {s.points[0][1]:.4g} to {s.points[-1][1]:.4g}" for s in drawn)
@@ -657,14 +657,15 @@ def course_figures(run: Run) -> str:
     half = PAGE_WIDTH / 2 - 14
     latency = [series(run, "expected_ms", "expected", "c0"), series(run, "budget_ms", "budget", "dashed")]
     losses = [series(run, "train_loss", "weights", "c0"), series(run, "gate_loss", "gates", "c1")]
+    accuracy = [series(run, "val_accuracy", "accuracy", "c0", 100)]
+    multiplier = [series(run, "multiplier", "multiplier", "c0")]
+    entropy = [series(run, "gate_entropy", "entropy", "c0")]
     charts = [
         line_chart(run, "Expected latency", "ms", latency, PAGE_WIDTH),
-        line_chart(run, "Validation accuracy", "%", [series(run, "val_accuracy", "accuracy", "c0", 100)], half),
+        line_chart(run, "Validation accuracy", "%", accuracy, half),
         line_chart(run, "Loss", "", losses, half),
-        line_chart(
-            run, "Latency multiplier", "", [series(run, "multiplier", "multiplier", "c0")], half, from_zero=True
-        ),
-        line_chart(run, "Gate entropy", "", [series(run, "gate_entropy", "entropy", "c0")], half, from_zero=True),
+        line_chart(run, "Latency multiplier", "", multiplier, half, from_zero=True),
+        line_chart(run, "Gate entropy", "1 undecided, 0 decided", entropy, half, from_zero=True),
     ]
     drawn = "".join(f"<figure>{chart}</figure>" for chart in charts)
     thinned = f'<p class="faint">Lines show at most {MOST_POINTS} points; search.csv holds all.</p>'
@@ -717,25 +718,26 @@ def gates_figure(run: Run) -> str:
             if name in last.probabilities[number]:
                 p = last.probabilities[number][name]
                 tip = f"stage {slot.stage + 1}, block {slot.index + 1}: {name}"
-                place = (
-                    f'x="{x + 1:.2f}" y="{top + height * row + 1:.2f}" width="{width - 2:.2f}" height="{height - 2}"'
-                )
-                key = f'data-gate="{number},{row}" data-name="{tip}" data-tip="{tip}\nprobability {p:.3f}"'
-                parts.append(f'<rect {place} rx="2" class="cell" fill-opacity="{p:.3f}" {key}/>')
+                y = top + height * row
+                cell = rect(x + 1, y + 1, width - 2, height - 2, "cell", f"{tip}\nprobability {p:.3f}", radius=2)
+                key = f'data-gate="{number},{row}" data-name="{tip}" fill-opacity="{p:.3f}"'
+                parts.append(cell.replace("<rect", f"<rect {key}"))
                 if name == chosen[number]:
-                    outlines.append(rect(x + 0.5, top + height * row + 0.5, width - 1, height - 1, "chosen", radius=3))
+                    outlines.append(rect(x + 0.5, y + 0.5, width - 1, height - 1, "chosen", radius=3))
     snapshots = thin(run.snapshots, MOST_SNAPSHOTS)
     data = [[s.step, [[round(g.get(n, -1), 3) for n in names] for g in s.probabilities]] for s in snapshots]
-    count_of = len(snapshots) - 1
+    final = len(snapshots) - 1
     words = f"at step {last.step:g}; the network found takes {' '.join(chosen)}"
     body = "".join(parts + outlines)
     figure = svg(PAGE_WIDTH, top + height * len(names) + 2, "Gate probabilities, slots by candidates", words, body)
     guess = ""
-    if run_has_zeros(run) and run.gate_path is None:
+    if run.has_zeros and run.gate_path is None:
         guess = "The files do not say in which slot of a stage a Zero stood: the most probable placing is outlined."
     return (
+        '<p class="faint">One column per slot, one row per candidate. The network found is the best choice within the '
+        "budget, so it need not take the most probable candidate everywhere.</p>"
         f'<p class="slider"><label for="snapshot">Snapshot</label> <input id="snapshot" type="range" min="0" '
-        f'max="{count_of}" value="{count_of}" data-snapshots="{escape(json.dumps(data, allow_nan=False))}"> '
+        f'max="{final}" value="{final}" data-snapshots="{escape(json.dumps(data, allow_nan=False))}"> '
         f'<output for="snapshot">step {last.step:g}</output></p><div id="gates">{figure}</div>'
         f'<p class="legend"><span><i class="swatch ramp"></i>probability 0 to 1</span>'
         f'<span><i class="swatch chosen"></i>candidate of the network found</span></p>'
@@ -761,8 +763,7 @@ def device_figure(run: Run) -> str:
             side, anchor = (-5, "end") if x(budget) > PAGE_WIDTH - 140 else (5, "start")
             parts.append(text(x(budget) + side, y - 8, f"budget {budget:g} ms", "tiny", anchor))
         if low and high:
-            parts.append(line(x(low), y, x(high), y, "whisker"))
-            parts += [line(x(end), y - 5, x(end), y + 5, "whisker") for end in (low, high)]
+            parts.append(whisker(x(low), x(high), y))
         if middle:
             parts.append(f'<circle cx="{x(middle):.2f}" cy="{y:.2f}" r="5" class="dot c0"/>')
         else:
@@ -795,14 +796,23 @@ def notes_list(run: Run) -> str:
 def provenance_table(run: Run) -> str:
     rows = [("network", str(run.architecture)), ("space", run.architecture.space.name)]
     for name, value in (run.fields.get("provenance") or {}).items():
-        words = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        rows.append((str(name).replace("_", " "), UNKNOWN if words is None else str(words)))
+        rows.append((re.sub(r" s$", " (s)", name.replace("_", " ")), ", ".join(_flat(value)) or "not recorded"))
     return table(("Fact", "Value"), rows)
+
+
+def _flat(value: Any, name: str = "") -> Iterable[str]:
+    """A JSON value as 'outer.inner value' words; null is left out."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else key)
+    elif value is not None:
+        yield f"{name} {value}".strip()
 
 
 def file_list(run: Run) -> str:
     items = []
-    for name, about in FILES.items():
+    for pattern, about in FILES.items():
+        name = pattern.format(resolution=f"{run.fields.needed('resolution', 'deployment'):g}")
         shown = f'<a href="{name}">{name}</a>' if name in run.files else f"<span>{name} (not in this folder)</span>"
         items.append(f"<li>{shown}<small>{escape(about)}</small></li>")
     return f'<ul class="files">{"".join(items)}</ul>'

@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nas.gates import GateSample
 from search_space import GatePath, SearchSpace, Segment, lower, lower_space
 from search_space.build import Block, Network, initialise
+from search_space.layer import SEGMENT_INPUT, Kind, LayerSpec, Node
 
 
 class _Gate(torch.autograd.Function):
@@ -29,13 +31,13 @@ class _Gate(torch.autograd.Function):
         x: Tensor,
         y: Tensor,
         gates: Tensor,
-        candidates: nn.ModuleList,
+        slot: SeparateSlot | SharedSlot,
         active: int,
         involved: list[int],
     ) -> Tensor:
         """x: (N, C, H, W) into the slot; y: (N, C', H', W') out of it; gates: (candidates,)."""
         ctx.save_for_backward(x, y)
-        ctx.candidates, ctx.active, ctx.involved = candidates, active, involved
+        ctx.slot, ctx.active, ctx.involved = slot, active, involved
         ctx.width = len(gates)
         return y.view_as(y)
 
@@ -46,28 +48,111 @@ class _Gate(torch.autograd.Function):
         products = torch.zeros(ctx.width, dtype=grad.dtype, device=grad.device)
         with torch.no_grad():
             for j in ctx.involved:
-                output = y if j == ctx.active else ctx.candidates[j](x)
+                output = y if j == ctx.active else ctx.slot.run(j, x)
                 products[j] = (grad * output).sum()
         return None, grad, products, None, None, None
 
 
+class SeparateSlot(nn.Module):
+    """A slot whose candidates each have weights of their own (ProxylessNAS)."""
+
+    def __init__(self, segment: Segment, layer_scale: float) -> None:
+        super().__init__()
+        self.candidates = nn.ModuleList(Block(nodes, layer_scale, batch_statistics=True) for nodes in segment.candidates)
+
+    def run(self, candidate: int, x: Tensor) -> Tensor:
+        """x: (N, C, H, W) -> (N, C', H', W')."""
+        y: Tensor = self.candidates[candidate](x)
+        return y
+
+    def weights_of(self, candidate: int) -> Iterator[nn.Parameter]:
+        return self.candidates[candidate].parameters()
+
+    def state_of(self, candidate: int) -> dict[str, Tensor]:
+        return self.candidates[candidate].state_dict()
+
+
+class SharedSlot(nn.Module):
+    """A slot whose candidates are slices of its largest one: the centre of the kernel, the first
+    channels of the expansion (Once-for-All, arXiv 1908.09791). Every step trains every candidate."""
+
+    def __init__(self, segment: Segment, layer_scale: float) -> None:
+        super().__init__()
+        self.nodes = segment.candidates
+        self.largest = Block(max(self.nodes, key=lambda nodes: sum(n.spec.params for n in nodes)), layer_scale, batch_statistics=True)
+        self.last_use = [{x: i for i, node in enumerate(nodes) for x in node.inputs} for nodes in self.nodes]
+
+    def run(self, candidate: int, x: Tensor) -> Tensor:
+        """x: (N, C, H, W) -> (N, C', H', W')."""
+        values = {SEGMENT_INPUT: x}
+        nodes, last_use = self.nodes[candidate], self.last_use[candidate]
+        for position, node in enumerate(nodes):
+            values[position] = self._layer(node, *(values[i] for i in node.inputs))
+            for i in {*node.inputs}:
+                if last_use[i] == position:
+                    del values[i]
+        return values[len(nodes) - 1]  # the input itself for an empty list
+
+    def _layer(self, node: Node, *inputs: Tensor) -> Tensor:
+        spec, module = node.spec, getattr(self.largest, node.name)
+        match spec.kind:
+            case Kind.CONV | Kind.DWCONV:
+                groups = spec.in_channels if spec.kind is Kind.DWCONV else 1
+                bias = None if module.bias is None else module.bias[: spec.out_channels]
+                return F.conv2d(*inputs, _slice(module.weight, spec), bias, spec.stride, spec.padding, groups=groups)
+            case Kind.BATCH_NORM:
+                weight, bias = module.weight[: spec.in_channels], module.bias[: spec.in_channels]
+                return F.batch_norm(*inputs, None, None, weight, bias, training=True, eps=module.eps)
+            case _:
+                y: Tensor = module(*inputs)
+                return y
+
+    def weights_of(self, candidate: int) -> Iterator[nn.Parameter]:
+        return self.largest.parameters() if self.nodes[candidate] else iter(())
+
+    def state_of(self, candidate: int) -> dict[str, Tensor]:
+        specs = {node.name: node.spec for node in self.nodes[candidate]}
+        state = self.largest.state_dict() if specs else {}
+        return {key: _slice(value, specs[key.split(".")[0]]) for key, value in state.items()}
+
+
+def _slice(weight: Tensor, spec: LayerSpec) -> Tensor:
+    """A layer's part of a larger layer's weight (out, in, k, k), or of a vector (channels,)."""
+    if weight.ndim < 4:
+        return weight[: spec.out_channels]
+    border = (weight.shape[-1] - spec.kernel_size) // 2
+    inputs = 1 if spec.kind is Kind.DWCONV else spec.in_channels
+    inner = slice(border, border + spec.kernel_size)
+    return weight[: spec.out_channels, :inputs, inner, inner]
+
+
 class Supernet(nn.Module):
-    """All candidates of a space with separate weights.
+    """All candidates of a space.
 
     LayerNorms need nothing special under path sampling; BatchNorms use the batch's statistics and
     keep no running ones, since those would mix paths: `extract` gives a network whose statistics
     are then measured on its own path.
     """
 
-    def __init__(self, space: SearchSpace, resolution: int, num_classes: int, layer_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        resolution: int,
+        num_classes: int,
+        layer_scale: float = 1.0,
+        share_weights: bool = False,
+    ) -> None:
+        """`share_weights`: the candidates of a slot are slices of the largest one."""
         super().__init__()
         self.space = space
         self.resolution = resolution
         self.num_classes = num_classes
         self.segments: tuple[Segment, ...] = lower_space(space, resolution, num_classes)
+        slot_type = SharedSlot if share_weights else SeparateSlot
         for segment in self.segments:
-            blocks = [Block(nodes, layer_scale, batch_statistics=True) for nodes in segment.candidates]
-            self.add_module(segment.name, nn.ModuleList(blocks) if segment.slot is not None else blocks[0])
+            fixed = segment.slot is None
+            piece = Block(segment.nodes, layer_scale, batch_statistics=True) if fixed else slot_type(segment, layer_scale)
+            self.add_module(segment.name, piece)
         initialise(self)
 
     def forward(self, x: Tensor, path: GatePath, sample: GateSample | None = None) -> Tensor:
@@ -78,29 +163,26 @@ class Supernet(nn.Module):
         """
         rows = sample.values.unbind(0) if sample is not None else ()
         involved = _indices(sample.involved) if sample is not None else []
-        for segment in self.segments:
-            module = self._modules[segment.name]
+        for segment, piece in zip(self.segments, self.children(), strict=True):
             if segment.slot is None:
-                assert isinstance(module, Block)
-                x = module(x)
+                x = piece(x)
                 continue
-            assert isinstance(module, nn.ModuleList)
+            assert isinstance(piece, SeparateSlot | SharedSlot)
             choice = path.choices[segment.slot]
-            y = module[choice](x)
+            y = piece.run(choice, x) if segment.candidates[choice] else x
             if sample is not None:
-                y = _Gate.apply(x, y, rows[segment.slot], module, choice, involved[segment.slot])
+                y = _Gate.apply(x, y, rows[segment.slot], piece, choice, involved[segment.slot])
             x = y
         return x
 
     def path_parameters(self, path: GatePath) -> Iterator[nn.Parameter]:
         """The parameters that a path uses, fixed pieces included."""
-        for segment in self.segments:
-            module = self._modules[segment.name]
-            assert module is not None
-            if segment.slot is not None:
-                assert isinstance(module, nn.ModuleList)
-                module = module[path.choices[segment.slot]]
-            yield from module.parameters()
+        for segment, piece in zip(self.segments, self.children(), strict=True):
+            if segment.slot is None:
+                yield from piece.parameters()
+            else:
+                assert isinstance(piece, SeparateSlot | SharedSlot)
+                yield from piece.weights_of(path.choices[segment.slot])
 
     def extract(self, path: GatePath) -> Network:
         """The plain network of a path with copies of its weights, Zeros left out.
@@ -109,23 +191,15 @@ class Supernet(nn.Module):
         """
         segments = lower(self.space.architecture(path), self.resolution, self.num_classes)
         network = Network(segments)
-        targets = {s.name: s for s in segments}
-        depth_in_stage: dict[int, int] = {}
-        for segment in self.segments:
-            module = self._modules[segment.name]
-            assert module is not None
-            name = segment.name
-            if segment.slot is not None:
-                assert isinstance(module, nn.ModuleList)
-                if not segment.candidates[path.choices[segment.slot]]:
-                    continue
-                stage = self.space.slots[segment.slot].stage
-                depth_in_stage[stage] = depth_in_stage.get(stage, 0) + 1
-                name = f"stage{stage + 1}_block{depth_in_stage[stage]}"
-                module = module[path.choices[segment.slot]]
-            assert name in targets
-            source = {key: value.clone() for key, value in module.state_dict().items()}
-            missing, unexpected = getattr(network, name).load_state_dict(source, strict=False)
+        chosen = []
+        for segment, piece in zip(self.segments, self.children(), strict=True):
+            if segment.slot is None:
+                chosen.append(piece.state_dict())
+            elif segment.candidates[path.choices[segment.slot]]:
+                assert isinstance(piece, SeparateSlot | SharedSlot)
+                chosen.append(piece.state_of(path.choices[segment.slot]))
+        for block, state in zip(network.children(), chosen, strict=True):
+            missing, unexpected = block.load_state_dict(state, strict=False)
             statistics = ("running_mean", "running_var", "num_batches_tracked")
             assert not unexpected and all(key.endswith(statistics) for key in missing), (missing, unexpected)
         return network

@@ -15,8 +15,9 @@ class UnknownName(UserError):
         known = sorted(known)
         near = get_close_matches(asked, known, n=1, cutoff=0.5)
         guess = f" Did you mean '{near[0]}'?" if near else ""
+        listed = f" Known: {', '.join(known)}." if len(known) <= 20 else ""
         hint = f" {hint}" if hint else ""
-        super().__init__(f"unknown {what} '{asked}'.{guess} Known: {', '.join(known)}.{hint}")
+        super().__init__(f"unknown {what} '{asked}'.{guess}{listed}{hint}")
 
 
 class BadFile(UserError):

@@ -1,0 +1,123 @@
+"""A device profile: find, load, check, save and hash the two files of a device's folder.
+
+Not for what the header and the table mean (`header`, `table`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from device_profiles.header import Header, parse_header, render_header
+from device_profiles.table import KernelRow, parse_rows, render_rows
+from search_space.errors import BadFile, UnknownName
+
+HEADER_FILE = "device.yaml"
+TABLE_FILE = "kernels.csv"
+FOLDERS_VARIABLE = "NAS_DEVICE_PROFILES"
+USER_FOLDER = "device_profiles"
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """A device as data. `digest` is a short hash of both files' bytes: equal only for equal profiles."""
+
+    name: str
+    header: Header
+    rows: tuple[KernelRow, ...]
+    digest: str
+
+    @property
+    def title(self) -> str:
+        return self.header.title
+
+    @property
+    def runtime(self) -> str:
+        return f"{self.header.runtime} {self.header.runtime_version}"
+
+    @property
+    def precision(self) -> str:
+        return self.header.precision
+
+
+def available_devices() -> tuple[str, ...]:
+    """Names of every device that `load_profile` finds, the user's own included."""
+    return tuple(sorted({entry.name for folder in _folders() for entry in folder.iterdir() if _is_device(entry)}))
+
+
+def load_profile(name: str) -> DeviceProfile:
+    """A device by name, from `$NAS_DEVICE_PROFILES/NAME`, `./device_profiles/NAME` or the shipped ones, in
+    that order. Raises `UnknownName`, or `BadFile` naming file and row."""
+    for folder in _folders():
+        for entry in folder.iterdir():
+            if entry.name == name and _is_device(entry):
+                return _load(entry)
+    hint = f"Your own: a folder with {HEADER_FILE} and {TABLE_FILE} in ./{USER_FOLDER} or ${FOLDERS_VARIABLE}."
+    raise UnknownName("device", name, available_devices(), hint)
+
+
+def save_profile(folder: Path, header: Header, rows: Iterable[KernelRow]) -> DeviceProfile:
+    """Write the two files of a device into `folder` (made if missing) and read them back."""
+    import yaml
+
+    header_text = yaml.safe_dump(render_header(header), sort_keys=False, width=110, allow_unicode=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / HEADER_FILE).write_text(header_text, encoding="utf-8", newline="\n")
+    (folder / TABLE_FILE).write_text(render_rows(rows), encoding="utf-8", newline="\n")
+    return _load(folder)
+
+
+def _folders() -> list[Traversable]:
+    found: list[Traversable] = []
+    if named := os.environ.get(FOLDERS_VARIABLE):
+        found.append(Path(named))
+    found.append(Path(USER_FOLDER))
+    found.append(resources.files("device_profiles").joinpath("data"))
+    return [folder for folder in found if folder.is_dir()]
+
+
+def _is_device(entry: Traversable) -> bool:
+    return entry.is_dir() and (entry.joinpath(HEADER_FILE).is_file() or entry.joinpath(TABLE_FILE).is_file())
+
+
+def _load(folder: Traversable) -> DeviceProfile:
+    import yaml
+
+    header_bytes, table_bytes = _read(folder, HEADER_FILE), _read(folder, TABLE_FILE)
+    header_name, table_name = f"{folder.name}/{HEADER_FILE}", f"{folder.name}/{TABLE_FILE}"
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is there
+    try:
+        data = yaml.load(_decode(header_bytes, header_name), Loader=loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        row = f" row {mark.line + 1}" if mark else ""
+        raise BadFile(f"{header_name}{row}: not YAML ({getattr(error, 'problem', error)})") from error
+    header = parse_header(data, header_name)
+    rows = parse_rows(_decode(table_bytes, table_name), table_name)
+    if header.device != folder.name:
+        raise BadFile(f"{header_name}: device is '{header.device}', its folder '{folder.name}'")
+    if header.kernel_rows != len(rows):
+        raise BadFile(
+            f"{table_name} row {len(rows) + 1}: the table ends after {len(rows)} of {header.kernel_rows} rows"
+        )
+    digest = hashlib.sha256(header_bytes + b"\0" + table_bytes).hexdigest()[:12]
+    return DeviceProfile(folder.name, header, rows, digest)
+
+
+def _read(folder: Traversable, name: str) -> bytes:
+    path = folder.joinpath(name)
+    if not path.is_file():
+        raise BadFile(f"device '{folder.name}' has no {name}; a device is a folder with {HEADER_FILE} and {TABLE_FILE}")
+    return path.read_bytes()
+
+
+def _decode(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadFile(f"{where}: not UTF-8 text at byte {error.start}") from error

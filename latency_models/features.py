@@ -1,0 +1,72 @@
+"""What a kernel's time is linear in: named features of a fused kernel, in millions.
+
+A coefficient on such a feature is ms per million, which is ns per one. All features are >= 0 and
+never fall when a kernel gets larger, so that predicted times never do. Not for coefficients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import ceil
+
+from device_profiles import Kernel, Lanes
+from search_space.layer import WEIGHTED, Kind
+
+MILLION = 1e6
+
+
+def _launch(kernel: Kernel, lanes: Lanes) -> float:
+    return 1.0
+
+
+def _macs(kernel: Kernel, lanes: Lanes) -> float:
+    return kernel.spec.macs / MILLION
+
+
+def _padded_macs(kernel: Kernel, lanes: Lanes) -> float:
+    """MACs the engine spends: channels and output pixels rounded up to its lanes."""
+    s = kernel.spec
+    inputs = 1 if s.kind is Kind.DWCONV else _up(s.in_channels, lanes.in_channels)
+    outputs = _up(s.out_channels, lanes.out_channels)
+    pixels = _up(s.out_height, lanes.height) * _up(s.out_width, lanes.width)
+    return s.kernel_size**2 * inputs * outputs * pixels / MILLION
+
+
+def _input_elements(kernel: Kernel, lanes: Lanes) -> float:
+    """Elements read, those of tensors that merged additions and products read included."""
+    return (kernel.spec.in_elements + (kernel.inputs - 1) * kernel.spec.out_elements) / MILLION
+
+
+def _output_elements(kernel: Kernel, lanes: Lanes) -> float:
+    return kernel.spec.out_elements / MILLION
+
+
+def _weights(kernel: Kernel, lanes: Lanes) -> float:
+    return kernel.spec.weights / MILLION if kernel.spec.kind in WEIGHTED else 0.0
+
+
+def _im2col_elements(kernel: Kernel, lanes: Lanes) -> float:
+    """Elements of the patch matrix that a windowed convolution is unrolled into."""
+    s = kernel.spec
+    return s.kernel_size**2 * s.in_channels * s.out_height * s.out_width / MILLION
+
+
+def _window_line_elements(kernel: Kernel, lanes: Lanes) -> float:
+    """Outputs times window lines: vector cores walk a depthwise window line by line."""
+    return kernel.spec.kernel_size * kernel.spec.out_elements / MILLION
+
+
+def _up(size: int, lanes: int) -> int:
+    return ceil(size / lanes) * lanes
+
+
+FEATURES: Mapping[str, Callable[[Kernel, Lanes], float]] = {
+    "launch": _launch,
+    "macs": _macs,
+    "padded_macs": _padded_macs,
+    "input_elements": _input_elements,
+    "output_elements": _output_elements,
+    "weights": _weights,
+    "im2col_elements": _im2col_elements,
+    "window_line_elements": _window_line_elements,
+}

@@ -1,0 +1,218 @@
+"""Laws of predicted latency: additive, never negative, monotone in size, and never invented."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+
+from device_profiles import DeviceProfile, Kernel, load_profile
+from latency_models import LatencyModel, fit_latency_model, latency_table
+from latency_models.features import FEATURES
+from search_space import (
+    GatePath,
+    Kind,
+    LayerSpec,
+    Node,
+    Segment,
+    UserError,
+    available_spaces,
+    load_space,
+    lower,
+)
+from search_space.errors import BadFile, UnknownName
+
+DEVICES = ("cpu", "gpu", "vpu")
+RESOLUTION, CLASSES = 224, 1000
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def profile(request: pytest.FixtureRequest) -> DeviceProfile:
+    return load_profile(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(profile: DeviceProfile) -> LatencyModel:
+    return fit_latency_model(profile)
+
+
+@pytest.mark.parametrize("name", available_spaces())
+def test_table_equals_the_prediction_of_the_lowered_network(model: LatencyModel, name: str) -> None:
+    space = load_space(name)
+    table = latency_table(model, space, RESOLUTION, CLASSES)
+    rng = random.Random(0)
+    for _ in range(200):
+        path = space.random_path(rng)
+        segments = lower(space.architecture(path), RESOLUTION, CLASSES)
+        predicted, summed = model.predict(segments), table.path_prediction(path)
+        assert table.path_ms(path) == pytest.approx(predicted.latency_ms, rel=1e-9)
+        assert summed.low_ms == pytest.approx(predicted.low_ms, rel=1e-9)
+        assert summed.high_ms == pytest.approx(predicted.high_ms, rel=1e-9)
+        assert sum(model.segment_ms(segments).values()) == pytest.approx(predicted.latency_ms, rel=1e-9)
+        assert 0 < predicted.low_ms <= predicted.latency_ms <= predicted.high_ms
+        assert table.minimum_ms <= predicted.latency_ms * (1 + 1e-12)
+        assert table.maximum_ms >= predicted.latency_ms * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("name", available_spaces())
+def test_table_shape_zeros_and_extremes(model: LatencyModel, name: str) -> None:
+    space = load_space(name)
+    table = latency_table(model, space, RESOLUTION, CLASSES)
+    assert table.slot_ms.shape == (len(space.slots), max(len(s.candidates) for s in space.slots))
+    assert table.slot_ms.dtype == np.float64
+    assert sum(table.fixed_by_segment.values()) == pytest.approx(table.fixed_ms, rel=1e-12)
+    for row, slot in zip(table.slot_ms, space.slots, strict=True):
+        known = row[: len(slot.candidates)]
+        assert np.all(known >= 0) and np.isnan(row[len(slot.candidates) :]).all()
+        assert ((known == 0) == [str(c) == "zero" for c in slot.candidates]).all()
+    for architecture, extreme in ((space.smallest(), table.minimum_ms), (space.largest(), table.maximum_ms)):
+        predicted = model.predict(lower(architecture, RESOLUTION, CLASSES)).latency_ms
+        assert predicted == pytest.approx(extreme, rel=1e-9)
+
+
+def test_many_paths_at_once(model: LatencyModel) -> None:
+    space = load_space("quadranet")
+    table = latency_table(model, space, RESOLUTION, CLASSES)
+    rng = random.Random(1)
+    paths = [space.random_path(rng) for _ in range(50)]
+    at_once = table.paths_ms(np.array([path.choices for path in paths]))
+    np.testing.assert_allclose(at_once, [table.path_ms(path) for path in paths], rtol=1e-12)
+
+
+def test_a_path_of_another_space_is_refused(model: LatencyModel) -> None:
+    table = latency_table(model, load_space("quadranet"), RESOLUTION, CLASSES)
+    with pytest.raises(UserError, match="16 slots"):
+        table.path_ms(GatePath((0,)))
+
+
+def test_predictions_are_additive_over_segments(model: LatencyModel) -> None:
+    segments = lower(load_space("quadranet").largest(), RESOLUTION, CLASSES)
+    whole = model.predict(segments).latency_ms
+    for cut in range(len(segments) + 1):
+        parts = model.predict(segments[:cut]).latency_ms + model.predict(segments[cut:]).latency_ms
+        assert parts == pytest.approx(whole, rel=1e-12)
+    assert model.predict(()).latency_ms == 0
+
+
+def test_a_larger_kernel_never_takes_less(model: LatencyModel) -> None:
+    for row in model.profile.rows:
+        spec = row.kernel.spec
+        base = model.kernel_price(row.kernel).ms
+        assert base > 0
+        larger = [
+            replace(spec, height=2 * spec.height, width=2 * spec.width) if spec.kind is not Kind.LINEAR else spec,
+            replace(spec, in_channels=2 * spec.in_channels, out_channels=2 * spec.out_channels),
+        ]
+        if spec.kind in (Kind.CONV, Kind.DWCONV):
+            larger.append(replace(spec, kernel_size=spec.kernel_size + 2, padding=spec.padding + 1))
+        if spec.kind is Kind.CONV:
+            larger.append(replace(spec, out_channels=spec.out_channels + 1))
+        for bigger in larger:
+            kernel = replace(row.kernel, spec=bigger)
+            if kernel.price_kind == row.kernel.price_kind:
+                assert model.kernel_price(kernel).ms >= base, str(kernel)
+
+
+def test_the_table_of_a_profile_is_what_the_model_predicts(profile: DeviceProfile, model: LatencyModel) -> None:
+    """Six digits in the table, so 1e-5; every kernel the shipped spaces need has its row."""
+    for row in profile.rows:
+        price = model.kernel_price(row.kernel)
+        assert row.latency_ms == pytest.approx(price.ms, rel=1e-5)
+        assert row.spread_ms == pytest.approx((price.high_ms - price.low_ms) / 2, rel=1e-5)
+        assert row.origin == model.kind_model(row.kernel).origin
+        assert row.count == model.kind_model(row.kernel).count(row.kernel.spec.kernel_size)
+
+
+def test_refitting_the_forms_to_the_table_gives_the_header_back(profile: DeviceProfile, model: LatencyModel) -> None:
+    lanes = profile.header.lanes
+    for kind, kind_model in profile.header.models.items():
+        rows = [row for row in profile.rows if row.kernel.price_kind == kind]
+        if not rows:
+            continue
+        design = np.array([[FEATURES[f](r.kernel, lanes) for f in kind_model.coefficients] for r in rows])
+        times = np.array([row.latency_ms for row in rows])
+        solution, _ = nnls(design / times[:, None], np.ones(len(times)))
+        np.testing.assert_allclose(design @ solution, times, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", available_spaces())
+def test_every_kernel_of_the_shipped_spaces_has_a_row(profile: DeviceProfile, name: str) -> None:
+    from latency_models.grid import grid_kernels
+
+    known = {row.kernel for row in profile.rows}
+    assert known.issuperset(grid_kernels([load_space(name)], profile.header.fusion))
+
+
+def test_an_unknown_kernel_kind_is_an_error_and_never_free(model: LatencyModel) -> None:
+    node = Node("act", LayerSpec(Kind.RELU6, 8, 8, 4, 4), (-1,))
+    with pytest.raises(UserError, match=r"no model of kernel kind 'relu6' .*it has .*dwconv") as caught:
+        model.predict([Segment("lonely", ((node,),))])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_feature_or_calibration_is_refused(profile: DeviceProfile) -> None:
+    with pytest.raises(UnknownName, match="calibration of device"):
+        fit_latency_model(profile, calibration="wished")
+    models = dict(profile.header.models)
+    models["dwconv"] = replace(models["dwconv"], coefficients={"magic": 1.0})
+    with pytest.raises(BadFile, match="unknown feature 'magic'"):
+        fit_latency_model(replace(profile, header=replace(profile.header, models=models)))
+
+
+def test_a_calibration_factor_scales_every_time(profile: DeviceProfile) -> None:
+    header = replace(profile.header, calibration={"measured": 1.0, "twice": 2.0})
+    segments = lower(load_space("proxyless").smallest(), RESOLUTION, CLASSES)
+    doubled = fit_latency_model(replace(profile, header=header), calibration="twice").predict(segments)
+    plain = fit_latency_model(profile).predict(segments)
+    assert doubled.latency_ms == pytest.approx(2 * plain.latency_ms)
+    assert doubled.high_ms == pytest.approx(2 * plain.high_ms)
+
+
+def test_support_and_derived_share_say_what_stands_behind_a_prediction(profile: DeviceProfile) -> None:
+    model = fit_latency_model(profile)
+    segments = lower(load_space("quadranet").largest(), RESOLUTION, CLASSES)
+    support = model.support(segments)
+    assert support["layer_norm k1"] == 0, "LayerNorm was measured on no device"
+    assert support["dwconv k7"] == {"cpu": 7, "vpu": 2, "gpu": 0}[profile.name]
+    assert 0 < model.derived_share(segments) <= 1
+    assert model.derived_share(()) == 0
+
+
+def test_derived_kinds_have_wider_intervals_than_calibrated_ones(profile: DeviceProfile) -> None:
+    models = profile.header.models
+    for name in ("layer_norm", "mul"):
+        assert models[name].high_factor > models["conv_1x1"].high_factor
+        assert models[name].low_factor < models["conv_1x1"].low_factor
+
+
+def test_a_residual_read_by_a_convolution_costs_its_bytes() -> None:
+    model = fit_latency_model(load_profile("gpu"))
+    spec = LayerSpec(Kind.CONV, 64, 64, 56, 56)
+    alone = model.kernel_price(Kernel(spec))
+    merged = model.kernel_price(Kernel(spec, (Kind.ADD,), inputs=2))
+    assert merged.ms > alone.ms
+
+
+def test_the_shipped_stick_makes_the_papers_budget_bind() -> None:
+    """30 ms on the VPU (Table III of arXiv 2311.17956) lies inside the range of the paper's space."""
+    table = latency_table(fit_latency_model(load_profile("vpu")), load_space("quadranet"), RESOLUTION, CLASSES)
+    assert table.minimum_ms < 30 < table.maximum_ms
+
+
+def test_predicting_needs_no_heavy_library() -> None:
+    script = """
+import sys
+from device_profiles import load_profile
+from latency_models import fit_latency_model, latency_table
+from search_space import load_space
+table = latency_table(fit_latency_model(load_profile("vpu")), load_space("quadranet_t"), 224, 1000)
+assert table.minimum_ms < table.maximum_ms
+heavy = {"torch", "pandas", "sklearn", "scipy", "onnx", "optuna", "hydra"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
