@@ -5,13 +5,12 @@ Runs one way: plan -> strategy -> fine-tune -> export -> result files -> report.
 
 from __future__ import annotations
 
-import json
+import itertools
 import platform
-import random
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +23,7 @@ from latency_models import fit_latency_model
 from nas import data as data_sets
 from nas.data import DataSet
 from nas.export import export_network
-from nas.log import Row, SearchLog
+from nas.log import LOG_EVERY, Row, SearchLog
 from nas.preflight import Plan, plan_search
 from nas.progress import SearchProgress
 from nas.report import write_report
@@ -32,7 +31,7 @@ from nas.result import Accuracy, Budget, DeviceLatency, InputFormat, Resolution,
 from nas.settings import DataSettings, SearchSettings, settings_from_dict
 from nas.strategies import proxyless
 from nas.strategies.base import Found, Strategy
-from nas.train import Recipe, accuracy, recalibrate, train_network
+from nas.training import Recipe, accuracy, recalibrate, train_network
 from search_space import Architecture, UserError, cost_of, lower
 from search_space.build import Network, to_channels_last
 
@@ -96,7 +95,8 @@ def run_search(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     data = load_data(settings.data) if data is None else data
-    folder = new_folder(settings, started)
+    stem = f"{started:%Y%m%d-%H%M%S}-{settings.device}-{settings.budget_ms:g}ms-{plan.space.name}"
+    folder = make_folder(settings.out, stem)
     log = SearchLog(folder)
     notes = (*plan.notes, *_proxy_notes(settings, plan))
     for note in notes:
@@ -108,10 +108,12 @@ def run_search(
         network = _finetune(plan, data, found, log, bar)
     batches = data.batches(data.validation, settings.data.resolution, 128)
     validation = accuracy(network, batches)
+    log.add(Row(log.rows[-1].step, "finetune", settings.finetune.epochs, val_accuracy=validation))
+    log.save()
     architecture = plan.space.architecture(found.path)
     provenance = {
         "seed": settings.seed,
-        "settings": json.loads(json.dumps(_settings_dict(settings))),
+        "settings": asdict(replace(settings, out=None)),
         "versions": versions(),
         "profile_hash": plan.profile.digest,
         "git_commit": git_commit(),
@@ -139,6 +141,7 @@ def run_search(
         budget=_kept_budget(plan, architecture),
         latency=latency_everywhere(architecture, settings.deployment_resolution, data.num_classes, settings.device),
         accuracy=Accuracy(data.name, test, len(data.test), validation, "model.onnx in onnxruntime"),
+        gate_path=found.path.choices,
         notes=notes,
         provenance={**provenance, "wall_time_s": round(time.monotonic() - clock, 1)},
     )
@@ -157,9 +160,13 @@ def _finetune(plan: Plan, data: DataSet, found: Found, log: SearchLog, bar: Sear
 
     def on_step(step: int, epoch: int, loss: float) -> None:
         bar.advance(
-            "finetune", loss=loss, accuracy=found.validation_accuracy, expected_ms=latency_ms, budget_ms=settings.budget_ms
+            "finetune",
+            loss=loss,
+            accuracy=found.validation_accuracy,
+            expected_ms=latency_ms,
+            budget_ms=settings.budget_ms,
         )
-        if step % proxyless.LOG_EVERY == 0:
+        if step % LOG_EVERY == 0:
             row = Row(first + step, "finetune", epoch + 1, loss, expected_ms=latency_ms, budget_ms=settings.budget_ms)
             log.add(row)
 
@@ -175,7 +182,6 @@ def _finetune(plan: Plan, data: DataSet, found: Found, log: SearchLog, bar: Sear
         )
         train_network(network, data, data.train, settings.data.resolution, recipe, settings.seed, on_step)
     recalibrate(network, data.batches(data.train, settings.data.resolution, 128))
-    log.save()
     return network.eval()
 
 
@@ -235,17 +241,15 @@ def _proxy_notes(settings: SearchSettings, plan: Plan) -> list[str]:
     return notes
 
 
-def new_folder(settings: SearchSettings, started: datetime) -> Path:
-    """Make the run's folder. Raises `UserError` if it exists."""
-    if settings.out is not None:
-        folder = Path(settings.out).expanduser()
-        if folder.exists():
-            raise UserError(f"the run folder '{folder}' exists; name another with out=, or remove it")
-    else:
-        stem = f"{started:%Y%m%d-%H%M%S}-{settings.device}-{settings.budget_ms:g}ms-{Path(settings.space).stem}"
-        folder = Path("runs") / stem
-        if folder.exists():
-            folder = folder.with_name(f"{stem}-{random.SystemRandom().randrange(10**6)}")
+def make_folder(out: str | None, default_name: str) -> Path:
+    """Make the folder of a run, `runs/DEFAULT_NAME` unless `out` names one. Raises `UserError` if `out` exists."""
+    folder = Path("runs") / default_name if out is None else Path(out).expanduser()
+    if out is None:
+        attempts = (folder.with_name(f"{default_name}-{n}") for n in itertools.count(2))
+        while folder.exists():
+            folder = next(attempts)
+    elif folder.exists():
+        raise UserError(f"the run folder '{folder}' exists; name another with out=, or remove it")
     try:
         folder.mkdir(parents=True)
     except OSError as error:
@@ -272,10 +276,6 @@ def git_commit() -> str | None:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _settings_dict(settings: SearchSettings) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(replace(settings, out=None))
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()

@@ -2,7 +2,7 @@
 
 `train` is for weights, `validation` for gates and re-ranking, `test` for the reported accuracy alone.
 Images stay uint8 until a batch is asked for; every batch is a function of (seed, epoch, index), so a
-run can be repeated. Files are never unpickled. Not for transforming labels (mixup lives in `nas.train`).
+run can be repeated. Files are never unpickled. Not for transforming labels (mixup lives in `nas.training`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -180,9 +180,7 @@ def split_by_class(labels: NDArray[np.int64], share: float, seed: int) -> tuple[
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def _assemble(
-    data: DataSet, trained: Split, test: Split | None, validation_share: float, limit: int | None
-) -> DataSet:
+def _assemble(data: DataSet, trained: Split, test: Split | None, validation_share: float, limit: int | None) -> DataSet:
     """Hold out validation (and test, where the data has none) by class; the split never depends on a run's seed."""
     if not 0.01 <= validation_share <= 0.9:
         raise UserError(f"data.validation_share={validation_share} is not between 0.01 and 0.9")
@@ -191,7 +189,9 @@ def _assemble(
         trained, test = trained.take(rest), trained.take(held)
     if limit is not None:
         if limit < 4 * data.num_classes:
-            raise UserError(f"data.limit={limit} is too few for {data.num_classes} classes; use {4 * data.num_classes} or more")
+            raise UserError(
+                f"data.limit={limit} is too few for {data.num_classes} classes; use {4 * data.num_classes} or more"
+            )
         trained = trained.take(np.sort(np.random.default_rng(3).permutation(len(trained))[:limit]))
     rest, held = split_by_class(trained.labels, validation_share, seed=2)
     data = replace(data, train=trained.take(rest), validation=trained.take(held), test=test)
@@ -234,7 +234,11 @@ def load_cifar10(root: str | None, validation_share: float = 0.2, limit: int | N
     else:
         packs = sorted(folder.glob("cifar10_train*.npz")), sorted(folder.glob("cifar10_test*.npz"))
         if not all(packs):
-            pickled = " (the Python version found there is pickled and is not read)" if (folder / "test_batch").exists() else ""
+            pickled = (
+                " (the Python version found there is pickled and is not read)"
+                if (folder / "test_batch").exists()
+                else ""
+            )
             raise BadFile(
                 f"no CIFAR-10 in '{folder}'{pickled}; it needs data_batch_1.bin .. 5.bin and test_batch.bin "
                 "of cifar-10-binary.tar.gz"
@@ -290,17 +294,16 @@ def read_packed(path: Path) -> tuple[Split, tuple[str, ...]]:
             count, height, width, _ = (int(v) for v in pack["shape"])
             rows, columns = (int(v) for v in pack["grid"])
             images = np.empty((count, height, width, 3), np.uint8)
-            sprites = EncodedSource([raw[a:b].tobytes() for a, b in zip(offsets, offsets[1:], strict=False)], f"sprite of {path}")
+            sprites = EncodedSource([raw[a:b].tobytes() for a, b in pairwise(offsets)], f"sprite of {path}")
             for number, start in enumerate(range(0, count, rows * columns)):
                 sprite = sprites.read(number)
                 tiles = sprite.reshape(-1, height, columns, width, 3).swapaxes(1, 2).reshape(-1, height, width, 3)
                 images[start : start + rows * columns] = tiles[: count - start]
             return _whole(ArraySource(images), labels[:count]), names
         heads, ends = pack["header_data"], pack["header_offsets"]
-        headers = [heads[a:b].tobytes() for a, b in zip(ends, ends[1:], strict=False)]
+        headers = [heads[a:b].tobytes() for a, b in pairwise(ends)]
         files = [
-            headers[h] + raw[a:b].tobytes()
-            for h, a, b in zip(pack["header_id"], offsets, offsets[1:], strict=False)
+            headers[h] + raw[a:b].tobytes() for h, a, b in zip(pack["header_id"], offsets, offsets[1:], strict=False)
         ]
         return _whole(EncodedSource(files, f"image of {path}"), labels), names
     except BadFile:

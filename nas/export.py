@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nas.files import write_whole
 from nas.result import InputFormat, SearchResult
-from nas.train import accuracy
+from nas.training import accuracy
 from search_space import Architecture, UserError, lower
 from search_space.build import Network
 from search_space.errors import BadFile
@@ -67,7 +67,7 @@ def export_network(
     return accuracy(predict, batches)
 
 
-def onnx_predictor(path: Path) -> "OnnxPredictor":
+def onnx_predictor(path: Path) -> OnnxPredictor:
     """Run a file in onnxruntime. Raises `BadFile`."""
     try:
         return OnnxPredictor(onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]))
@@ -94,18 +94,25 @@ def _check_parity(network: Network, predict: OnnxPredictor, resolution: int) -> 
     difference = float((predict(images) - expected).abs().max())
     allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:
-        raise ParityError(f"model.onnx differs from torch by {difference:.2e}, more than {allowed:.0e}; nothing was claimed")
+        raise ParityError(
+            f"model.onnx differs from torch by {difference:.2e}, more than {allowed:.0e}; nothing was claimed"
+        )
 
 
 def load_network(result: SearchResult, weights: Path | None) -> Network:
     """The network of a result, with weights from a safetensors file. Raises `BadFile`."""
     network = Network(lower(result.architecture, result.resolution.training, result.num_classes))
-    if weights is None:
-        return network
+    if weights is not None:
+        load_weights(network, weights)
+    return network.eval()
+
+
+def load_weights(network: Network, weights: Path) -> None:
+    """Fill a network from a safetensors file, every name and shape matching. Raises `BadFile`."""
     try:
         network.load_state_dict(load_file(weights))
     except FileNotFoundError as error:
         raise BadFile(f"no file '{weights}'") from error
     except (SafetensorError, RuntimeError) as error:
-        raise BadFile(f"'{weights}' does not fit the architecture: {str(error).splitlines()[0]}") from error
-    return network.eval()
+        reason = " ".join(str(error).split())[:160]
+        raise BadFile(f"'{weights}' does not fit the architecture: {reason}") from error

@@ -17,6 +17,8 @@ from safetensors.torch import save
 from nas.files import write_whole
 from search_space import SearchSpace
 
+LOG_EVERY = 5  # steps
+
 
 @dataclass(frozen=True)
 class Row:

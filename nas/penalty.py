@@ -46,7 +46,7 @@ class Multiplier:
     Proportional: damps the swing. A budget that does not bind leaves it at 0.
     """
 
-    integral: float = 0.5
+    integral: float = 0.1
     proportional: float = 5.0
     strength: float = 0.0
     last_error: float | None = None

@@ -90,13 +90,15 @@ class SearchResult:
     budget: Budget | None
     latency: Mapping[str, DeviceLatency]
     accuracy: Accuracy
+    gate_path: tuple[int, ...] | None = None  # the supernet's choice per slot; None if it came from elsewhere
     notes: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         values = {f: getattr(self, f) for f in self.__dataclass_fields__}
         plain = {
-            name: value.to_dict() if isinstance(value, Architecture) else _plain(value) for name, value in values.items()
+            name: value.to_dict() if isinstance(value, Architecture) else _plain(value)
+            for name, value in values.items()
         }
         return {"schema": SCHEMA, **plain}
 
@@ -116,15 +118,16 @@ class SearchResult:
                 budget=Budget(**budget) if budget else None,
                 latency={name: DeviceLatency(**value) for name, value in data["latency"].items()},
                 accuracy=Accuracy(**data["accuracy"]),
+                gate_path=tuple(data["gate_path"]) if data.get("gate_path") else None,
                 notes=tuple(data["notes"]),
                 provenance=data["provenance"],
             )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BadFile(f"{where} is not a search result: {type(error).__name__} {error}") from error
-        except BadFile:
-            raise
-        except UserError as error:
-            raise BadFile(f"{where}: {error}") from error
+        except KeyError as error:
+            raise BadFile(f"{where} is not a search result: it has no field {error}") from error
+        except (TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise BadFile(f"{where}: {error}") from error
+            raise BadFile(f"{where} is not a search result: {error}") from error
 
 
 def _plain(value: Any) -> Any:

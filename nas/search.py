@@ -39,7 +39,8 @@ def _search(values: dict[str, Any]) -> None:
         f"{budget.device}: predicted {budget.predicted_ms:.4g} ms of {budget.budget_ms:g} ms ({budget.used:.1%} used; "
         f"{on_device.coverage:.0%} interval {on_device.low_ms:.3g}..{on_device.high_ms:.3g} ms), "
         f"{result.cost.macs / 1e6:.0f}M MACs, {result.cost.params / 1e6:.2f}M params, "
-        f"{result.accuracy.data} test accuracy {result.accuracy.test:.1%} (model.onnx, {result.accuracy.test_images} images) "
+        f"{result.accuracy.data} test accuracy {result.accuracy.test:.1%} "
+        f"(model.onnx, {result.accuracy.test_images} images) "
         f"-> {finished.folder}"
     )
 

@@ -54,13 +54,18 @@ class FinetuneSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Weight steps of the supernet (AdamW, cosine schedule)."""
+    """Weight steps of the supernet (AdamW, cosine schedule).
+
+    share_weights: a slot's candidates are slices of its largest one; false gives each its own
+    weights, as ProxylessNAS did.
+    """
 
     batch_size: int = 32
     lr: float = 2e-3
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     gradient_clip: float = 1.0
+    share_weights: bool = True
 
 
 @dataclass(frozen=True)
@@ -158,8 +163,10 @@ def settings_from_dict(kind: type[T], values: dict[str, Any], prefix: str = "") 
         value, hint = values[f.name], hints[f.name]
         if is_dataclass(hint):
             if not isinstance(value, dict):
-                raise UserError(f"{prefix}{f.name}={value} is a group; set its fields, such as {prefix}{f.name}.{fields(hint)[0].name}")
-            arguments[f.name] = settings_from_dict(hint, value, f"{prefix}{f.name}.")  # type: ignore[type-var]
+                raise UserError(
+                    f"{prefix}{f.name}={value} is a group; set {prefix}{f.name}.{fields(hint)[0].name} and the like"
+                )
+            arguments[f.name] = settings_from_dict(hint, value, f"{prefix}{f.name}.")  # type: ignore[arg-type]
             continue
         allowed = typing.get_args(hint) or (hint,)
         if float in allowed and type(value) is int:

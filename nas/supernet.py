@@ -58,7 +58,9 @@ class SeparateSlot(nn.Module):
 
     def __init__(self, segment: Segment, layer_scale: float) -> None:
         super().__init__()
-        self.candidates = nn.ModuleList(Block(nodes, layer_scale, batch_statistics=True) for nodes in segment.candidates)
+        self.candidates = nn.ModuleList(
+            Block(nodes, layer_scale, batch_statistics=True) for nodes in segment.candidates
+        )
 
     def run(self, candidate: int, x: Tensor) -> Tensor:
         """x: (N, C, H, W) -> (N, C', H', W')."""
@@ -79,7 +81,9 @@ class SharedSlot(nn.Module):
     def __init__(self, segment: Segment, layer_scale: float) -> None:
         super().__init__()
         self.nodes = segment.candidates
-        self.largest = Block(max(self.nodes, key=lambda nodes: sum(n.spec.params for n in nodes)), layer_scale, batch_statistics=True)
+        self.largest = Block(
+            max(self.nodes, key=lambda nodes: sum(n.spec.params for n in nodes)), layer_scale, batch_statistics=True
+        )
         self.last_use = [{x: i for i, node in enumerate(nodes) for x in node.inputs} for nodes in self.nodes]
 
     def run(self, candidate: int, x: Tensor) -> Tensor:
@@ -94,18 +98,17 @@ class SharedSlot(nn.Module):
         return values[len(nodes) - 1]  # the input itself for an empty list
 
     def _layer(self, node: Node, *inputs: Tensor) -> Tensor:
-        spec, module = node.spec, getattr(self.largest, node.name)
-        match spec.kind:
-            case Kind.CONV | Kind.DWCONV:
-                groups = spec.in_channels if spec.kind is Kind.DWCONV else 1
-                bias = None if module.bias is None else module.bias[: spec.out_channels]
-                return F.conv2d(*inputs, _slice(module.weight, spec), bias, spec.stride, spec.padding, groups=groups)
-            case Kind.BATCH_NORM:
-                weight, bias = module.weight[: spec.in_channels], module.bias[: spec.in_channels]
-                return F.batch_norm(*inputs, None, None, weight, bias, training=True, eps=module.eps)
-            case _:
-                y: Tensor = module(*inputs)
-                return y
+        spec, module = node.spec, self.largest.get_submodule(node.name)
+        if isinstance(module, nn.Conv2d):
+            bias = None if module.bias is None else module.bias[: spec.out_channels]
+            groups = spec.in_channels if spec.kind is Kind.DWCONV else 1
+            weight = _slice(module.weight, spec)
+            return F.conv2d(inputs[0], weight, bias, spec.stride, spec.padding, groups=groups)
+        if isinstance(module, nn.BatchNorm2d):
+            weight, bias = module.weight[: spec.in_channels], module.bias[: spec.in_channels]
+            return F.batch_norm(inputs[0], None, None, weight, bias, training=True, eps=module.eps)
+        y: Tensor = module(*inputs)
+        return y
 
     def weights_of(self, candidate: int) -> Iterator[nn.Parameter]:
         return self.largest.parameters() if self.nodes[candidate] else iter(())
@@ -151,9 +154,12 @@ class Supernet(nn.Module):
         slot_type = SharedSlot if share_weights else SeparateSlot
         for segment in self.segments:
             fixed = segment.slot is None
-            piece = Block(segment.nodes, layer_scale, batch_statistics=True) if fixed else slot_type(segment, layer_scale)
+            piece = (
+                Block(segment.nodes, layer_scale, batch_statistics=True) if fixed else slot_type(segment, layer_scale)
+            )
             self.add_module(segment.name, piece)
-        initialise(self)
+        deepest = sum(max(sum(n.residual for n in nodes) for nodes in s.candidates) for s in self.segments)
+        initialise(self, branches=deepest)
 
     def forward(self, x: Tensor, path: GatePath, sample: GateSample | None = None) -> Tensor:
         """x: (N, 3, H, W) -> (N, classes), along one path.
@@ -187,7 +193,7 @@ class Supernet(nn.Module):
     def extract(self, path: GatePath) -> Network:
         """The plain network of a path with copies of its weights, Zeros left out.
 
-        Its BatchNorms, if any, start with empty running statistics: see `nas.train.recalibrate`.
+        Its BatchNorms, if any, start with empty running statistics: see `nas.training.recalibrate`.
         """
         segments = lower(self.space.architecture(path), self.resolution, self.num_classes)
         network = Network(segments)

@@ -1,230 +1,143 @@
-"""Training and evaluating a network: the loop that fine-tuning and full training share.
+"""The command `python -m nas.train ARCHITECTURE.json data=...`: train a found network in full, export it again.
 
-`python -m nas.train ARCHITECTURE.json data=... recipe=...` trains a found network in full (the command
-part is at the end). Not for supernets: their loop belongs to a strategy.
+Recipes: `recipe=small` for small data, `recipe=imagenet` for 300 epochs on ImageNet. Any resolution.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from nas.data import DataSet, Split
+from nas.door import run_command
+from nas.settings import DataSettings, settings_from_dict
 from search_space import UserError
 
 
-class NotFinite(UserError):
-    """A loss became NaN or infinite."""
+def main() -> None:
+    # a bare path stands for architecture=PATH
+    sys.argv[1:] = [f"architecture={a}" if a.endswith(".json") and "=" not in a else a for a in sys.argv[1:]]
+    run_command("train", _train)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train a network. Defaults: a small recipe; the ImageNet one is in nas/conf/recipe."""
+def _train(values: dict[str, Any]) -> None:
+    if not values["architecture"]:
+        raise UserError("which network? python -m nas.train runs/RUN/architecture.json data=... recipe=...")
+    values["data"].pop("epochs")
+    data_settings = settings_from_dict(DataSettings, values["data"], "data.")
 
-    epochs: int = 30
-    warmup_epochs: float = 1.0
-    batch_size: int = 64
-    accumulate: int = 1
-    lr: float = 2e-3
-    final_lr: float = 1e-6
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
-    gradient_clip: float = 1.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    randaugment: float = 0.0
-    colour_jitter: float = 0.0
-    random_erasing: float = 0.0
-    ema: float = 0.0
-    drop_path: float = 0.0
-    layer_scale: float = 1.0
+    from nas.training import Recipe
 
-    def __post_init__(self) -> None:
-        for name, holds in (
-            ("epochs", self.epochs >= 1),
-            ("batch_size", self.batch_size >= 2),
-            ("accumulate", self.accumulate >= 1),
-            ("lr", 0 < self.lr < math.inf),
-            ("ema", 0 <= self.ema < 1),
-            ("drop_path", 0 <= self.drop_path < 1),
-            ("random_erasing", 0 <= self.random_erasing <= 1),
-        ):
-            if not holds:
-                raise UserError(f"recipe.{name}={getattr(self, name)} is out of range")
+    folder = full_training(
+        Path(values["architecture"]),
+        data_settings,
+        settings_from_dict(Recipe, values["recipe"], "recipe."),
+        resolution=values["resolution"],
+        weights=Path(values["weights"]) if values["weights"] else None,
+        seed=values["seed"],
+        threads=values["threads"],
+        out=values["out"],
+        command=" ".join(["python -m nas.train", *sys.argv[1:]]),
+    )
+    print(f"-> {folder}")
 
 
-def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW, decay on matrices and kernels only. Parameters without a gradient (unsampled
-    candidates) get neither decay nor momentum."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, fused=True)
-
-
-def set_cosine_lr(optimizer: torch.optim.Optimizer, step: int, total: int, peak: float, warmup: int, final: float = 0.0) -> None:
-    """Linear rise over `warmup` steps, then a half cosine to `final` at step `total`."""
-    if step < warmup:
-        lr = peak * (step + 1) / warmup
-    else:
-        done = (step - warmup) / max(1, total - warmup)
-        lr = final + (peak - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
-def checked(loss: Tensor, where: str) -> float:
-    """The loss as a number. Raises `NotFinite`."""
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise NotFinite(f"the loss became {value} in {where}; lower train.lr or train.gradient_clip")
-    return value
-
-
-@torch.no_grad()
-def accuracy(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Share of images whose largest logit is their label. predict: (N, 3, R, R) -> (N, classes)."""
-    right = total = 0
-    for images, labels in batches:
-        right += int((predict(images).argmax(1) == labels).sum())
-        total += len(labels)
-    return right / total
-
-
-@torch.no_grad()
-def recalibrate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Measure every BatchNorm's mean and variance on the network's own path, as plain averages."""
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    if not norms:
-        return
-    momenta = [m.momentum for m in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
-    network.train()
-    for images, _ in batches:
-        network(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    network.eval()
-
-
-def train_network(
-    network: nn.Module,
-    data: DataSet,
-    split: Split,
+def full_training(
+    architecture: Path,
+    data_settings: DataSettings,
+    recipe: Any,
     resolution: int,
-    recipe: Recipe,
-    seed: int,
-    on_step: Callable[[int, int, float], None] = lambda step, epoch, loss: None,
-) -> None:
-    """Train in place for `recipe.epochs`. The weights end as the moving average where `recipe.ema` > 0.
+    weights: Path | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    out: str | None = None,
+    command: str | None = None,
+    progress: bool | None = None,
+) -> Path:
+    """Train the network of an architecture.json at `resolution` pixels with a `nas.training.Recipe`.
 
-    Raises `NotFinite`; the network then holds the last state.
+    Writes architecture.json, weights.safetensors, model.onnx and latency_<R>.onnx into a new folder
+    and returns it. Raises `UserError` for anything that cannot be done.
     """
-    optimizer = make_optimizer(network, recipe.lr, recipe.weight_decay)
-    averaged = None
-    if recipe.ema:
-        averaged = torch.optim.swa_utils.AveragedModel(
-            network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema), use_buffers=True
+    import torch
+
+    from nas.api import git_commit, latency_everywhere, load_data, make_folder, versions
+    from nas.export import export_network, load_weights
+    from nas.progress import SearchProgress
+    from nas.result import Accuracy, InputFormat, Resolution, SearchResult, load_result, save_result
+    from nas.training import accuracy, recalibrate, train_network
+    from search_space import cost_of, lower
+    from search_space.build import Network, to_channels_last
+
+    started, clock = datetime.now(UTC), time.monotonic()
+    if threads:
+        torch.set_num_threads(threads)
+    found = load_result(architecture)
+    data = load_data(data_settings)
+    torch.manual_seed(seed)
+    segments = lower(found.architecture, resolution, data.num_classes)
+    network = Network(segments, recipe.layer_scale, recipe.drop_path, paper_init=recipe.layer_scale < 0.01)
+    if weights is not None:
+        load_weights(network, weights)
+    to_channels_last(network)
+    folder = make_folder(out, f"{started:%Y%m%d-%H%M%S}-train-{found.architecture.space.name}")
+    per_epoch = max(1, data.steps(data.train, recipe.batch_size) // recipe.accumulate)
+    validation = 0.0
+    with SearchProgress(recipe.epochs * per_epoch, progress) as bar:
+        train_network(
+            network,
+            data,
+            data.train,
+            resolution,
+            recipe,
+            seed,
+            lambda step, epoch, loss: bar.advance(f"epoch {epoch + 1}", loss=loss),
         )
-    per_epoch = max(1, data.steps(split, recipe.batch_size) // recipe.accumulate)
-    total = recipe.epochs * per_epoch
-    warmup = min(round(recipe.warmup_epochs * per_epoch), total // 2)
-    rng = torch.Generator().manual_seed(seed)
-    augment = _augmentation(recipe)
-    network.train()
-    step = 0
-    for epoch in range(recipe.epochs):
-        batches = data.batches(split, resolution, recipe.batch_size, seed, epoch, training=True)
-        for group in _groups(batches, recipe.accumulate):
-            set_cosine_lr(optimizer, step, total, recipe.lr, warmup, recipe.final_lr)
-            value = 0.0
-            for images, labels in group:
-                images, targets = mix(augment(images), labels, data.num_classes, recipe.mixup, recipe.cutmix, rng)
-                loss = F.cross_entropy(network(images), targets, label_smoothing=recipe.label_smoothing) / len(group)
-                value += checked(loss, f"training epoch {epoch + 1}")
-                loss.backward()
-            if recipe.gradient_clip:
-                nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            if averaged is not None:
-                averaged.update_parameters(network)
-            step += 1
-            on_step(step, epoch, value)
-    if averaged is not None:
-        network.load_state_dict(averaged.module.state_dict())
-    network.eval()
+    recalibrate(network, data.batches(data.train, resolution, 128))
+    validation = accuracy(network, data.batches(data.validation, resolution, 128))
+    deployed = found.resolution.deployment
+    inputs = InputFormat(data.mean, data.std, data.class_names)
+    test = export_network(
+        folder,
+        network,
+        found.architecture,
+        data.num_classes,
+        resolution,
+        deployed,
+        inputs,
+        data.batches(data.test, resolution, 128),
+    )
+    first = [found.budget.device] if found.budget else []
+    result = SearchResult(
+        architecture=found.architecture,
+        num_classes=data.num_classes,
+        resolution=Resolution(deployed, resolution),
+        input=inputs,
+        cost=cost_of(lower(found.architecture, deployed, data.num_classes)),
+        budget=None,
+        latency=latency_everywhere(found.architecture, deployed, data.num_classes, *first),
+        accuracy=Accuracy(data.name, test, len(data.test), validation, "model.onnx in onnxruntime"),
+        gate_path=found.gate_path,
+        notes=(f"Trained in full at {resolution} pixels for {recipe.epochs} epochs; architecture from a search",),
+        provenance={
+            "seed": seed,
+            "recipe": dict(vars(recipe)),
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "command": command,
+            "started": started.isoformat(timespec="seconds"),
+            "wall_time_s": round(time.monotonic() - clock, 1),
+        },
+    )
+    save_result(result, folder / "architecture.json")
+    print(
+        f"{data.name} test accuracy {test:.1%} (model.onnx at {resolution} pixels, {len(data.test)} images), "
+        f"validation {validation:.1%}"
+    )
+    return folder
 
 
-def _groups(batches: Iterator[tuple[Tensor, Tensor]], size: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    group = []
-    for batch in batches:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def mix(
-    images: Tensor, labels: Tensor, classes: int, mixup: float, cutmix: float, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Mixup (arXiv 1710.09412) or CutMix (arXiv 1905.04899), an even chance where both are on.
-
-    images: (N, 3, R, R), labels: (N,) -> images, labels or their mixture (N, classes).
-    """
-    if not (mixup or cutmix):
-        return images, labels
-    both = bool(mixup and cutmix)
-    cut = bool(cutmix) and (not both or bool(torch.rand((), generator=rng) < 0.5))
-    strength = cutmix if cut else mixup
-    # Beta(a, a) from two gamma draws, on the generator so that a run repeats
-    a, b = torch._standard_gamma(torch.full((2,), strength, dtype=torch.float64), generator=rng).tolist()
-    share = a / (a + b) if a + b else 0.5
-    other = torch.randperm(len(images), generator=rng)
-    if cut:
-        size = images.shape[-1]
-        side = round(size * math.sqrt(1 - share))
-        top, left = (int(torch.randint(0, size - side + 1, (), generator=rng)) for _ in range(2))
-        images = images.clone()
-        images[..., top : top + side, left : left + side] = images[other][..., top : top + side, left : left + side]
-        share = 1 - (side / size) ** 2
-    else:
-        images = share * images + (1 - share) * images[other]
-    one_hot = F.one_hot(labels, classes).float()
-    return images, share * one_hot + (1 - share) * one_hot[other]
-
-
-def _augmentation(recipe: Recipe) -> Callable[[Tensor], Tensor]:
-    """RandAugment, colour jitter and random erasing by kornia on normalised batches."""
-    if not (recipe.randaugment or recipe.colour_jitter or recipe.random_erasing):
-        return lambda images: images
-    try:
-        from kornia import augmentation
-        from kornia.augmentation.auto import RandAugment
-    except ImportError as error:
-        raise UserError("recipes with RandAugment, jitter or erasing need kornia: pip install 'quadranas[train]'") from error
-    on_pixels: list[nn.Module] = []
-    if recipe.randaugment:
-        on_pixels.append(RandAugment(n=2, m=round(recipe.randaugment)))
-    if recipe.colour_jitter:
-        on_pixels.append(augmentation.ColorJiggle(*[recipe.colour_jitter] * 3, p=0.8))
-    erase = augmentation.RandomErasing(p=recipe.random_erasing) if recipe.random_erasing else nn.Identity()
-
-    def augment(images: Tensor) -> Tensor:
-        low, high = images.amin(), images.amax()
-        span = (high - low).clamp_min(1e-6)
-        pixels = (images - low) / span  # kornia's colour operations want 0..1
-        for step in on_pixels:
-            pixels = step(pixels).clamp(0, 1)
-        return erase(pixels * span + low).contiguous(memory_format=torch.channels_last)
-
-    return augment
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from search_space.branches import branch_ends
 from search_space.layer import SEGMENT_INPUT, Kind, Node
 from search_space.lower import Segment
 
@@ -127,6 +128,7 @@ class Block(nn.Module):
         batch_statistics: bool = False,
     ) -> None:
         super().__init__()
+        self.branch_ends = [[nodes[i].name for i in ends] for ends in branch_ends(nodes)]
         last_use = {x: i for i, node in enumerate(nodes) for x in node.inputs}
         self._steps = []
         for i, node in enumerate(nodes):
@@ -152,14 +154,23 @@ class Block(nn.Module):
 class Network(nn.Module):
     """A plain network: its segments as named blocks, run in order."""
 
-    def __init__(self, segments: Sequence[Segment], layer_scale: float = 1.0, drop_path: float = 0.0) -> None:
-        """`drop_path` is the last block's rate; it rises linearly from 0 over the blocks."""
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        layer_scale: float = 1.0,
+        drop_path: float = 0.0,
+        paper_init: bool = False,
+    ) -> None:
+        """`drop_path` is the last block's rate; it rises linearly from 0 over the blocks.
+
+        layer_scale=1e-6 with paper_init=True is the published family's start, for long training.
+        """
         super().__init__()
         blocks = [s.name for s in segments if s.slot is not None]
         for segment in segments:
             depth = blocks.index(segment.name) / max(1, len(blocks) - 1) if segment.slot is not None else 0.0
             self.add_module(segment.name, Block(segment.nodes, layer_scale, drop_path * depth))
-        initialise(self)
+        initialise(self, paper_init)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, 3, H, W) -> (N, classes)."""
@@ -168,20 +179,34 @@ class Network(nn.Module):
         return x
 
 
-def initialise(model: nn.Module) -> None:
-    """Truncated normal of std 0.02 for LayerNorm networks (QuadraNet's), He fan-out for BatchNorm
-    ones (ProxylessNAS'); zero biases. Draws from torch's default generator."""
+def initialise(model: nn.Module, paper_init: bool = False, branches: int | None = None) -> None:
+    """Draw weights from torch's default generator; biases are zero.
+
+    BatchNorm networks: He fan-out (ProxylessNAS). LayerNorm networks: `paper_init` is a truncated
+    normal of std 0.02 (QuadraNet), which with tiny layer scales needs long training; otherwise
+    fan-in variance, with the ends of residual branches divided by sqrt(number of branches), so
+    that layer scales can start at 1 and a few hundred steps already teach something.
+    """
     plain = not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            if plain:
-                nn.init.trunc_normal_(module.weight, std=0.02)
-            elif isinstance(module, nn.Conv2d):
+            if not plain and isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
+            elif paper_init or isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
             else:
-                nn.init.normal_(module.weight, std=0.01)
+                nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    if plain and not paper_init:
+        blocks = [m for m in model.modules() if isinstance(m, Block)]
+        count = sum(len(b.branch_ends) for b in blocks) if branches is None else branches
+        for block in blocks:
+            for name in (name for ends in block.branch_ends for name in ends):
+                end = block.get_submodule(name)
+                assert isinstance(end, nn.Conv2d)
+                with torch.no_grad():
+                    end.weight.mul_(max(1, count) ** -0.5)
 
 
 def to_channels_last(model: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ are folded into the weights before them. Tests hold the graph equal to torch in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from search_space.branches import scalable
 from search_space.layer import SEGMENT_INPUT, Kind, Node
 from search_space.lower import Segment
 
@@ -37,7 +38,11 @@ def to_onnx(
     graph = helper.make_graph(
         writer.nodes,
         "network",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", first.in_channels, first.height, first.width])],
+        [
+            helper.make_tensor_value_info(
+                "images", TensorProto.FLOAT, ["N", first.in_channels, first.height, first.width]
+            )
+        ],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", last.out_channels])],
         writer.initializers,
     )
@@ -97,13 +102,12 @@ class _Writer:
                 )
             case Kind.LINEAR:
                 flat = self.add("Flatten", inputs, f"{name}.flat", axis=1)
-                weight = self.constant(f"{name}.weight", parameter("weight"))
-                bias = self.constant(f"{name}.bias", parameter("bias"))
-                return self.add("Gemm", [flat, weight, bias], name, transB=1)
+                constants = [self.constant(f"{name}.{p}", parameter(p)) for p in ("weight", "bias")]
+                return self.add("Gemm", [flat, *constants], name, transB=1)
             case Kind.LAYER_NORM:
                 last = self.add("Transpose", inputs, f"{name}.channels_last", perm=[0, 2, 3, 1])
-                scale, bias = (self.constant(f"{name}.{p}", parameter(p)) for p in ("weight", "bias"))
-                normed = self.add("LayerNormalization", [last, scale, bias], f"{name}.normed", axis=-1, epsilon=1e-6)
+                constants = [self.constant(f"{name}.{p}", parameter(p)) for p in ("weight", "bias")]
+                normed = self.add("LayerNormalization", [last, *constants], f"{name}.normed", axis=-1, epsilon=1e-6)
                 return self.add("Transpose", [normed], name, perm=[0, 3, 1, 2])
             case Kind.BATCH_NORM:
                 parts = ("weight", "bias", "running_mean", "running_var")
@@ -116,8 +120,8 @@ class _Writer:
             case Kind.GELU:
                 return self.add("Gelu", inputs, name)
             case Kind.SCALE:
-                weight = self.constant(f"{name}.weight", parameter("weight")[:, None, None])
-                return self.add("Mul", [*inputs, weight], name)
+                per_pixel = self.constant(f"{name}.weight", parameter("weight")[:, None, None])
+                return self.add("Mul", [*inputs, per_pixel], name)
             case Kind.ADD:
                 return self.add("Add", inputs, name)
             case Kind.MUL:
@@ -126,33 +130,15 @@ class _Writer:
                 return self.add("GlobalAveragePool", inputs, name)
 
 
-def fold_scales(nodes: Sequence[Node], scale_of: Any) -> dict[int, Array]:
+def fold_scales(nodes: Sequence[Node], scale_of: Callable[[str], Array]) -> dict[int, Array]:
     """Where each layer scale goes: factors per channel by the position of the convolution they fold into.
 
-    g * conv(x) folds into the convolution; g * (a * b + c) into a and c. A scale that cannot be
-    folded stays, listed under its own position.
+    A scale that cannot be folded stays, listed under its own position.
     """
-    uses = [sum(i in node.inputs for node in nodes) for i in range(len(nodes))]
     factors: dict[int, Array] = {}
-
-    def targets(i: int) -> list[int] | None:
-        if i == SEGMENT_INPUT or uses[i] != 1 or i in factors:
-            return None
-        node = nodes[i]
-        match node.spec.kind:
-            case Kind.CONV | Kind.DWCONV:
-                return [i]
-            case Kind.MUL:
-                return targets(node.inputs[0])
-            case Kind.ADD:
-                parts = [targets(x) for x in node.inputs]
-                return None if None in parts else [i for part in parts if part for i in part]
-            case _:
-                return None
-
     for i, node in enumerate(nodes):
         if node.spec.kind is Kind.SCALE:
             factor = np.asarray(scale_of(node.name), dtype=np.float32)
-            for target in targets(node.inputs[0]) or [i]:
+            for target in scalable(nodes, node.inputs[0]) or [i]:
                 factors[target] = factor
     return factors

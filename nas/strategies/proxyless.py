@@ -19,18 +19,16 @@ from torch.nn import functional as F
 from nas.data import DataSet
 from nas.derive import derive
 from nas.gates import Gates, GateSample
-from nas.log import Row, SearchLog
+from nas.log import LOG_EVERY, Row, SearchLog
 from nas.penalty import ExpectedLatency, Multiplier, add_linear, mul_log
 from nas.preflight import Plan
 from nas.progress import SearchProgress
 from nas.settings import SearchSettings
 from nas.strategies.base import Found
 from nas.supernet import Supernet, frozen
-from nas.train import accuracy, checked, make_optimizer, set_cosine_lr
+from nas.training import accuracy, checked, make_optimizer, set_cosine_lr
 from search_space import GatePath
 from search_space.build import to_channels_last
-
-LOG_EVERY = 5
 
 
 def total_steps(plan: Plan, data: DataSet) -> int:
@@ -42,7 +40,9 @@ def search(plan: Plan, data: DataSet, log: SearchLog, progress: SearchProgress) 
     """Raises `NotFinite` with the last good state in the log's folder."""
     settings = plan.settings
     torch.manual_seed(settings.seed)
-    supernet = Supernet(plan.space, settings.data.resolution, data.num_classes)
+    supernet = Supernet(
+        plan.space, settings.data.resolution, data.num_classes, share_weights=settings.train.share_weights
+    )
     to_channels_last(supernet)
     run = _Run(plan, data, supernet, log, progress)
     for epoch in range(settings.warmup.epochs):
@@ -101,7 +101,7 @@ class _Run:
         for images, labels in self._train_batches(epoch):
             self._weight_step(images, labels, self.plan.space.random_path(self.paths), epoch)
             self._report("warmup", epoch)
-        self._end_of_epoch()
+        self._end_of_epoch("warmup", epoch)
 
     def search_epoch(self, epoch: int) -> None:
         for images, labels in self._train_batches(epoch):
@@ -109,7 +109,7 @@ class _Run:
             if self.step % self.settings.gates.every == 0:
                 self._gate_step(*next(self.validation_batches), epoch)
             self._report("search", epoch)
-        self._end_of_epoch()
+        self._end_of_epoch("search", epoch)
 
     def _train_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         s = self.settings
@@ -124,7 +124,9 @@ class _Run:
 
     def _weight_step(self, images: Tensor, labels: Tensor, path: GatePath, epoch: int) -> None:
         s = self.settings.train
-        set_cosine_lr(self.weight_optimizer, self.step, self.total, s.lr, warmup=min(50, self.total // 10), final=0.1 * s.lr)
+        set_cosine_lr(
+            self.weight_optimizer, self.step, self.total, s.lr, warmup=min(50, self.total // 10), final=0.1 * s.lr
+        )
         logits = self.supernet(images, path)
         loss = F.cross_entropy(logits, labels, label_smoothing=s.label_smoothing)
         self.figures.train_loss = checked(loss, f"weight step {self.step} (epoch {epoch + 1})")
@@ -143,7 +145,6 @@ class _Run:
             logits = self.supernet(images, sample.path, sample)
         loss = F.cross_entropy(logits, labels)
         self.figures.gate_loss = checked(loss, f"architecture step {self.step} (epoch {epoch + 1})")
-        self.figures.val_accuracy = float((logits.argmax(1) == labels).float().mean())
         self.gate_optimizer.zero_grad()
         self._with_penalty(loss, sample).backward()
         before = self.gates.alpha.detach().clone()
@@ -166,33 +167,40 @@ class _Run:
             return float(self.expected(self.gates.probabilities()))
 
     def _report(self, phase: str, epoch: int) -> None:
-        expected_ms, figures = self._expected_ms(), self.figures
+        expected_ms = self._expected_ms()
         self.progress.advance(
             phase,
-            loss=figures.train_loss,
-            accuracy=figures.val_accuracy,
+            loss=self.figures.train_loss,
+            accuracy=self.figures.val_accuracy,
             expected_ms=expected_ms,
             budget_ms=self.settings.budget_ms,
         )
-        if self.step % LOG_EVERY == 0 or self.step == self.total:
-            searching = phase == "search"
-            self.log.add(
-                Row(
-                    step=self.step,
-                    phase=phase,
-                    epoch=epoch + 1,
-                    train_loss=figures.train_loss,
-                    gate_loss=figures.gate_loss,
-                    val_accuracy=figures.val_accuracy,
-                    expected_ms=expected_ms,
-                    budget_ms=self.settings.budget_ms,
-                    multiplier=self.multiplier.strength if searching and self.settings.penalty.form == "multiplier" else None,
-                    gate_entropy=self.gates.entropy(),
-                )
-            )
+        if self.step % LOG_EVERY == 0:
+            self.log.add(self._row(phase, epoch))
 
-    def _end_of_epoch(self) -> None:
+    def _row(self, phase: str, epoch: int, val_accuracy: float | None = None) -> Row:
+        follows = phase == "search" and self.settings.penalty.form == "multiplier"
+        return Row(
+            step=self.step,
+            phase=phase,
+            epoch=epoch + 1,
+            train_loss=self.figures.train_loss,
+            gate_loss=self.figures.gate_loss,
+            val_accuracy=val_accuracy,
+            expected_ms=self._expected_ms(),
+            budget_ms=self.settings.budget_ms,
+            multiplier=self.multiplier.strength if follows else None,
+            gate_entropy=self.gates.entropy(),
+        )
+
+    def _end_of_epoch(self, phase: str, epoch: int) -> None:
+        """Measure the most probable path on all validation images; save the last good state."""
         with torch.no_grad():
-            self.log.add_gates(self.step, self.plan.space, self.gates.probabilities())
+            probabilities = self.gates.probabilities()
+        path = GatePath(tuple(probabilities.argmax(1).tolist()))
+        batches = self.data.batches(self.data.validation, self.settings.data.resolution, 128)
+        self.figures.val_accuracy = accuracy(lambda images: self.supernet(images, path), batches)
+        self.log.add(self._row(phase, epoch, self.figures.val_accuracy))
+        self.log.add_gates(self.step, self.plan.space, probabilities)
         state = {f"supernet.{key}": value.contiguous() for key, value in self.supernet.state_dict().items()}
         self.log.save({**state, "gates.alpha": self.gates.alpha.detach()})

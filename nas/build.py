@@ -1,0 +1,75 @@
+"""The command `python -m nas.build ARCHITECTURE.json`: rebuild a found network and say what it is.
+
+With weights.safetensors beside the file they are loaded. `--onnx FILE` writes the graph at any
+resolution, `--latency` prices it on every known device. Not for training: see `nas.train`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nas.door import fail
+from nas.export import load_network
+from nas.files import write_whole
+from nas.result import SearchResult, load_result
+from search_space import UserError, cost_of, lower
+from search_space.build import Network
+from search_space.to_onnx import to_onnx
+
+
+def build(path: str | Path, weights: str | Path | None = None) -> tuple[SearchResult, Network]:
+    """The result in architecture.json and its network, with weights where a file is given or lies beside it.
+
+    Raises `BadFile` for files that cannot be used.
+    """
+    path = Path(path)
+    result = load_result(path)
+    beside = path.with_name("weights.safetensors")
+    chosen = Path(weights) if weights is not None else beside if beside.is_file() else None
+    return result, load_network(result, chosen)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m nas.build", description="Rebuild a found network.")
+    parser.add_argument("architecture", type=Path, help="architecture.json of a run")
+    parser.add_argument("--weights", type=Path, help="safetensors file (default: the one beside the JSON, if any)")
+    parser.add_argument("--resolution", type=int, help="pixels for counts, latency and ONNX (default: deployment's)")
+    parser.add_argument("--onnx", type=Path, help="write the graph here")
+    parser.add_argument("--latency", action="store_true", help="predict latency on every known device")
+    options = parser.parse_args()
+    try:
+        _report(options)
+    except UserError as error:
+        fail(error)
+
+
+def _report(options: argparse.Namespace) -> None:
+    result, network = build(options.architecture, options.weights)
+    resolution = options.resolution or result.resolution.deployment
+    segments = lower(result.architecture, resolution, result.num_classes)
+    cost = cost_of(segments)
+    assert cost.params == sum(p.numel() for p in network.parameters())
+    print(
+        f"{result.architecture.space.name}: {result.architecture}\n"
+        f"{cost.macs / 1e6:.1f}M MACs at {resolution} pixels, {cost.params / 1e6:.3f}M params, "
+        f"{cost.peak_activation_bytes / 2**20:.2f} MiB peak activation (fp32), {result.num_classes} classes"
+    )
+    if options.latency:
+        from nas.api import latency_everywhere
+
+        for name, p in latency_everywhere(result.architecture, resolution, result.num_classes).items():
+            print(
+                f"{name}: {p.latency_ms:.4g} ms ({p.coverage:.0%} interval {p.low_ms:.3g}..{p.high_ms:.3g}; {p.title})"
+            )
+    if options.onnx:
+        trained = resolution == result.resolution.training
+        purpose = "trained and accurate at this resolution" if trained else "for timing, not trained"
+        arrays = {key: value.numpy() for key, value in network.state_dict().items()}
+        metadata = {"purpose": purpose, "architecture": str(result.architecture), "resolution": str(resolution)}
+        write_whole(options.onnx, to_onnx(segments, arrays, metadata).SerializeToString(deterministic=True))
+        print(f"-> {options.onnx} ({purpose})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Residual branches in a list of nodes: which convolutions a factor on a tensor can be moved into.
+
+g * conv(x) is a convolution with scaled weights; g * (a * b + c) scales a and c. Used to fold layer
+scales on export and to start residual branches small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from search_space.layer import SEGMENT_INPUT, Kind, Node
+
+
+def scalable(nodes: Sequence[Node], position: int) -> list[int]:
+    """Positions of the convolutions whose weights scale node `position`'s output; empty if there are none.
+
+    Only nodes with a single reader are passed, so that nothing else changes.
+    """
+    if position == SEGMENT_INPUT or sum(position in node.inputs for node in nodes) > 1:
+        return []
+    node = nodes[position]
+    match node.spec.kind:
+        case Kind.CONV | Kind.DWCONV:
+            return [position]
+        case Kind.MUL | Kind.SCALE:
+            return scalable(nodes, node.inputs[0])
+        case Kind.ADD:
+            parts = [scalable(nodes, x) for x in node.inputs]
+            return [p for part in parts for p in part] if all(parts) else []
+        case _:
+            return []
+
+
+def branch_ends(nodes: Sequence[Node]) -> list[list[int]]:
+    """For every residual branch, the convolutions that scale its output."""
+    return [scalable(nodes, node.inputs[1]) for node in nodes if node.residual]
