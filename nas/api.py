@@ -141,7 +141,9 @@ def run_search(
         budget=_kept_budget(plan, architecture),
         latency=latency_everywhere(architecture, settings.deployment_resolution, data.num_classes, settings.device),
         accuracy=Accuracy(data.name, test, len(data.test), validation, "model.onnx in onnxruntime"),
-        gate_path=found.path.choices,
+        gate_path=tuple(
+            str(slot.candidates[choice]) for slot, choice in zip(plan.space.slots, found.path.choices, strict=True)
+        ),
         notes=notes,
         provenance={**provenance, "wall_time_s": round(time.monotonic() - clock, 1)},
     )

@@ -44,6 +44,29 @@ class Gates(nn.Module):
         self.alpha = nn.Parameter(alpha.masked_fill(~exists, 0.0))
         self.register_buffer("exists", exists)
 
+    @torch.no_grad()
+    def start_within(self, slot_ms: Tensor, fixed_ms: float, budget_ms: float) -> None:
+        """Tilt alpha by latency until the expected latency is at most the budget.
+
+        Of all distributions that meet it this one is nearest to the gates' own (exponential tilting,
+        alpha - t * ms); gates that meet the budget stay as they are. slot_ms: (slots, candidates).
+        """
+        uniform = self.alpha.clone()
+
+        def expected_ms(tilt: float) -> float:
+            self.alpha.copy_(uniform - tilt * slot_ms)
+            return fixed_ms + float((self.probabilities() * slot_ms).sum())
+
+        low, high = 0.0, 1.0 / budget_ms
+        if expected_ms(low) <= budget_ms:
+            return
+        while expected_ms(high) > budget_ms and high * budget_ms < 1e6:
+            high *= 2
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if expected_ms(middle) > budget_ms else (low, middle)
+        expected_ms(high)
+
     def log_probabilities(self, involved: Tensor | None = None) -> Tensor:
         """(slots, candidates) log softmax over the candidates involved (default all); -inf elsewhere."""
         mask = self.exists if involved is None else involved

@@ -90,7 +90,7 @@ class SearchResult:
     budget: Budget | None
     latency: Mapping[str, DeviceLatency]
     accuracy: Accuracy
-    gate_path: tuple[int, ...] | None = None  # the supernet's choice per slot; None if it came from elsewhere
+    gate_path: tuple[str, ...] | None = None  # the supernet's choice per slot; None if it came from elsewhere
     notes: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 

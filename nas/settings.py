@@ -16,6 +16,7 @@ from search_space.errors import BadFile, UnknownName, UserError
 DATA_SETS = ("cifar10", "digits", "imagefolder", "packed")
 STRATEGIES = ("proxyless",)
 GATE_MODES = ("full_v2", "two")
+GATE_STARTS = ("budget", "uniform")
 PENALTIES = ("add_linear", "mul_log", "multiplier")
 
 
@@ -39,17 +40,17 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class WarmupSettings:
-    """Weights only, paths drawn uniformly."""
+    """Weights only, on paths drawn from the gates as they start."""
 
-    epochs: int = 5
+    epochs: int = 4
 
 
 @dataclass(frozen=True)
 class FinetuneSettings:
     """The chosen path's weights, trained on before export."""
 
-    epochs: int = 4
-    lr: float = 1e-3
+    epochs: int = 6
+    lr: float = 2e-3
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,22 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class GateSettings:
-    """Architecture steps (Adam on alpha, betas (0, 0.999), no decay, as in the reference)."""
+    """Architecture steps (Adam on alpha, betas (0, 0.999), no decay, as in the reference).
+
+    start: 'uniform' is the paper's; 'budget' is the distribution nearest to it whose expected latency
+    keeps the budget, so that warm-up trains the networks that can be chosen.
+    """
 
     mode: str = "two"
+    start: str = "budget"
     lr: float = 0.1
     every: int = 1
 
     def __post_init__(self) -> None:
         if self.mode not in GATE_MODES:
             raise UnknownName("gates.mode", self.mode, GATE_MODES)
+        if self.start not in GATE_STARTS:
+            raise UnknownName("gates.start", self.start, GATE_STARTS)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """ProxylessNAS (arXiv 1812.00332): a supernet with binary gates, trained by gradient.
 
-Warm-up trains weights on uniformly drawn paths; then weight steps (train images, gates fixed) and
+Warm-up trains weights on paths drawn from the gates as they start; then weight steps (train images, gates fixed) and
 architecture steps (validation images, weights frozen) alternate, the latter with the latency
 penalty. The final path is the exact best under the budget, re-ranked by validation accuracy.
 """
@@ -8,7 +8,6 @@ penalty. The final path is the exact best under the budget, re-ranked by validat
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -86,9 +85,10 @@ class _Run:
         self.plan, self.data, self.supernet, self.log, self.progress = plan, data, supernet, log, progress
         self.settings: SearchSettings = plan.settings
         self.draws = torch.Generator().manual_seed(self.settings.seed)
-        self.paths = random.Random(self.settings.seed)
         self.gates = Gates(plan.space, self.draws)
         self.expected = ExpectedLatency(plan.table)
+        if self.settings.gates.start == "budget":
+            self.gates.start_within(self.expected.slot_ms, plan.table.fixed_ms, self.settings.budget_ms)
         self.multiplier = Multiplier()
         self.weight_optimizer = make_optimizer(supernet, self.settings.train.lr, self.settings.train.weight_decay)
         self.gate_optimizer = torch.optim.Adam(self.gates.parameters(), lr=self.settings.gates.lr, betas=(0.0, 0.999))
@@ -99,7 +99,7 @@ class _Run:
 
     def warmup_epoch(self, epoch: int) -> None:
         for images, labels in self._train_batches(epoch):
-            self._weight_step(images, labels, self.plan.space.random_path(self.paths), epoch)
+            self._weight_step(images, labels, self.gates.sample_path(self.draws), epoch)
             self._report("warmup", epoch)
         self._end_of_epoch("warmup", epoch)
 
