@@ -31,7 +31,7 @@ from nas.result import Accuracy, Budget, DeviceLatency, InputFormat, Resolution,
 from nas.settings import DataSettings, SearchSettings, settings_from_dict
 from nas.strategies import proxyless
 from nas.strategies.base import Found, Strategy
-from nas.training import Recipe, accuracy, recalibrate, train_network
+from nas.training import NotFinite, Recipe, accuracy, recalibrate, train_network
 from search_space import Architecture, UserError, cost_of, lower
 from search_space.build import Network, to_channels_last
 
@@ -104,8 +104,13 @@ def run_search(
     strategy = STRATEGIES[settings.strategy]
     finetune_steps = settings.finetune.epochs * data.steps(data.train, settings.train.batch_size)
     with SearchProgress(strategy.total_steps(plan, data) + finetune_steps, progress) as bar:
-        found = strategy.search(plan, data, log, bar)
-        network = _finetune(plan, data, found, log, bar)
+        try:
+            found = strategy.search(plan, data, log, bar)
+            network = _finetune(plan, data, found, log, bar)
+        except NotFinite as error:
+            kept = folder / "checkpoint.safetensors"
+            state = f"the last good state is in '{kept}'" if kept.is_file() else "no epoch had ended"
+            raise NotFinite(f"{error}; {state}") from error
     batches = data.batches(data.validation, settings.data.resolution, 128)
     validation = accuracy(network, batches)
     log.add(Row(log.rows[-1].step, "finetune", settings.finetune.epochs, val_accuracy=validation))

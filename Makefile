@@ -1,0 +1,23 @@
+# `make search` and `make test` do all set-up; without make, the README gives the same as plain commands.
+PYTHON ?= python3
+VENV   ?= .venv
+
+.PHONY: search test lint
+search: ARGS ?= device=vpu budget_ms=30
+search: $(VENV)/.ready
+	$(VENV)/bin/python -m nas.search $(ARGS)
+
+test: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/.ready-dev
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(VENV)/bin/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@

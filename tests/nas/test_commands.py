@@ -1,0 +1,99 @@
+"""The commands as a user meets them: bad input is one line and a non-zero exit, before anything heavy."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd or ROOT,
+        timeout=300,
+        check=False,
+    )
+
+
+BAD = [
+    (["device=vpx"], ["unknown device 'vpx'", "Did you mean 'vpu'?", "cpu"]),
+    (["space=quadrant"], ["unknown space", "Did you mean 'quadranet'?"]),
+    (["budget_ms=1"], ["cannot be met", "the fastest network of 'quadranet' takes 17"]),
+    (["budget_ms=nan"], ["budget_ms=nan"]),
+    (["budget_ms=-3"], ["above 0"]),
+    (["budget_ms=fast"], ["not of type float"]),
+    (["budget_mss=3"], ["Did you mean 'budget_ms'?"]),
+    (["gate.mode=two"], ["Did you mean 'gates.mode'?"]),
+    (["gates.mode=three"], ["unknown gates.mode"]),
+    (["data=cifar11"], ["Did you mean 'cifar10'?"]),
+    (["strategy=darts"], ["unknown strategy", "proxyless"]),
+    (["epochs=0"], ["epochs=0 is not 1 or more"]),
+    (["epochs=2.5"], ["not of type int"]),
+    (["budget_ms=[1,"], ["cannot read"]),
+    (["vpu"], ["key=value"]),
+    (["data=imagefolder"], ["data.root=FOLDER"]),
+    (["data=imagefolder", "data.root=/no/such"], ["no folder"]),
+    (["space=missing.yaml"], ["no space file"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "wanted"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_bad_input_is_one_line_and_writes_nothing(arguments: list[str], wanted: list[str], tmp_path: Path) -> None:
+    done = run("nas.search", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
+    assert all(text in done.stderr for text in wanted), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("budget", ["1", "30"])
+def test_torch_is_not_imported_before_the_request_is_known_to_be_possible(budget: str) -> None:
+    script = (
+        f"import sys, runpy; sys.argv = ['search', 'device=vpu', 'budget_ms={budget}']\n"
+        "import nas.preflight as p; plan = p.plan_search\n"
+        "def checked(s):\n"
+        "    try:\n"
+        "        return plan(s)\n"
+        "    finally:\n"
+        "        print([m for m in ('torch', 'sklearn', 'pandas', 'scipy', 'onnxruntime') if m in sys.modules])\n"
+        f"        if {budget} == 30: raise SystemExit(0)\n"
+        "p.plan_search = checked\n"
+        "runpy.run_module('nas.search', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_help_reads_well() -> None:
+    done = run("nas.search", "--help")
+    assert done.returncode == 0
+    assert "python -m nas.search device=vpu budget_ms=30" in done.stdout
+    assert "budget_ms: 30" in done.stdout
+
+
+def test_a_search_from_the_shell_prints_its_folder_last(tmp_path: Path) -> None:
+    tiny = ["data.resolution=32", "data.limit=60", "warmup.epochs=0", "epochs=1", "finetune.epochs=0"]
+    done = run("nas.search", "device=vpu", "budget_ms=30", "out=mine", *tiny, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith("-> mine")
+    assert "vpu: predicted" in done.stdout.splitlines()[-1]
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+    again = run("nas.search", "device=vpu", "budget_ms=30", "out=mine", cwd=tmp_path)
+    assert again.returncode == 2 and "exists" in again.stderr and again.stderr.count("\n") == 1
+    built = run("nas.build", "mine/architecture.json", "--latency", "--onnx", "x.onnx", cwd=tmp_path)
+    assert built.returncode == 0 and (tmp_path / "x.onnx").is_file(), built.stderr
+    assert "vpu: " in built.stdout
+
+
+@pytest.mark.parametrize("command", ["nas.build", "nas.train"])
+def test_truncated_architecture_is_one_line(command: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"schema": 1, ')
+    done = run(command, "a.json", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "not JSON" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
