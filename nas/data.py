@@ -8,12 +8,12 @@ run can be repeated. Files are never unpickled. Not for transforming labels (mix
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from search_space.errors import BadFile, UserError
+from search_space.errors import BadFile, UserError, one_line
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
 
@@ -65,10 +65,9 @@ class EncodedSource:
         try:
             with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
                 return np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
             name = f"{self.where} {index}" if isinstance(item, bytes) else item
-            reason = str(error).splitlines()[0]
-            raise BadFile(f"cannot read {name}: {reason}; mend or remove it") from error
+            raise BadFile(f"cannot read {name}: {one_line(error)}; mend or remove it") from error
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ def _augment(image: NDArray[np.uint8], data: DataSet, rng: np.random.Generator, 
         left = int(rng.integers(0, width - w + 1)) if training else (width - w) // 2
         image = image[top : top + h, left : left + w]
     if training and data.flip and rng.random() < 0.5:
-        image = image[:, ::-1]
+        image = image[:, ::-1].copy()  # one pixel wide, it would keep a negative stride
     return np.ascontiguousarray(image)
 
 
@@ -287,29 +286,41 @@ def read_packed(path: Path) -> tuple[Split, tuple[str, ...]]:
     if not path.is_file():
         raise BadFile(f"no file '{path}'")
     try:
-        pack = np.load(path, allow_pickle=False)
-        raw, offsets, labels = pack["data"], pack["offsets"], pack["labels"].astype(np.int64)
-        names = tuple(str(name) for name in pack["class_names"])
-        if "grid" in pack.files:
-            count, height, width, _ = (int(v) for v in pack["shape"])
-            rows, columns = (int(v) for v in pack["grid"])
-            images = np.empty((count, height, width, 3), np.uint8)
-            sprites = EncodedSource([raw[a:b].tobytes() for a, b in pairwise(offsets)], f"sprite of {path}")
-            for number, start in enumerate(range(0, count, rows * columns)):
-                sprite = sprites.read(number)
-                tiles = sprite.reshape(-1, height, columns, width, 3).swapaxes(1, 2).reshape(-1, height, width, 3)
-                images[start : start + rows * columns] = tiles[: count - start]
-            return _whole(ArraySource(images), labels[:count]), names
-        heads, ends = pack["header_data"], pack["header_offsets"]
-        headers = [heads[a:b].tobytes() for a, b in pairwise(ends)]
-        files = [
-            headers[h] + raw[a:b].tobytes() for h, a, b in zip(pack["header_id"], offsets, offsets[1:], strict=False)
-        ]
-        return _whole(EncodedSource(files, f"image of {path}"), labels), names
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as pack:
+            fields = {name: pack[name] for name in pack.files}
+        names = tuple(str(name) for name in fields["class_names"])
+        labels = fields["labels"].astype(np.int64)
+        source = _packed_sprites(fields, path) if "grid" in fields else _packed_files(fields, path)
     except BadFile:
         raise
     except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
-        raise BadFile(f"'{path}' is not a readable image pack: {str(error).splitlines()[0]}") from error
+        raise BadFile(f"'{path}' is not a readable image pack: {one_line(error)}") from error
+    if len(labels) != len(source):
+        raise BadFile(f"'{path}' has {len(labels)} labels for {len(source)} images")
+    if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(names):
+        raise BadFile(f"'{path}' has a label outside 0..{len(names) - 1}, its classes")
+    return _whole(source, labels), names
+
+
+def _packed_sprites(fields: Mapping[str, NDArray[Any]], path: Path) -> ArraySource:
+    count, height, width, _ = (int(v) for v in fields["shape"])
+    rows, columns = (int(v) for v in fields["grid"])
+    encoded = [fields["data"][a:b].tobytes() for a, b in pairwise(fields["offsets"])]
+    sprites = EncodedSource(encoded, f"sprite of {path}")
+    images = np.empty((count, height, width, 3), np.uint8)
+    for number, start in enumerate(range(0, count, rows * columns)):
+        sprite = sprites.read(number)
+        tiles = sprite.reshape(-1, height, columns, width, 3).swapaxes(1, 2).reshape(-1, height, width, 3)
+        images[start : start + rows * columns] = tiles[: count - start]
+    return ArraySource(images)
+
+
+def _packed_files(fields: Mapping[str, NDArray[Any]], path: Path) -> EncodedSource:
+    headers = [fields["header_data"][a:b].tobytes() for a, b in pairwise(fields["header_offsets"])]
+    bodies = [fields["data"][a:b].tobytes() for a, b in pairwise(fields["offsets"])]
+    return EncodedSource(
+        [headers[h] + body for h, body in zip(fields["header_id"], bodies, strict=True)], f"image of {path}"
+    )
 
 
 def load_imagefolder(root: str | None, validation_share: float = 0.1, limit: int | None = None) -> DataSet:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from latency_models import LatencyTable
 from search_space import GatePath, SearchSpace, UserError
 
-GRID = 2000  # buckets of the bound's table between 0 and the budget; changes speed, not results
+GRID = 20_000  # buckets of the bound's table between 0 and the budget; changes speed, not results
+LOWER_FLOORS = (0.95, 0.93, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # tried in turn when no network is nearer to the budget
 MAX_EXPANSIONS = 200_000  # a bound on time when very many networks are equally probable
 
 
@@ -51,12 +52,16 @@ def derive(
             f"no network of '{space.name}' takes {budget_ms:g} ms or less; the fastest takes {table.minimum_ms:.4g} ms"
         )
     binding = budget_ms < table.maximum_ms
-    shares = [use_at_least, *(share for share in (0.9, 0.75, 0.5) if share < use_at_least)]
+    shares = [use_at_least, *(share for share in LOWER_FLOORS if share < use_at_least)]
     for floor_ms in [*(share * budget_ms for share in shares if binding), 0.0]:
         found = _best_first(space, table, log_probabilities, budget_ms, floor_ms, count)
         if found:
             return found
-    raise AssertionError("a feasible budget has at least one network")
+    fastest = GatePath(
+        tuple(int(j) for j in np.nanargmin(table.slot_ms, axis=1))
+    )  # only if every bound on time was hit
+    score = float(log_probabilities[np.arange(len(space.slots)), list(fastest.choices)].sum())
+    return [Derived(fastest, table.path_ms(fastest), score)]
 
 
 def _best_first(
@@ -68,7 +73,8 @@ def _best_first(
     count: int,
 ) -> list[Derived]:
     # Fixed parts are paid first; what remains is [low, high] for the slots.
-    high, low = budget_ms - table.fixed_ms, floor_ms - table.fixed_ms
+    high = min(budget_ms, table.maximum_ms) - table.fixed_ms
+    low = floor_ms - table.fixed_ms
     scores = np.where(np.isfinite(log_probabilities), log_probabilities, -1e9)
     options = [
         [(j, float(table.slot_ms[s, j]), float(scores[s, j])) for j in range(len(slot.candidates))]
@@ -109,7 +115,9 @@ def _best_first(
         for j, ms, gain in options[slot]:
             estimate = score + gain + best_rest(slot + 1, spent + ms)
             if estimate > -np.inf:
-                heapq.heappush(heap, (-estimate, -slot, next(order), spent + ms, score + gain, (*choices, j)))
+                # rounded, so that sums that differ by floating-point noise are ties
+                key = round(-estimate, 9)
+                heapq.heappush(heap, (key, -slot, next(order), spent + ms, score + gain, (*choices, j)))
     return found
 
 

@@ -6,12 +6,14 @@ Not for the final choice: `nas.derive` keeps the budget whatever these did.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from latency_models import LatencyTable
+from search_space import UserError
 
 
 class ExpectedLatency:
@@ -33,9 +35,16 @@ def add_linear(loss: Tensor, latency_ms: Tensor, budget_ms: float, strength: flo
 
 
 def mul_log(loss: Tensor, latency_ms: Tensor, budget_ms: float, alpha: float = 0.2, beta: float = 0.3) -> Tensor:
-    """alpha * loss * (ln E[lat] / ln T) ** beta, ProxylessNAS' default. Both must exceed 1 ms."""
-    log_budget = torch.log(torch.tensor(budget_ms))
-    return alpha * loss * (torch.log(latency_ms) / log_budget).clamp_min(1e-6) ** beta
+    """alpha * loss * (ln E[lat] / ln T) ** beta, ProxylessNAS' default.
+
+    Raises `UserError` at 1 ms or below, where the logarithm changes sign and slower would look better.
+    """
+    if budget_ms <= 1 or float(latency_ms.detach()) <= 1:
+        raise UserError(
+            f"penalty.form=mul_log only works above 1 ms (budget {budget_ms:g} ms, expected "
+            f"{float(latency_ms.detach()):.3g} ms); use penalty.form=multiplier"
+        )
+    return alpha * loss * (torch.log(latency_ms) / math.log(budget_ms)) ** beta
 
 
 @dataclass

@@ -47,6 +47,11 @@ def plan_search(settings: SearchSettings, num_classes: int | None = None) -> Pla
             f"{table.minimum_ms:.4g} ms on {settings.device} (predicted, {settings.deployment_resolution} pixels), "
             f"the slowest {table.maximum_ms:.4g} ms{hint}"
         )
+    if settings.penalty.form == "mul_log" and min(budget, table.minimum_ms) <= 1:
+        raise UserError(
+            f"penalty.form=mul_log only works above 1 ms; '{space.name}' starts at {table.minimum_ms:.3g} ms on "
+            f"{settings.device} and the budget is {budget:g} ms; use penalty.form=multiplier"
+        )
     notes = []
     binds = budget < table.maximum_ms
     if not binds:

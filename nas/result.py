@@ -156,6 +156,8 @@ def load_result(path: Path) -> SearchResult:
         raise BadFile(f"no file '{path}'") from error
     except IsADirectoryError as error:
         raise BadFile(f"'{path}' is a folder; name the architecture.json in it") from error
+    except OSError as error:
+        raise BadFile(f"cannot read '{path}': {error.strerror}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadFile(f"'{path}' is not JSON: {error}") from error
     if not isinstance(data, dict):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from search_space.errors import BadFile, UnknownName, UserError
+from search_space.errors import BadFile, UnknownName, UserError, one_line
 
 DATA_SETS = ("cifar10", "digits", "imagefolder", "packed")
 STRATEGIES = ("proxyless",)
@@ -208,7 +208,7 @@ def count_classes(data: DataSettings) -> int:
     import numpy as np
 
     try:
-        with np.load(Path(data.train).expanduser(), allow_pickle=False) as pack:
+        with Path(data.train).expanduser().open("rb") as file, np.load(file, allow_pickle=False) as pack:
             return len(pack["class_names"])
     except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
-        raise BadFile(f"'{data.train}' is not a readable image pack: {str(error).splitlines()[0]}") from error
+        raise BadFile(f"'{data.train}' is not a readable image pack: {one_line(error)}") from error

@@ -16,7 +16,7 @@ def scalable(nodes: Sequence[Node], position: int) -> list[int]:
 
     Only nodes with a single reader are passed, so that nothing else changes.
     """
-    if position == SEGMENT_INPUT or sum(position in node.inputs for node in nodes) > 1:
+    if position == SEGMENT_INPUT or sum(node.inputs.count(position) for node in nodes) > 1:
         return []
     node = nodes[position]
     match node.spec.kind:

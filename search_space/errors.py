@@ -8,6 +8,12 @@ class UserError(ValueError):
     """What was asked cannot be done; the message is one line: asked, exists, what to do."""
 
 
+def one_line(error: BaseException) -> str:
+    """The first line of another library's message, or the error's name where it has none."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class UnknownName(UserError):
     """A name that is not among the known ones."""
 

@@ -62,6 +62,7 @@ def _walk(
     if num_classes < 2:
         raise UserError(f"a classifier needs at least 2 classes, got {num_classes}")
     family = family_of(space)
+    family.check(space)
     segments: list[Segment] = []
     shape = (3, resolution, resolution)
 

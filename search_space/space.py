@@ -79,6 +79,11 @@ class SearchSpace:
             raise UserError(f"space '{self.name}' needs stages, kernel_sizes and expand_ratios")
         if any(type(n) is not int or n < 1 for n in numbers):
             raise UserError(f"space '{self.name}': widths, blocks, strides, kernels and ratios must be integers >= 1")
+        if any(type(n) is not int or n < 0 for n in (self.first_width, self.head_width)):
+            raise UserError(f"space '{self.name}': first_width and head_width must be integers >= 0")
+        for field, values in (("kernel_sizes", self.kernel_sizes), ("expand_ratios", self.expand_ratios)):
+            if len(set(values)) < len(values):
+                raise UserError(f"space '{self.name}': {field} lists a value twice: {list(values)}")
         if any(k % 2 == 0 for k in self.kernel_sizes):
             raise UserError(f"space '{self.name}': kernel sizes must be odd, got {list(self.kernel_sizes)}")
 
@@ -208,6 +213,9 @@ class SearchSpace:
         try:
             if unknown := set(data) - known:
                 raise UnknownName(f"field in {where}", sorted(unknown)[0], known)
+            stage_fields = ("width", "max_blocks", "stride")
+            if unknown := {str(key) for stage in data["stages"] for key in stage} - {*stage_fields}:
+                raise UnknownName(f"field of a stage in {where}", sorted(unknown)[0], stage_fields)
             return cls(
                 name=str(data["name"]),
                 family=str(data["family"]),
@@ -248,7 +256,10 @@ def load_space(name: str, width_mult: float | None = None) -> SearchSpace:
         path = Path(name)
         if not path.is_file():
             raise BadFile(f"no space file '{name}'; shipped spaces: {', '.join(available_spaces())}")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadFile(f"space file '{name}' cannot be read as text: {error}") from error
     elif name in available_spaces():
         text = resources.files("search_space").joinpath("data", f"{name}.yaml").read_text(encoding="utf-8")
     else:
@@ -261,7 +272,9 @@ def load_space(name: str, width_mult: float | None = None) -> SearchSpace:
         raise BadFile(f"space file '{name}' holds no fields")
     shipped = data.pop("width_mult", 1.0)
     space = SearchSpace.from_dict(data, where=f"space '{name}'")
+    if isinstance(shipped, bool) or not isinstance(shipped, int | float):
+        raise BadFile(f"space '{name}': width_mult={shipped!r} is not a number")
     from search_space.blocks import family_of
 
-    family_of(space)
+    family_of(space).check(space)
     return space.scaled(shipped if width_mult is None else width_mult)

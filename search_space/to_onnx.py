@@ -140,5 +140,5 @@ def fold_scales(nodes: Sequence[Node], scale_of: Callable[[str], Array]) -> dict
         if node.spec.kind is Kind.SCALE:
             factor = np.asarray(scale_of(node.name), dtype=np.float32)
             for target in scalable(nodes, node.inputs[0]) or [i]:
-                factors[target] = factor
+                factors[target] = factor * factors.get(target, np.float32(1))
     return factors

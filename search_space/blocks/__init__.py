@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class BlockFamily(Protocol):
-    """Four functions that append layers to a graph and return it."""
+    """Four functions that append layers to a graph and return it, and a check of a space's fields."""
+
+    def check(self, space: SearchSpace) -> None:
+        """Raise `UserError` for a space that the family cannot build."""
 
     def stem(self, g: Graph, space: SearchSpace) -> Graph: ...
 

@@ -9,10 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from search_space.blocks.graph import Graph
+from search_space.errors import UserError
 from search_space.layer import Kind
 
 if TYPE_CHECKING:
     from search_space.space import BlockChoice, SearchSpace, Stage
+
+
+def check(space: SearchSpace) -> None:
+    for field in ("first_width", "head_width"):
+        if getattr(space, field) < 1:
+            raise UserError(f"space '{space.name}': family mbconv needs {field}, a width above 0")
 
 
 def stem(g: Graph, space: SearchSpace) -> Graph:

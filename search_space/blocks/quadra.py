@@ -9,10 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from search_space.blocks.graph import Graph
+from search_space.errors import UserError
 from search_space.layer import Kind
 
 if TYPE_CHECKING:
     from search_space.space import BlockChoice, SearchSpace, Stage
+
+
+def check(space: SearchSpace) -> None:
+    if space.stem_width != space.stages[0].width:
+        raise UserError(
+            f"space '{space.name}': stem_width={space.stem_width} must equal the first stage's width "
+            f"{space.stages[0].width}; its blocks are residual"
+        )
+    if any(stage.stride != 1 for stage in space.stages):
+        raise UserError(f"space '{space.name}': stages of family quadra have stride 1; they halve the map between them")
 
 
 def stem(g: Graph, space: SearchSpace) -> Graph:
