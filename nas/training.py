@@ -79,12 +79,12 @@ def set_cosine_lr(
         group["lr"] = lr
 
 
-def checked(loss: Tensor, where: str) -> float:
-    """The loss as a number. Raises `NotFinite`."""
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise NotFinite(f"the loss became {value} in {where}; lower train.lr or train.gradient_clip")
-    return value
+def checked(value: Tensor, where: str, what: str = "loss") -> float:
+    """A loss or gradient norm as a number. Raises `NotFinite`."""
+    number = float(value.detach())
+    if not math.isfinite(number):
+        raise NotFinite(f"the {what} became {number} in {where}; lower train.lr (recipe.lr) or the gradient clip")
+    return number
 
 
 @torch.no_grad()
@@ -151,8 +151,8 @@ def train_network(
                 loss = F.cross_entropy(network(images), targets, label_smoothing=recipe.label_smoothing) / len(group)
                 value += checked(loss, f"training epoch {epoch + 1}")
                 loss.backward()
-            if recipe.gradient_clip:
-                nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip)
+            norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip or math.inf)
+            checked(norm, f"training epoch {epoch + 1}", "gradient")
             optimizer.step()
             optimizer.zero_grad()
             if averaged is not None:

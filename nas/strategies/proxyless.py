@@ -132,7 +132,8 @@ class _Run:
         self.figures.train_loss = checked(loss, f"weight step {self.step} (epoch {epoch + 1})")
         loss.backward()
         active = list(self.supernet.path_parameters(path))
-        nn.utils.clip_grad_norm_(active, s.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(active, s.gradient_clip)
+        checked(norm, f"weight step {self.step} (epoch {epoch + 1})", "gradient")
         self.weight_optimizer.step()
         for parameter in active:  # the only ones that have a gradient
             parameter.grad = None
