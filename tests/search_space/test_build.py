@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,15 +13,6 @@ from search_space import available_spaces, load_space, lower
 from search_space.build import Block, Network, ResidualAdd, Scale, to_channels_last
 
 IMAGES = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small run slower on several threads, and far slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def build(name: str = "quadranet", layer_scale: float = 1.0, drop_path: float = 0.0, seed: int = 0) -> Network:
