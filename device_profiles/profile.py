@@ -75,6 +75,8 @@ def save_profile(folder: Path, header: Header, rows: Iterable[KernelRow]) -> Dev
 def _folders() -> list[Traversable]:
     found: list[Traversable] = []
     if named := os.environ.get(FOLDERS_VARIABLE):
+        if not Path(named).is_dir():
+            raise BadFile(f"${FOLDERS_VARIABLE} names '{named}', which is no folder")
         found.append(Path(named))
     found.append(Path(USER_FOLDER))
     found.append(resources.files("device_profiles").joinpath("data"))

@@ -10,6 +10,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -22,18 +23,19 @@ from device_profiles import available_devices, load_profile
 from latency_models import fit_latency_model
 from nas import data as data_sets
 from nas.data import DataSet
-from nas.export import export_network
+from nas.export import export_network, onnx_predictor
 from nas.log import LOG_EVERY, Row, SearchLog
 from nas.preflight import Plan, plan_search
 from nas.progress import SearchProgress
 from nas.report import write_report
 from nas.result import Accuracy, Budget, DeviceLatency, InputFormat, Resolution, SearchResult, save_result
-from nas.settings import DataSettings, SearchSettings, settings_from_dict
+from nas.settings import DataSettings, SearchSettings, settings_from_dict, with_data_defaults
 from nas.strategies import proxyless
 from nas.strategies.base import Found, Strategy
 from nas.training import NotFinite, Recipe, accuracy, recalibrate, train_network
 from search_space import Architecture, UserError, cost_of, lower
 from search_space.build import Network, to_channels_last
+from search_space.errors import Stopped
 
 STRATEGIES: Mapping[str, Strategy] = {"proxyless": proxyless}
 
@@ -47,12 +49,17 @@ class Finished:
 
 
 def search(
-    *, data: str | Mapping[str, Any] | DataSet = "digits", progress: bool | None = None, **options: Any
+    *,
+    data: str | Mapping[str, Any] | DataSet = "digits",
+    resolution: int | None = None,
+    progress: bool | None = None,
+    **options: Any,
 ) -> Finished:
-    """Search a network and write its folder. Options are those of `python -m nas.search`.
+    """Search a network and write its folder. Options and defaults are those of `python -m nas.search`.
 
-    data: a name, a dict of `data.*` options, or your own `nas.data.DataSet`. Nested options are
-    dicts: `search(device="cpu", budget_ms=25, warmup={"epochs": 2}, out="runs/mine")`.
+    data: a name, a dict of `data.*` options, or your own `nas.data.DataSet`; resolution: pixels to
+    train at. Nested options are dicts:
+    `search(device="cpu", budget_ms=25, warmup={"epochs": 2}, out="runs/mine")`.
     Raises `UserError` with a one-line message for anything that cannot be done.
     """
     own = data if isinstance(data, DataSet) else None
@@ -60,10 +67,11 @@ def search(
         options["data"] = {"name": data}
     elif isinstance(data, Mapping):
         options["data"] = dict(data)
-    unknown = sorted(set(options) - set(SearchSettings.__dataclass_fields__))
-    if unknown:
-        raise UserError(f"unknown option '{unknown[0]}'; options: {', '.join(SearchSettings.__dataclass_fields__)}")
-    settings = settings_from_dict(SearchSettings, options)
+    elif own is None:
+        raise UserError(f"data={data!r} is neither a name, nor a dict of data options, nor a DataSet")
+    if resolution is not None:
+        options["data"] = {**options.get("data", {}), "resolution": resolution}
+    settings = settings_from_dict(SearchSettings, with_data_defaults(options))
     plan = plan_search(settings, own.num_classes if own else None)
     return run_search(plan, own, progress=progress)
 
@@ -89,7 +97,10 @@ def run_search(
     progress: bool | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Finished:
-    """Carry out a plan. `say` gets the lines that a person should read."""
+    """Carry out a plan. `say` gets the lines that a person should read.
+
+    What was logged stays in the folder when the run is stopped; a folder with nothing in it goes.
+    """
     settings = plan.settings
     started, clock = datetime.now(UTC), time.monotonic()
     if settings.threads:
@@ -103,58 +114,103 @@ def run_search(
         say(f"note: {note}")
     strategy = STRATEGIES[settings.strategy]
     finetune_steps = settings.finetune.epochs * data.steps(data.train, settings.train.batch_size)
-    with SearchProgress(strategy.total_steps(plan, data) + finetune_steps, progress) as bar:
-        try:
+    try:
+        with SearchProgress(strategy.total_steps(plan, data) + finetune_steps, progress) as bar:
             found = strategy.search(plan, data, log, bar)
             network = _finetune(plan, data, found, log, bar)
-        except NotFinite as error:
-            kept = folder / "checkpoint.safetensors"
-            state = f"the last good state is in '{kept}'" if kept.is_file() else "no epoch had ended"
-            raise NotFinite(f"{error}; {state}") from error
-    batches = data.batches(data.validation, settings.data.resolution, 128)
-    validation = accuracy(network, batches)
-    log.add(Row(log.rows[-1].step, "finetune", settings.finetune.epochs, val_accuracy=validation))
-    log.save()
-    architecture = plan.space.architecture(found.path)
-    provenance = {
-        "seed": settings.seed,
-        "settings": asdict(replace(settings, out=None)),
+        result = finish(
+            folder,
+            network,
+            plan.space.architecture(found.path),
+            data,
+            Resolution(settings.deployment_resolution, settings.data.resolution),
+            budget=kept_budget(plan, plan.space.architecture(found.path)),
+            gate_path=tuple(
+                str(slot.candidates[choice]) for slot, choice in zip(plan.space.slots, found.path.choices, strict=True)
+            ),
+            notes=notes,
+            provenance={
+                "settings": asdict(replace(settings, out=None)),
+                "profile_hash": plan.profile.digest,
+                **provenance(settings.seed, command, started, clock),
+            },
+        )
+        epochs = settings.finetune.epochs
+        log.add(Row(log.rows[-1].step, "finetune", epochs, val_accuracy=result.accuracy.validation))
+        log.save()
+        write_report(folder)
+    except NotFinite as error:
+        raise NotFinite(f"{error}; {_kept(folder, log)}") from error
+    except KeyboardInterrupt as error:
+        raise Stopped(f"stopped; {_kept(folder, log)}") from error
+    finally:
+        remove_if_empty(folder)
+    return Finished(result, folder)
+
+
+def _kept(folder: Path, log: SearchLog) -> str:
+    """Save the rows of a run that ends early and say what is left of it."""
+    if log.rows:
+        log.save()
+    if (folder / "checkpoint.safetensors").is_file():
+        return f"the last good state is in '{folder / 'checkpoint.safetensors'}'"
+    return f"no epoch had ended; the rows so far are in '{folder}'" if log.rows else "nothing had been logged"
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Leave no empty run folder behind, so that the same `out` can be used again."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def finish(
+    folder: Path,
+    network: Network,
+    architecture: Architecture,
+    data: DataSet,
+    resolution: Resolution,
+    budget: Budget | None,
+    gate_path: tuple[str, ...] | None,
+    notes: tuple[str, ...],
+    provenance: Mapping[str, Any],
+) -> SearchResult:
+    """Export a trained network, measure it, and write architecture.json."""
+    recalibrate(network, data.batches(data.train, resolution.training, 128))
+    validation = accuracy(network, data.batches(data.validation, resolution.training, 128))
+    inputs = InputFormat(data.mean, data.std, data.class_names)
+    sample, _ = next(data.batches(data.validation, resolution.training, 16))
+    export_network(folder, network, architecture, resolution, inputs, sample)
+    predict = onnx_predictor(folder / "model.onnx")
+    test = accuracy(predict, data.batches(data.test, resolution.training, 128))
+    first = [budget.device] if budget else []
+    result = SearchResult(
+        architecture=architecture,
+        num_classes=data.num_classes,
+        resolution=resolution,
+        input=inputs,
+        cost=cost_of(lower(architecture, resolution.deployment, data.num_classes)),
+        budget=budget,
+        latency=latency_everywhere(architecture, resolution.deployment, data.num_classes, *first),
+        accuracy=Accuracy(data.name, test, len(data.test), validation, "model.onnx in onnxruntime"),
+        gate_path=gate_path,
+        notes=notes,
+        provenance=provenance,
+    )
+    save_result(result, folder / "architecture.json")
+    return result
+
+
+def provenance(seed: int, command: str | None, started: datetime, clock: float) -> dict[str, Any]:
+    """Where a result comes from; `clock` is time.monotonic() at the start."""
+    return {
+        "seed": seed,
         "versions": versions(),
-        "profile_hash": plan.profile.digest,
         "git_commit": git_commit(),
         "threads": torch.get_num_threads(),
         "command": command,
         "started": started.isoformat(timespec="seconds"),
+        "wall_time_s": round(time.monotonic() - clock, 1),
     }
-    input_format = InputFormat(data.mean, data.std, data.class_names)
-    test = export_network(
-        folder,
-        network,
-        architecture,
-        data.num_classes,
-        settings.data.resolution,
-        settings.deployment_resolution,
-        input_format,
-        data.batches(data.test, settings.data.resolution, 128),
-    )
-    result = SearchResult(
-        architecture=architecture,
-        num_classes=data.num_classes,
-        resolution=Resolution(settings.deployment_resolution, settings.data.resolution),
-        input=input_format,
-        cost=cost_of(lower(architecture, settings.deployment_resolution, data.num_classes)),
-        budget=_kept_budget(plan, architecture),
-        latency=latency_everywhere(architecture, settings.deployment_resolution, data.num_classes, settings.device),
-        accuracy=Accuracy(data.name, test, len(data.test), validation, "model.onnx in onnxruntime"),
-        gate_path=tuple(
-            str(slot.candidates[choice]) for slot, choice in zip(plan.space.slots, found.path.choices, strict=True)
-        ),
-        notes=notes,
-        provenance={**provenance, "wall_time_s": round(time.monotonic() - clock, 1)},
-    )
-    save_result(result, folder / "architecture.json")
-    write_report(folder)
-    return Finished(result, folder)
 
 
 def _finetune(plan: Plan, data: DataSet, found: Found, log: SearchLog, bar: SearchProgress) -> Network:
@@ -188,11 +244,10 @@ def _finetune(plan: Plan, data: DataSet, found: Found, log: SearchLog, bar: Sear
             gradient_clip=settings.train.gradient_clip,
         )
         train_network(network, data, data.train, settings.data.resolution, recipe, settings.seed, on_step)
-    recalibrate(network, data.batches(data.train, settings.data.resolution, 128))
-    return network.eval()
+    return network
 
 
-def _kept_budget(plan: Plan, architecture: Architecture) -> Budget:
+def kept_budget(plan: Plan, architecture: Architecture) -> Budget:
     """Check the winner with the full predictor, not the table that chose it."""
     settings = plan.settings
     predicted = plan.model.predict(lower(architecture, settings.deployment_resolution, plan.num_classes))
@@ -208,6 +263,16 @@ def _kept_budget(plan: Plan, architecture: Architecture) -> Budget:
         space_min_ms=plan.table.minimum_ms,
         space_max_ms=plan.table.maximum_ms,
     )
+
+
+def reprice(found: SearchResult, num_classes: int) -> Budget | None:
+    """The budget of a found network for another number of classes, by the device's profile as it is now."""
+    if found.budget is None:
+        return None
+    model = fit_latency_model(load_profile(found.budget.device))
+    segments = lower(found.architecture, found.resolution.deployment, num_classes)
+    latency_ms = model.predict(segments).latency_ms
+    return replace(found.budget, predicted_ms=latency_ms, used=latency_ms / found.budget.budget_ms)
 
 
 def latency_everywhere(
@@ -238,12 +303,15 @@ def _proxy_notes(settings: SearchSettings, plan: Plan) -> list[str]:
     trained, deployed = settings.data.resolution, settings.deployment_resolution
     notes = [f"Latency is predicted at {deployed} pixels, batch 1; weights are trained at {trained} pixels"]
     smallest = lower(plan.space.smallest(), trained, plan.num_classes)
-    last = [s.nodes[-1].spec for s in smallest if s.slot is not None][-1]
-    widest = max(plan.space.kernel_sizes)
-    if last.out_height < widest:
+    maps = [s.nodes[-1].spec.out_height for s in smallest if s.slot is not None]
+    blind = []
+    for number, size in enumerate(maps, start=1):
+        if wide := [f"{k}x{k}" for k in plan.space.kernel_sizes if k > size]:
+            blind.append(f"{' and '.join(wide)} in stage {number} ({size}x{size} maps)")
+    if blind:
         notes.append(
-            f"At {trained} pixels the last stage sees {last.out_height}x{last.out_width} maps: what the search says "
-            f"of kernels wider than that there ({widest}x{widest}) is not told by the images, only by latency"
+            f"At {trained} pixels the images cannot tell what wide kernels are worth, only latency does: "
+            + "; ".join(blind)
         )
     return notes
 

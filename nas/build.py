@@ -23,11 +23,13 @@ def build(path: str | Path, weights: str | Path | None = None) -> tuple[SearchRe
 
     Raises `BadFile` for files that cannot be used.
     """
-    path = Path(path)
-    result = load_result(path)
+    result = load_result(Path(path))
+    return result, load_network(result, _weights(Path(path), weights))
+
+
+def _weights(path: Path, weights: str | Path | None) -> Path | None:
     beside = path.with_name("weights.safetensors")
-    chosen = Path(weights) if weights is not None else beside if beside.is_file() else None
-    return result, load_network(result, chosen)
+    return Path(weights) if weights is not None else beside if beside.is_file() else None
 
 
 def main() -> None:
@@ -46,14 +48,16 @@ def main() -> None:
 
 def _report(options: argparse.Namespace) -> None:
     result, network = build(options.architecture, options.weights)
-    resolution = options.resolution or result.resolution.deployment
+    weighted = _weights(options.architecture, options.weights) is not None
+    resolution = result.resolution.deployment if options.resolution is None else options.resolution
     segments = lower(result.architecture, resolution, result.num_classes)
     cost = cost_of(segments)
     assert cost.params == sum(p.numel() for p in network.parameters())
     print(
         f"{result.architecture.space.name}: {result.architecture}\n"
         f"{cost.macs / 1e6:.1f}M MACs at {resolution} pixels, {cost.params / 1e6:.3f}M params, "
-        f"{cost.peak_activation_bytes / 2**20:.2f} MiB peak activation (fp32), {result.num_classes} classes"
+        f"{cost.peak_activation_bytes / 2**20:.2f} MiB peak activation (fp32), {result.num_classes} classes, "
+        f"{'weights loaded' if weighted else 'no weights: random ones'}"
     )
     if options.latency:
         from nas.api import latency_everywhere
@@ -63,7 +67,7 @@ def _report(options: argparse.Namespace) -> None:
                 f"{name}: {p.latency_ms:.4g} ms ({p.coverage:.0%} interval {p.low_ms:.3g}..{p.high_ms:.3g}; {p.title})"
             )
     if options.onnx:
-        trained = resolution == result.resolution.training
+        trained = weighted and resolution == result.resolution.training
         purpose = "trained and accurate at this resolution" if trained else "for timing, not trained"
         arrays = {key: value.numpy() for key, value in network.state_dict().items()}
         metadata = {"purpose": purpose, "architecture": str(result.architecture), "resolution": str(resolution)}

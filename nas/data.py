@@ -22,8 +22,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
+from nas.settings import class_folders
 from search_space.errors import BadFile, UserError, one_line
 
+VERIFY_UP_TO = 20_000  # image files that are read once at the start, to find damaged ones
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
 
 
@@ -64,7 +66,7 @@ class EncodedSource:
         item = self.items[index]
         try:
             with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
-                return np.asarray(image.convert("RGB"))
+                return np.array(image.convert("RGB"))
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
             name = f"{self.where} {index}" if isinstance(item, bytes) else item
             raise BadFile(f"cannot read {name}: {one_line(error)}; mend or remove it") from error
@@ -108,12 +110,15 @@ class DataSet:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """(images (N, 3, R, R) normalised channels_last, labels (N,)) over one epoch.
 
-        `training` shuffles, augments and drops the last partial batch (unless it is the only one).
+        `training` shuffles, augments and drops the last partial batch (unless it is the only one);
+        otherwise every image comes once, in batches of nearly equal size.
         """
         rng = np.random.default_rng((seed, epoch))
         order = rng.permutation(len(split)) if training else np.arange(len(split))
-        stop = len(order) - len(order) % batch_size if training and len(order) >= batch_size else len(order)
-        chunks = [order[i : i + batch_size] for i in range(0, stop, batch_size)]
+        if training and len(order) >= batch_size:
+            chunks = np.split(order[: len(order) // batch_size * batch_size], len(order) // batch_size)
+        else:  # nearly equal, since a last batch of one image has no batch statistics
+            chunks = np.array_split(order, -(-len(order) // batch_size))
         jobs = ((split.take(chunk), int(rng.integers(2**31))) for chunk in chunks)
         with ThreadPoolExecutor(1) as ahead:  # the next batch is made while this one is used
             waiting = [ahead.submit(self._batch, *job, resolution, training) for job in islice(jobs, 2)]
@@ -179,6 +184,16 @@ def split_by_class(labels: NDArray[np.int64], share: float, seed: int) -> tuple[
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
+def _by_class_in_turn(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """All positions in an order whose every beginning holds the classes in their proportions."""
+    rng = np.random.default_rng(seed)
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        positions = rng.permutation(np.flatnonzero(labels == label))
+        place[positions] = (np.arange(len(positions)) + 0.5) / len(positions)
+    return np.argsort(place, kind="stable")
+
+
 def _assemble(data: DataSet, trained: Split, test: Split | None, validation_share: float, limit: int | None) -> DataSet:
     """Hold out validation (and test, where the data has none) by class; the split never depends on a run's seed."""
     if not 0.01 <= validation_share <= 0.9:
@@ -191,12 +206,19 @@ def _assemble(data: DataSet, trained: Split, test: Split | None, validation_shar
             raise UserError(
                 f"data.limit={limit} is too few for {data.num_classes} classes; use {4 * data.num_classes} or more"
             )
-        trained = trained.take(np.sort(np.random.default_rng(3).permutation(len(trained))[:limit]))
+        if limit < len(trained):
+            trained = trained.take(np.sort(_by_class_in_turn(trained.labels, seed=3)[:limit]))
     rest, held = split_by_class(trained.labels, validation_share, seed=2)
     data = replace(data, train=trained.take(rest), validation=trained.take(held), test=test)
     for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         if len(split) < 2:
             raise UserError(f"data '{data.name}' leaves {len(split)} images for {name}; it needs more images")
+        lacking = sorted(set(range(data.num_classes)) - set(split.labels.tolist()))
+        if lacking:
+            raise UserError(
+                f"data '{data.name}' has too few images of class '{data.class_names[lacking[0]]}': "
+                f"none is left for {name}"
+            )
     return data
 
 
@@ -335,7 +357,7 @@ def load_imagefolder(root: str | None, validation_share: float = 0.1, limit: int
     test_folder = next((folder / n for n in ("test", "val") if train_folder != folder and (folder / n).is_dir()), None)
     if not train_folder.is_dir():
         raise BadFile(f"no folder '{folder}'")
-    names = tuple(sorted(p.name for p in train_folder.iterdir() if p.is_dir()))
+    names = class_folders(train_folder)
     if len(names) < 2:
         raise BadFile(f"'{train_folder}' has {len(names)} class folders; it needs one folder of images for every class")
     trained = _read_folder(train_folder, names)
@@ -347,6 +369,8 @@ def load_imagefolder(root: str | None, validation_share: float = 0.1, limit: int
 
 
 def _read_folder(folder: Path, names: tuple[str, ...]) -> Split:
+    if extra := set(class_folders(folder)) - set(names):
+        raise BadFile(f"'{folder}' has class '{min(extra)}', which the training images lack")
     files: list[Path | bytes] = []
     labels: list[int] = []
     for label, name in enumerate(names):
@@ -355,4 +379,9 @@ def _read_folder(folder: Path, names: tuple[str, ...]) -> Split:
             raise BadFile(f"'{folder / name}' holds no image ({', '.join(sorted(IMAGE_ENDINGS))})")
         files += found
         labels += [label] * len(found)
-    return _whole(EncodedSource(files), np.array(labels, dtype=np.int64))
+    source = EncodedSource(files)
+    if len(files) <= VERIFY_UP_TO:  # told now rather than after the search
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(source.read, range(len(files))):
+                pass
+    return _whole(source, np.array(labels, dtype=np.int64))

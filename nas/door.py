@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from search_space.errors import UnknownName, UserError
+from search_space.errors import Stopped, UnknownName, UserError
 
 
 def check_overrides(config: str, arguments: Sequence[str]) -> None:
@@ -23,13 +23,14 @@ def check_overrides(config: str, arguments: Sequence[str]) -> None:
 
     known = _load(f"{config}.yaml")
     groups = {key for entry in known.pop("defaults") if isinstance(entry, dict) for key in entry if "hydra" not in key}
+    multirun = "-m" in arguments or "--multirun" in arguments
     chosen = {group: next(e[group] for e in _load(f"{config}.yaml")["defaults"] if group in e) for group in groups}
     parser = OverridesParser.create()
     overrides = [a for a in arguments if not a.startswith("-")]
     parsed = []
     for argument in overrides:
         if "=" not in argument:
-            raise UserError(f"'{argument}' is not an option; options are written key=value")
+            raise UserError(f"'{argument}' is not an option; options are written key=value (all: --help)")
         try:
             parsed.append(parser.parse_override(argument))
         except HydraException as error:
@@ -43,8 +44,12 @@ def check_overrides(config: str, arguments: Sequence[str]) -> None:
     names = set(_leaves({k: v for k, v in known.items() if k != "hydra"}))
     for group, option in chosen.items():
         names |= {group, *_leaves(_load(f"{group}/{option}.yaml"), f"{group}.")}
+    # what data= and epochs= set
+    names -= {name for name in names if name == "data.name" or name.startswith("data.epochs")}
     for override in parsed:
         key = override.key_or_group
+        if override.is_sweep_override() and not multirun:
+            raise UserError(f"{key} has several values; a sweep over them needs --multirun")
         if key not in names and not re.match(r"hydra[./]", key):
             raise UnknownName("option", key, names, "All: --help")
 
@@ -72,8 +77,14 @@ def run_command(config: str, task: Callable[[dict[str, Any]], None]) -> None:
     """Compose the options by hydra and call `task` with plain dicts; exit 2 on a user's mistake."""
     try:
         check_overrides(config, sys.argv[1:])
+        _compose_and_run(config, task)
     except UserError as error:
         fail(error)
+    except KeyboardInterrupt:
+        fail(UserError("stopped"), code=130)
+
+
+def _compose_and_run(config: str, task: Callable[[dict[str, Any]], None]) -> None:
     import hydra
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -84,11 +95,9 @@ def run_command(config: str, task: Callable[[dict[str, Any]], None]) -> None:
             assert isinstance(values, dict)
             task({str(key): value for key, value in values.items()})
         except UserError as error:
-            fail(error)
+            fail(error, code=130 if isinstance(error, Stopped) else 2)
         except OmegaConfBaseException as error:
             fail(UserError(f"options do not fit together: {str(error).splitlines()[0]}"))
-        except KeyboardInterrupt:
-            fail(UserError("stopped; what was logged so far stays in the run folder"), code=130)
 
     hydra.main(version_base="1.3", config_path="pkg://nas.conf", config_name=config)(guarded)()
 

@@ -59,7 +59,8 @@ def plan_search(settings: SearchSettings, num_classes: int | None = None) -> Pla
         hint = f"; it would bind in space={others[0]}" if others else ""
         notes.append(
             f"budget_ms={budget:g} does not bind: the slowest network of '{space.name}' takes "
-            f"{table.maximum_ms:.4g} ms on {settings.device}{hint}. The search goes on for accuracy alone"
+            f"{table.maximum_ms:.4g} ms on {settings.device}{hint}. "
+            "The search goes on for accuracy alone and may use much less"
         )
     return Plan(settings, space, profile, model, table, num_classes, binds, tuple(notes))
 

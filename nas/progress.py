@@ -6,7 +6,7 @@ import sys
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class SearchProgress:
@@ -16,12 +16,11 @@ class SearchProgress:
         console = Console(file=sys.stderr)
         self._progress = Progress(
             TextColumn("[bold]{task.description:9}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
+            TextColumn("{task.fields[figures]}", markup=False),
             TextColumn("left"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             console=console,
             disable=not (console.is_terminal if enabled is None else enabled),
         )
@@ -51,5 +50,5 @@ class SearchProgress:
         if accuracy is not None:
             figures.append(f"val {accuracy:.1%}")
         if expected_ms is not None and budget_ms is not None:
-            figures.append(f"E[lat] {expected_ms:.4g}/{budget_ms:g} ms")
+            figures.append(f"E[lat] {expected_ms:.4g}/{budget_ms:g}ms")
         self._progress.update(self._task, advance=steps, description=phase, figures="  ".join(figures))

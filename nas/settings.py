@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, is_dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,9 @@ class DataSettings:
         if self.name not in DATA_SETS:
             raise UnknownName("data", self.name, DATA_SETS)
         _require(16 <= self.resolution <= 1024, "data.resolution", self.resolution, "between 16 and 1024 pixels")
+        share = self.validation_share
+        _require(0.01 <= share <= 0.9, "data.validation_share", share, "between 0.01 and 0.9")
+        _require(self.limit is None or self.limit >= 8, "data.limit", self.limit, "8 or more")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,9 @@ class WarmupSettings:
 
     epochs: int = 4
 
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 0, "warmup.epochs", self.epochs, "0 or more")
+
 
 @dataclass(frozen=True)
 class FinetuneSettings:
@@ -51,6 +58,10 @@ class FinetuneSettings:
 
     epochs: int = 6
     lr: float = 2e-3
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 0, "finetune.epochs", self.epochs, "0 or more")
+        _require(0 < self.lr < math.inf, "finetune.lr", self.lr, "above 0")
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,13 @@ class TrainSettings:
     label_smoothing: float = 0.1
     gradient_clip: float = 1.0
     share_weights: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 2, "train.batch_size", self.batch_size, "2 or more")
+        _require(0 < self.lr < math.inf, "train.lr", self.lr, "above 0")
+        _require(0 <= self.weight_decay < math.inf, "train.weight_decay", self.weight_decay, "0 or more")
+        _require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "at least 0 and below 1")
+        _require(self.gradient_clip > 0, "train.gradient_clip", self.gradient_clip, "above 0 (inf: off)")
 
 
 @dataclass(frozen=True)
@@ -101,6 +119,9 @@ class PenaltySettings:
     def __post_init__(self) -> None:
         if self.form not in PENALTIES:
             raise UnknownName("penalty.form", self.form, PENALTIES)
+        for name in ("strength", "alpha", "beta"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"penalty.{name}", value, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -132,11 +153,7 @@ class SearchSettings:
             raise UserError(f"budget_ms={budget} is not a number of milliseconds above 0")
         if self.strategy not in STRATEGIES:
             raise UnknownName("strategy", self.strategy, STRATEGIES)
-        _require(self.warmup.epochs >= 0, "warmup.epochs", self.warmup.epochs, "0 or more")
         _require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
-        _require(self.finetune.epochs >= 0, "finetune.epochs", self.finetune.epochs, "0 or more")
-        _require(self.train.batch_size >= 2, "train.batch_size", self.train.batch_size, "2 or more")
-        _require(0 < self.train.lr < math.inf, "train.lr", self.train.lr, "above 0")
         _require(0 < self.gates.lr < math.inf, "gates.lr", self.gates.lr, "above 0")
         _require(self.gates.every >= 1, "gates.every", self.gates.every, "1 or more")
         _require(0 <= self.use_at_least < 1, "use_at_least", self.use_at_least, "at least 0 and below 1")
@@ -164,6 +181,8 @@ def settings_from_dict(kind: type[T], values: dict[str, Any], prefix: str = "") 
     import typing
 
     hints = typing.get_type_hints(kind)
+    if unknown := sorted(set(values) - set(hints)):
+        raise UnknownName("option", f"{prefix}{unknown[0]}", [prefix + name for name in hints])
     arguments: dict[str, Any] = {}
     for f in fields(kind):  # type: ignore[arg-type]
         if f.name not in values:
@@ -188,6 +207,31 @@ def settings_from_dict(kind: type[T], values: dict[str, Any], prefix: str = "") 
     return kind(**arguments)
 
 
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """Names of a folder's sub-folders in order, hidden ones left out."""
+    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+
+
+def with_data_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    """Options completed by what `nas/conf/data/NAME.yaml` says for the data set named, as the command does."""
+    import yaml
+
+    data = dict(options.get("data", {}))
+    name = data.setdefault("name", "digits")
+    if name not in DATA_SETS:
+        raise UnknownName("data", str(name), DATA_SETS)
+    text = resources.files("nas.conf").joinpath("data", f"{name}.yaml").read_text(encoding="utf-8")
+    defaults = yaml.safe_load(text)
+    epochs = defaults.pop("epochs")
+    return {
+        "epochs": epochs["search"],
+        **options,
+        "data": {**defaults, **data},
+        "warmup": {"epochs": epochs["warmup"], **options.get("warmup", {})},
+        "finetune": {"epochs": epochs["finetune"], **options.get("finetune", {})},
+    }
+
+
 def count_classes(data: DataSettings) -> int:
     """How many classes the images have, found without reading them. Raises `UserError`."""
     if data.name in ("digits", "cifar10"):
@@ -199,7 +243,7 @@ def count_classes(data: DataSettings) -> int:
         folder = folder / "train" if (folder / "train").is_dir() else folder
         if not folder.is_dir():
             raise BadFile(f"no folder '{folder}'")
-        count = sum(p.is_dir() for p in folder.iterdir())
+        count = len(class_folders(folder))
         if count < 2:
             raise BadFile(f"'{folder}' has {count} class folders; it needs one folder of images for every class")
         return count

@@ -81,9 +81,12 @@ class SharedSlot(nn.Module):
     def __init__(self, segment: Segment, layer_scale: float) -> None:
         super().__init__()
         self.nodes = segment.candidates
-        self.largest = Block(
-            max(self.nodes, key=lambda nodes: sum(n.spec.params for n in nodes)), layer_scale, batch_statistics=True
-        )
+        largest = max(self.nodes, key=lambda nodes: sum(n.spec.params for n in nodes))
+        self.largest = Block(largest, layer_scale, batch_statistics=True)
+        width = {node.name: node.spec.in_channels for node in largest}
+        for node in (node for nodes in self.nodes for node in nodes):
+            whole = node.spec.kind in (Kind.LAYER_NORM, Kind.SCALE, Kind.LINEAR)
+            assert not whole or node.spec.in_channels == width[node.name], f"{node.name} cannot be a slice"
         self.last_use = [{x: i for i, node in enumerate(nodes) for x in node.inputs} for nodes in self.nodes]
 
     def run(self, candidate: int, x: Tensor) -> Tensor:

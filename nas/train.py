@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas.door import run_command
 from nas.settings import DataSettings, settings_from_dict
 from search_space import UserError
+
+if TYPE_CHECKING:
+    from nas.result import SearchResult
+    from nas.training import Recipe
 
 
 def main() -> None:
@@ -22,121 +27,119 @@ def main() -> None:
     run_command("train", _train)
 
 
+@dataclass(frozen=True)
+class TrainCommand:
+    """Which network, and how; `resolution` in pixels."""
+
+    architecture: str | None = None
+    weights: str | None = None
+    resolution: int = 64
+    seed: int = 0
+    threads: int | None = None
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.architecture:
+            raise UserError("which network? python -m nas.train runs/RUN/architecture.json data=... recipe=...")
+        if not 16 <= self.resolution <= 1024:
+            raise UserError(f"resolution={self.resolution} is not between 16 and 1024 pixels")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed={self.seed} is not between 0 and 4294967295")
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"threads={self.threads} is not 1 or more")
+
+
 def _train(values: dict[str, Any]) -> None:
-    if not values["architecture"]:
-        raise UserError("which network? python -m nas.train runs/RUN/architecture.json data=... recipe=...")
-    values["data"].pop("epochs")
-    data_settings = settings_from_dict(DataSettings, values["data"], "data.")
+    data, recipe = values.pop("data"), values.pop("recipe")
+    data.pop("epochs")
+    command = settings_from_dict(TrainCommand, values)
+    data_settings = settings_from_dict(DataSettings, data, "data.")
 
     from nas.training import Recipe
 
-    folder = full_training(
-        Path(values["architecture"]),
-        data_settings,
-        settings_from_dict(Recipe, values["recipe"], "recipe."),
-        resolution=values["resolution"],
-        weights=Path(values["weights"]) if values["weights"] else None,
-        seed=values["seed"],
-        threads=values["threads"],
-        out=values["out"],
-        command=" ".join(["python -m nas.train", *sys.argv[1:]]),
+    line = " ".join(["python -m nas.train", *(a for a in sys.argv[1:] if not a.startswith("out="))])
+    result, folder = full_training(command, data_settings, settings_from_dict(Recipe, recipe, "recipe."), line)
+    print(
+        f"{result.accuracy.data} test accuracy {result.accuracy.test:.1%} (model.onnx at "
+        f"{result.resolution.training} pixels, {result.accuracy.test_images} images), "
+        f"validation {result.accuracy.validation:.1%} -> {folder}"
     )
-    print(f"-> {folder}")
 
 
 def full_training(
-    architecture: Path,
+    command: TrainCommand,
     data_settings: DataSettings,
-    recipe: Any,
-    resolution: int,
-    weights: Path | None = None,
-    seed: int = 0,
-    threads: int | None = None,
-    out: str | None = None,
-    command: str | None = None,
+    recipe: Recipe,
+    line: str | None = None,
     progress: bool | None = None,
-) -> Path:
-    """Train the network of an architecture.json at `resolution` pixels with a `nas.training.Recipe`.
+) -> tuple[SearchResult, Path]:
+    """Train the network of an architecture.json from scratch, or from weights, and export it to a new folder.
 
-    Writes architecture.json, weights.safetensors, model.onnx and latency_<R>.onnx into a new folder
-    and returns it. Raises `UserError` for anything that cannot be done.
+    Every epoch's weights are kept in checkpoint.safetensors. Raises `UserError` for anything that
+    cannot be done.
     """
     import torch
+    from safetensors.torch import save
 
-    from nas.api import git_commit, latency_everywhere, load_data, make_folder, versions
-    from nas.export import export_network, load_weights
+    from nas.api import finish, load_data, make_folder, provenance, remove_if_empty, reprice
+    from nas.export import load_weights
+    from nas.files import write_whole
     from nas.progress import SearchProgress
-    from nas.result import Accuracy, InputFormat, Resolution, SearchResult, load_result, save_result
-    from nas.training import accuracy, recalibrate, train_network
-    from search_space import cost_of, lower
+    from nas.result import Resolution, load_result
+    from nas.training import NotFinite, steps_per_epoch, train_network
+    from search_space import lower
     from search_space.build import Network, to_channels_last
+    from search_space.errors import Stopped
 
+    assert command.architecture is not None
     started, clock = datetime.now(UTC), time.monotonic()
-    if threads:
-        torch.set_num_threads(threads)
-    found = load_result(architecture)
+    if command.threads:
+        torch.set_num_threads(command.threads)
+    found = load_result(Path(command.architecture))
     data = load_data(data_settings)
-    torch.manual_seed(seed)
-    segments = lower(found.architecture, resolution, data.num_classes)
+    torch.manual_seed(command.seed)
+    segments = lower(found.architecture, command.resolution, data.num_classes)
     network = Network(segments, recipe.layer_scale, recipe.drop_path, paper_init=recipe.layer_scale < 0.01)
-    if weights is not None:
-        load_weights(network, weights)
+    if command.weights is not None:
+        load_weights(network, Path(command.weights))
     to_channels_last(network)
-    folder = make_folder(out, f"{started:%Y%m%d-%H%M%S}-train-{found.architecture.space.name}")
-    per_epoch = max(1, data.steps(data.train, recipe.batch_size) // recipe.accumulate)
-    validation = 0.0
-    with SearchProgress(recipe.epochs * per_epoch, progress) as bar:
-        train_network(
+    folder = make_folder(command.out, f"{started:%Y%m%d-%H%M%S}-train-{found.architecture.space.name}")
+    per_epoch = steps_per_epoch(data, data.train, recipe)
+    checkpoint = folder / "checkpoint.safetensors"
+    try:
+        with SearchProgress(recipe.epochs * per_epoch, progress) as bar:
+
+            def on_step(step: int, epoch: int, loss: float) -> None:
+                bar.advance(f"epoch {epoch + 1}", loss=loss)
+                if step % per_epoch == 0:
+                    state = {key: value.contiguous() for key, value in network.state_dict().items()}
+                    write_whole(checkpoint, save(state))
+
+            train_network(network, data, data.train, command.resolution, recipe, command.seed, on_step)
+        result = finish(
+            folder,
             network,
+            found.architecture,
             data,
-            data.train,
-            resolution,
-            recipe,
-            seed,
-            lambda step, epoch, loss: bar.advance(f"epoch {epoch + 1}", loss=loss),
+            Resolution(found.resolution.deployment, command.resolution),
+            budget=reprice(found, data.num_classes),
+            gate_path=found.gate_path,
+            notes=(f"Trained in full at {command.resolution} pixels for {recipe.epochs} epochs",),
+            provenance={
+                "recipe": asdict(recipe),
+                "search": dict(found.provenance),
+                **provenance(command.seed, line, started, clock),
+            },
         )
-    recalibrate(network, data.batches(data.train, resolution, 128))
-    validation = accuracy(network, data.batches(data.validation, resolution, 128))
-    deployed = found.resolution.deployment
-    inputs = InputFormat(data.mean, data.std, data.class_names)
-    test = export_network(
-        folder,
-        network,
-        found.architecture,
-        data.num_classes,
-        resolution,
-        deployed,
-        inputs,
-        data.batches(data.test, resolution, 128),
-    )
-    first = [found.budget.device] if found.budget else []
-    result = SearchResult(
-        architecture=found.architecture,
-        num_classes=data.num_classes,
-        resolution=Resolution(deployed, resolution),
-        input=inputs,
-        cost=cost_of(lower(found.architecture, deployed, data.num_classes)),
-        budget=None,
-        latency=latency_everywhere(found.architecture, deployed, data.num_classes, *first),
-        accuracy=Accuracy(data.name, test, len(data.test), validation, "model.onnx in onnxruntime"),
-        gate_path=found.gate_path,
-        notes=(f"Trained in full at {resolution} pixels for {recipe.epochs} epochs; architecture from a search",),
-        provenance={
-            "seed": seed,
-            "recipe": dict(vars(recipe)),
-            "versions": versions(),
-            "git_commit": git_commit(),
-            "command": command,
-            "started": started.isoformat(timespec="seconds"),
-            "wall_time_s": round(time.monotonic() - clock, 1),
-        },
-    )
-    save_result(result, folder / "architecture.json")
-    print(
-        f"{data.name} test accuracy {test:.1%} (model.onnx at {resolution} pixels, {len(data.test)} images), "
-        f"validation {validation:.1%}"
-    )
-    return folder
+        checkpoint.unlink(missing_ok=True)
+    except (NotFinite, KeyboardInterrupt) as error:
+        kept = f"the last epoch's weights are in '{checkpoint}'" if checkpoint.is_file() else "no epoch had ended"
+        if isinstance(error, NotFinite):
+            raise NotFinite(f"{error}; {kept}") from error
+        raise Stopped(f"stopped; {kept}") from error
+    finally:
+        remove_if_empty(folder)
+    return result, folder
 
 
 if __name__ == "__main__":

@@ -58,8 +58,8 @@ class Recipe:
 
 
 def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW, decay on matrices and kernels only. Parameters without a gradient (unsampled
-    candidates) get neither decay nor momentum."""
+    """AdamW, decay on matrices and kernels only. Parameters without a gradient get neither decay nor
+    momentum: with separate weights those of unsampled candidates, with shared ones those of left-out slots."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -115,6 +115,11 @@ def recalibrate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) ->
     network.eval()
 
 
+def steps_per_epoch(data: DataSet, split: Split, recipe: Recipe) -> int:
+    """Optimizer steps in one epoch."""
+    return -(-data.steps(split, recipe.batch_size) // recipe.accumulate)
+
+
 def train_network(
     network: nn.Module,
     data: DataSet,
@@ -134,11 +139,11 @@ def train_network(
         averaged = torch.optim.swa_utils.AveragedModel(
             network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema), use_buffers=True
         )
-    per_epoch = max(1, data.steps(split, recipe.batch_size) // recipe.accumulate)
+    per_epoch = steps_per_epoch(data, split, recipe)
     total = recipe.epochs * per_epoch
     warmup = min(round(recipe.warmup_epochs * per_epoch), total // 2)
     rng = torch.Generator().manual_seed(seed)
-    augment = _augmentation(recipe)
+    augment = _augmentation(recipe, data)
     network.train()
     step = 0
     for epoch in range(recipe.epochs):
@@ -148,7 +153,8 @@ def train_network(
             value = 0.0
             for images, labels in group:
                 images, targets = mix(augment(images), labels, data.num_classes, recipe.mixup, recipe.cutmix, rng)
-                loss = F.cross_entropy(network(images), targets, label_smoothing=recipe.label_smoothing) / len(group)
+                loss = F.cross_entropy(network(images), targets, label_smoothing=recipe.label_smoothing)
+                loss = loss / recipe.accumulate
                 value += checked(loss, f"training epoch {epoch + 1}")
                 loss.backward()
             norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip or math.inf)
@@ -204,7 +210,7 @@ def mix(
     return images, share * one_hot + (1 - share) * one_hot[other]
 
 
-def _augmentation(recipe: Recipe) -> Callable[[Tensor], Tensor]:
+def _augmentation(recipe: Recipe, data: DataSet) -> Callable[[Tensor], Tensor]:
     """RandAugment, colour jitter and random erasing by kornia on normalised batches."""
     if not (recipe.randaugment or recipe.colour_jitter or recipe.random_erasing):
         return lambda images: images
@@ -215,6 +221,7 @@ def _augmentation(recipe: Recipe) -> Callable[[Tensor], Tensor]:
         raise UserError(
             "recipes with RandAugment, jitter or erasing need kornia: pip install 'quadranas[train]'"
         ) from error
+    mean, std = torch.tensor(data.mean).view(3, 1, 1), torch.tensor(data.std).view(3, 1, 1)
     on_pixels: list[nn.Module] = []
     if recipe.randaugment:
         on_pixels.append(RandAugment(n=2, m=round(recipe.randaugment)))
@@ -223,11 +230,9 @@ def _augmentation(recipe: Recipe) -> Callable[[Tensor], Tensor]:
     erase = augmentation.RandomErasing(p=recipe.random_erasing) if recipe.random_erasing else nn.Identity()
 
     def augment(images: Tensor) -> Tensor:
-        low, high = images.amin(), images.amax()
-        span = (high - low).clamp_min(1e-6)
-        pixels = (images - low) / span  # kornia's colour operations want 0..1
+        pixels = (images * std + mean).clamp(0, 1)  # kornia's colour operations want 0..1
         for step in on_pixels:
             pixels = step(pixels).clamp(0, 1)
-        return erase(pixels * span + low).contiguous(memory_format=torch.channels_last)
+        return erase((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
 
     return augment

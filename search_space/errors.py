@@ -26,5 +26,9 @@ class UnknownName(UserError):
         super().__init__(f"unknown {what} '{asked}'.{guess}{listed}{hint}")
 
 
+class Stopped(UserError):
+    """The user pressed Ctrl-C; what is left of the work is said."""
+
+
 class BadFile(UserError):
     """A file that is missing, truncated or not what it should be."""

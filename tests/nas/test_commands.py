@@ -36,6 +36,11 @@ BAD = [
     (["epochs=2.5"], ["not of type int"]),
     (["budget_ms=[1,"], ["cannot read"]),
     (["vpu"], ["key=value"]),
+    (["budget_ms=10,20"], ["--multirun"]),
+    (["data.epochs=3"], ["unknown option 'data.epochs'"]),
+    (["train.label_smoothing=2"], ["train.label_smoothing=2"]),
+    (["penalty.strength=nan"], ["penalty.strength=nan"]),
+    (["finetune.lr=-1"], ["finetune.lr=-1"]),
     (["data=imagefolder"], ["data.root=FOLDER"]),
     (["data=imagefolder", "data.root=/no/such"], ["no folder"]),
     (["space=missing.yaml"], ["no space file"]),
@@ -88,6 +93,26 @@ def test_a_search_from_the_shell_prints_its_folder_last(tmp_path: Path) -> None:
     built = run("nas.build", "mine/architecture.json", "--latency", "--onnx", "x.onnx", cwd=tmp_path)
     assert built.returncode == 0 and (tmp_path / "x.onnx").is_file(), built.stderr
     assert "vpu: " in built.stdout
+
+
+def test_a_users_device_folder_does_not_hide_the_package(tmp_path: Path) -> None:
+    """./device_profiles is where users keep devices; the package of that name must still be found."""
+    source = ROOT / "device_profiles" / "data" / "vpu"
+    mine = tmp_path / "device_profiles" / "mine"
+    mine.mkdir(parents=True)
+    header = (source / "device.yaml").read_text().replace("device: vpu", "device: mine")
+    (mine / "device.yaml").write_text(header)
+    (mine / "kernels.csv").write_bytes((source / "kernels.csv").read_bytes())
+    done = run("nas.search", "device=mine", "budget_ms=1", cwd=tmp_path)
+    assert done.returncode == 2 and "cannot be met" in done.stderr and "on mine" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("option", ["resolution=abc", "seed=abc", "resolution=24.5", "threads=0", "recipe.lr=-1"])
+def test_bad_training_options_are_one_line(option: str, tmp_path: Path) -> None:
+    done = run("nas.train", "a.json", option, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert option.split("=")[0].split(".")[-1] in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("command", ["nas.build", "nas.train"])

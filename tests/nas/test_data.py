@@ -160,7 +160,8 @@ def test_evaluation_covers_every_image_once_in_order(count: int, batch_size: int
     batches = batch_list(data, batch_size=batch_size)
     assert torch.cat([x[:, 0, 0, 0] for x, _ in batches]).round().tolist() == list(range(count))
     assert torch.cat([y for _, y in batches]).tolist() == [i % 2 for i in range(count)]
-    assert [len(x) for x, _ in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    sizes = [len(x) for x, _ in batches]
+    assert max(sizes) <= batch_size and max(sizes) - min(sizes) <= 1  # no last batch of one image
 
 
 @given(count=st.integers(1, 60), batch_size=st.integers(1, 20))
@@ -382,13 +383,11 @@ def test_every_kind_of_image_becomes_rgb(tmp_path: Path, mode: str) -> None:
     np.testing.assert_array_equal(read, pixels)
 
 
-def test_a_corrupt_image_is_named_when_read(folder: Path) -> None:
+def test_a_corrupt_image_is_named_before_anything_starts(folder: Path) -> None:
     broken = folder / "cat" / "07.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    data = load_imagefolder(str(folder))
     with pytest.raises(BadFile, match=r"cannot read .*cat/07\.png: .*; mend or remove it") as caught:
-        for split in splits(data).values():
-            list(data.batches(split, 8, 16))
+        load_imagefolder(str(folder))
     assert "\n" not in str(caught.value)
 
 

@@ -20,10 +20,11 @@ from nas.api import Finished, search
 from nas.build import build
 from nas.data import Split, load_digits
 from nas.result import load_result
-from nas.settings import DataSettings
-from nas.train import full_training
-from nas.training import NotFinite, Recipe
+from nas.settings import DATA_SETS, DataSettings, SearchSettings, settings_from_dict, with_data_defaults
+from nas.train import TrainCommand, full_training
+from nas.training import NotFinite, Recipe, checked
 from search_space import UserError, load_space, lower
+from search_space.errors import Stopped
 
 SMALL: dict[str, Any] = {
     "data": {"name": "digits", "resolution": 32, "limit": 120},
@@ -214,13 +215,65 @@ def test_full_training_of_a_found_network_exports_again(finished: Finished, tmp_
     recipe = Recipe(
         epochs=1, batch_size=16, accumulate=2, mixup=0.2, cutmix=1.0, ema=0.9, drop_path=0.1, layer_scale=1e-6
     )
-    source = finished.folder / "architecture.json"
-    folder = full_training(source, data, recipe, resolution=48, out=str(tmp_path / "full"), progress=False)
-    result = load_result(folder / "architecture.json")
+    source = str(finished.folder / "architecture.json")
+    command = TrainCommand(architecture=source, resolution=48, out=str(tmp_path / "full"))
+    result, folder = full_training(command, data, recipe, progress=False)
+    assert load_result(folder / "architecture.json") == result == build(folder / "architecture.json")[0]
     assert result.architecture == finished.result.architecture
+    assert result.budget == finished.result.budget
     assert (result.resolution.training, result.resolution.deployment) == (48, 224)
-    assert build(folder / "architecture.json")[0] == result
-    assert {"model.onnx", "latency_224.onnx", "weights.safetensors"} <= {p.name for p in folder.iterdir()}
+    names = {"architecture.json", "model.onnx", "latency_224.onnx", "weights.safetensors"}
+    assert {p.name for p in folder.iterdir()} == names
+
+
+def test_options_from_python_have_the_commands_defaults() -> None:
+    assert settings_from_dict(SearchSettings, with_data_defaults({})) == SearchSettings()
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    for name in DATA_SETS:
+        with initialize_config_module("nas.conf", version_base="1.3"):
+            values = OmegaConf.to_container(compose("search", [f"data={name}"]), resolve=True)
+        assert isinstance(values, dict)
+        values["data"].pop("epochs")
+        composed = settings_from_dict(SearchSettings, {str(k): v for k, v in values.items()})
+        assert composed == settings_from_dict(SearchSettings, with_data_defaults({"data": {"name": name}}))
+
+
+@pytest.mark.parametrize(
+    ("options", "near"),
+    [
+        ({"warmup": {"epoch": 2}}, "warmup.epochs"),
+        ({"budgetms": 3}, "budget_ms"),
+        ({"data": {"nam": "x"}}, "data.name"),
+    ],
+)
+def test_a_typo_in_python_names_the_nearest_option(options: dict[str, Any], near: str) -> None:
+    with pytest.raises(UserError, match=f"Did you mean '{near}'"):
+        search(**options)
+
+
+def test_ctrl_c_keeps_what_was_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def interrupted(*arguments: Any, **options: Any) -> float:
+        calls.append(1)
+        if len(calls) == 14:
+            raise KeyboardInterrupt
+        return checked(*arguments, **options)
+
+    monkeypatch.setattr("nas.strategies.proxyless.checked", interrupted)
+    with pytest.raises(Stopped, match=r"no epoch had ended; the rows so far|last good state"):
+        search(device="vpu", budget_ms=30, out=str(tmp_path / "run"), **{**SMALL, "train": {"batch_size": 8}})
+    assert (tmp_path / "run" / "search.csv").is_file()
+
+
+def test_a_batch_of_one_image_never_happens() -> None:
+    """BatchNorm has no statistics of one image; 129 validation images are not 128 and one."""
+    data = load_digits(limit=518)
+    assert len(data.validation) > 128
+    sizes = [len(labels) for _, labels in data.batches(data.validation, 32, 128)]
+    assert sum(sizes) == len(data.validation) and max(sizes) - min(sizes) <= 1 and max(sizes) <= 128
 
 
 def test_budget_follows_devices_and_spaces() -> None:
