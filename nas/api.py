@@ -97,7 +97,7 @@ def run_search(
     progress: bool | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Finished:
-    """Carry out a plan. `say` gets the lines that a person should read.
+    """Carry out a plan. `say` gets the lines that a person should read, the plan's own notes apart.
 
     What was logged stays in the folder when the run is stopped; a folder with nothing in it goes.
     """
@@ -110,7 +110,7 @@ def run_search(
     folder = make_folder(settings.out, stem)
     log = SearchLog(folder)
     notes = (*plan.notes, *_proxy_notes(settings, plan))
-    for note in notes:
+    for note in notes[len(plan.notes) :]:
         say(f"note: {note}")
     strategy = STRATEGIES[settings.strategy]
     finetune_steps = settings.finetune.epochs * data.steps(data.train, settings.train.batch_size)

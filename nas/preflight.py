@@ -56,7 +56,7 @@ def plan_search(settings: SearchSettings, num_classes: int | None = None) -> Pla
     binds = budget < table.maximum_ms
     if not binds:
         others = _spaces_where(settings, model, num_classes, lambda t: t.minimum_ms <= budget < t.maximum_ms)
-        hint = f"; it would bind in space={others[0]}" if others else ""
+        hint = f"; it would bind in space={others[0]}" if others else "; it binds in no shipped space"
         notes.append(
             f"budget_ms={budget:g} does not bind: the slowest network of '{space.name}' takes "
             f"{table.maximum_ms:.4g} ms on {settings.device}{hint}. "

@@ -26,6 +26,8 @@ def _search(values: dict[str, Any]) -> None:
         f"budget {settings.budget_ms:g} ms",
         flush=True,
     )
+    for note in plan.notes:
+        print(f"note: {note}", flush=True)
     from nas.api import run_search
 
     command = " ".join(["python -m nas.search", *(a for a in sys.argv[1:] if not a.startswith("out="))])

@@ -123,13 +123,20 @@ class SharedSlot(nn.Module):
 
 
 def _slice(weight: Tensor, spec: LayerSpec) -> Tensor:
-    """A layer's part of a larger layer's weight (out, in, k, k), or of a vector (channels,)."""
+    """A layer's part of a larger layer's weight (out, in, k, k), or of a vector (channels,).
+
+    Dimensions that already fit are left alone: every slice costs a zero-filled tensor in backward.
+    """
+    if weight.shape[0] > spec.out_channels:
+        weight = weight[: spec.out_channels]
     if weight.ndim < 4:
-        return weight[: spec.out_channels]
-    border = (weight.shape[-1] - spec.kernel_size) // 2
+        return weight
     inputs = 1 if spec.kind is Kind.DWCONV else spec.in_channels
-    inner = slice(border, border + spec.kernel_size)
-    return weight[: spec.out_channels, :inputs, inner, inner]
+    if weight.shape[1] > inputs:
+        weight = weight[:, :inputs]
+    if border := (weight.shape[-1] - spec.kernel_size) // 2:
+        weight = weight[..., border:-border, border:-border]
+    return weight
 
 
 class Supernet(nn.Module):

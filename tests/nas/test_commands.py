@@ -74,6 +74,21 @@ def test_torch_is_not_imported_before_the_request_is_known_to_be_possible(budget
     assert done.stdout == "[]\n", done.stderr
 
 
+@pytest.mark.parametrize(
+    ("device", "budget", "wanted"),
+    [("cpu", "300", "it would bind in space=quadranet_t"), ("gpu", "3", "it binds in no shipped space")],
+)
+def test_a_budget_that_does_not_bind_is_said_before_torch(device: str, budget: str, wanted: str) -> None:
+    script = (
+        "import sys, runpy; sys.modules['torch'] = sys.modules['sklearn'] = None\n"
+        f"sys.argv = ['search', 'device={device}', 'budget_ms={budget}']\n"
+        "runpy.run_module('nas.search', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert "does not bind" in done.stdout and wanted in done.stdout, done.stderr
+    assert done.returncode != 0  # importing torch was then refused
+
+
 def test_help_reads_well() -> None:
     done = run("nas.search", "--help")
     assert done.returncode == 0
