@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from nas.gates import GateSample
 from search_space import GatePath, SearchSpace, Segment, lower, lower_space
-from search_space.build import Block, Network, initialise
-from search_space.layer import SEGMENT_INPUT, Kind, LayerSpec, Node
+from search_space.build import Block, Interpreter, Network, initialise
+from search_space.layer import Kind, LayerSpec, Node
 
 
 class _Gate(torch.autograd.Function):
@@ -87,18 +87,11 @@ class SharedSlot(nn.Module):
         for node in (node for nodes in self.nodes for node in nodes):
             whole = node.spec.kind in (Kind.LAYER_NORM, Kind.SCALE, Kind.LINEAR)
             assert not whole or node.spec.in_channels == width[node.name], f"{node.name} cannot be a slice"
-        self.last_use = [{x: i for i, node in enumerate(nodes) for x in node.inputs} for nodes in self.nodes]
+        self.interpreters = [Interpreter(nodes) for nodes in self.nodes]
 
     def run(self, candidate: int, x: Tensor) -> Tensor:
         """x: (N, C, H, W) -> (N, C', H', W')."""
-        values = {SEGMENT_INPUT: x}
-        nodes, last_use = self.nodes[candidate], self.last_use[candidate]
-        for position, node in enumerate(nodes):
-            values[position] = self._layer(node, *(values[i] for i in node.inputs))
-            for i in {*node.inputs}:
-                if last_use[i] == position:
-                    del values[i]
-        return values[len(nodes) - 1]  # the input itself for an empty list
+        return self.interpreters[candidate].run(self._layer, x)
 
     def _layer(self, node: Node, *inputs: Tensor) -> Tensor:
         spec, module = node.spec, self.largest.get_submodule(node.name)

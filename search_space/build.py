@@ -6,7 +6,7 @@ for the supernet's candidates and for full training alike. Not for choosing anyt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +117,24 @@ def build_layer(node: Node, layer_scale: float, drop_rate: float, batch_statisti
             return GlobalPool()
 
 
+class Interpreter:
+    """Runs a list of nodes in order and drops every value after its last reader."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        last_use = {x: i for i, node in enumerate(nodes) for x in node.inputs}
+        self._steps = [(node, i, [x for x in {*node.inputs} if last_use[x] == i]) for i, node in enumerate(nodes)]
+
+    def run(self, layer: Callable[..., Tensor], x: Tensor) -> Tensor:
+        """layer(node, *inputs) computes one node; x: (N, C, H, W) -> the last node's output, or x if there is none."""
+        values = {SEGMENT_INPUT: x}
+        output = x
+        for node, position, finished in self._steps:
+            output = values[position] = layer(node, *[values[i] for i in node.inputs])
+            for i in finished:
+                del values[i]
+        return output
+
+
 class Block(nn.Module):
     """Runs a list of nodes; an empty list is the identity. Submodules carry the nodes' names."""
 
@@ -129,25 +147,18 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.branch_ends = [[nodes[i].name for i in ends] for ends in branch_ends(nodes)]
-        last_use = {x: i for i, node in enumerate(nodes) for x in node.inputs}
-        self._steps = []
-        for i, node in enumerate(nodes):
-            module = build_layer(node, layer_scale, drop_rate, batch_statistics)
-            self.add_module(node.name, module)
-            finished = [x for x in {*node.inputs} if last_use[x] == i]
-            self._steps.append((node.name, node.inputs, i, finished))
+        self._interpreter = Interpreter(nodes)
+        for node in nodes:
+            self.add_module(node.name, build_layer(node, layer_scale, drop_rate, batch_statistics))
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, H, W) -> (N, C', H', W'), or (N, classes) for a head."""
-        values = {SEGMENT_INPUT: x}
-        output = x
-        modules = self._modules
-        for name, inputs, position, finished in self._steps:
-            module = modules[name]
-            assert module is not None
-            output = values[position] = module(*[values[i] for i in inputs])
-            for i in finished:
-                del values[i]
+        return self._interpreter.run(self._layer, x)
+
+    def _layer(self, node: Node, *inputs: Tensor) -> Tensor:
+        module = self._modules[node.name]
+        assert module is not None
+        output: Tensor = module(*inputs)
         return output
 
 

@@ -28,13 +28,13 @@ ROUNDS = 12
 def measure(candidates: int, shared: bool) -> dict[str, dict[str, float]]:
     """ms, ratio to plain, and saved MiB of every step (batch 16, 64 pixels, all 16 blocks k3e3)."""
     import torch
-    from torch import Tensor
     from torch.nn import functional as F
 
     from nas.gates import Gates
     from nas.supernet import Supernet, frozen
     from search_space import GatePath, load_space
     from search_space.build import to_channels_last
+    from tests.saved_activations import saved_activations
 
     kernels, ratios = KERNELS[candidates]
     space = replace(load_space("quadranet"), kernel_sizes=kernels, expand_ratios=ratios)
@@ -73,20 +73,9 @@ def measure(candidates: int, shared: bool) -> dict[str, dict[str, float]]:
             step()
             seconds[name].append(time.perf_counter() - start)
 
-    weights = {p.untyped_storage().data_ptr() for m in (supernet, plain) for p in m.parameters()}
     results = {}
     for name, step in steps.items():
-        storages: dict[int, int] = {}
-        kept: list[Tensor] = []  # so that no address is used twice
-
-        def pack(tensor: Tensor, storages: dict[int, int] = storages, kept: list[Tensor] = kept) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in weights:
-                storages[storage.data_ptr()] = storage.nbytes()
-            kept.append(tensor)
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with saved_activations(supernet, plain) as storages:
             step()
         ratios_to_plain = [a / b for a, b in zip(seconds[name][1:], seconds["plain"][1:], strict=True)]
         results[name] = {

@@ -4,7 +4,6 @@ import random
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from nas.gates import Gates
@@ -12,21 +11,11 @@ from nas.supernet import Supernet, frozen
 from nas.training import make_optimizer, recalibrate
 from search_space import GatePath, SearchSpace, Stage
 from tests.nas.test_gates import CASES, MBCONV, QUADRA
+from tests.saved_activations import saved_activations
 
 
 def saved_bytes(supernet: Supernet, path: GatePath, mode: str | None) -> int:
     """Bytes that autograd keeps between forward and backward, each storage counted once, weights not."""
-    weights = {p.untyped_storage().data_ptr() for p in supernet.parameters()}
-    storages: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            storages[storage.data_ptr()] = storage.nbytes()
-        kept.append(tensor)  # so that no address is used twice
-        return tensor
-
-    kept: list[Tensor] = []
     gates = Gates(supernet.space)
     sample = None
     if mode is not None:
@@ -37,7 +26,7 @@ def saved_bytes(supernet: Supernet, path: GatePath, mode: str | None) -> int:
         while sample.path != path:
             sample = gates.sample(mode, draws)
     x = torch.randn(8, 3, 32, 32)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    with saved_activations(supernet) as storages:
         if sample is None:
             supernet(x, path)
         else:
