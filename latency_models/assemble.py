@@ -1,6 +1,6 @@
 """From fitted coefficients to a shipped profile's header models and table rows.
 
-Not for fitting (`fit_cpu`, `fit_vpu`, `fit_gpu`).
+Not for fitting (`public`).
 """
 
 from __future__ import annotations

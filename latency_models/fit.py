@@ -16,7 +16,7 @@ from typing import cast
 from device_profiles import Header, KernelRow, save_profile
 from search_space.errors import BadFile, UnknownName, UserError
 
-DEVICES = {"cpu": "latency_models.fit_cpu", "vpu": "latency_models.fit_vpu", "gpu": "latency_models.fit_gpu"}
+DEVICES = {"cpu": "latency_models.public.cpu", "vpu": "latency_models.public.vpu", "gpu": "latency_models.public.gpu"}
 OPTIONS = ("device", "source", "out")
 USAGE = "usage: python -m latency_models.fit device=cpu|vpu|gpu source=DIR [out=DIR]"
 

@@ -10,8 +10,8 @@ import pytest
 
 from device_profiles import Kernel, load_profile
 from latency_models.fit import main
-from latency_models.public_data import MovedElements
-from latency_models.reference_networks import mobilenet_v1, mobilenet_v2, resnet50, vgg
+from latency_models.public.data import MovedElements
+from latency_models.public.networks import mobilenet_v1, mobilenet_v2, resnet50, vgg
 from latency_models.regression import Sample, conformal_factors, fit_coefficients, held_out_ratios, predicted_ratios
 
 REPOSITORY = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from device_profiles import FusionRules, Header, Interval, KernelRow, Lanes, Source
 from latency_models.assemble import WIDENING_RULE, Evidence, into, kind_model, solved_model, table_rows
-from latency_models.public_data import (
+from latency_models.public.data import (
     A76_NETWORKS,
     A76_OPS,
     MILLION,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from device_profiles import Kernel
-from latency_models.public_data import MovedElements, Op, square
+from latency_models.public.data import MovedElements, Op, square
 from search_space.errors import UserError
 from search_space.layer import Kind, LayerSpec
 from search_space.space import divisible

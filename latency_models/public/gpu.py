@@ -14,8 +14,8 @@ from statistics import median
 from device_profiles import FusionRules, Header, Interval, Kernel, KernelRow, KindModel, Lanes, Source
 from latency_models.assemble import WIDENING_RULE, Evidence, into, kind_model, table_rows
 from latency_models.features import FEATURES
-from latency_models.public_data import A100_ELEMENTWISE, A100_NETWORKS, MILLION, V100_OPS, Op, Row, read_rows, require
-from latency_models.reference_networks import gpunet, resnet50
+from latency_models.public.data import A100_ELEMENTWISE, A100_NETWORKS, MILLION, V100_OPS, Op, Row, read_rows, require
+from latency_models.public.networks import gpunet, resnet50
 from latency_models.regression import (
     Form,
     Sample,

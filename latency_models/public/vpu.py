@@ -15,7 +15,7 @@ from statistics import median
 
 from device_profiles import IMAGE_CHANNELS, FusionRules, Header, Interval, KernelRow, KindModel, Lanes, Source
 from latency_models.assemble import WIDENING_RULE, Evidence, into, kind_model, solved_model, table_rows
-from latency_models.public_data import (
+from latency_models.public.data import (
     A76_OPS,
     MILLION,
     MYRIAD_FPS,
@@ -31,7 +31,7 @@ from latency_models.public_data import (
     nas_bench_201_terms,
     read_rows,
 )
-from latency_models.reference_networks import mobilenet_v1, mobilenet_v2, resnet50, vgg
+from latency_models.public.networks import mobilenet_v1, mobilenet_v2, resnet50, vgg
 from latency_models.regression import (
     Form,
     Sample,
