@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from device_profiles.kernel import PRICE_KINDS
@@ -48,12 +48,27 @@ class FusionRules:
 
 
 @dataclass(frozen=True)
+class Residual:
+    """A Gaussian process over log(measured / form) of a kind's measured rows, Matern 5/2.
+
+    length_scales: coordinate (`latency_models.features.COORDINATES`) -> distance over which rows
+    resemble each other; amplitude, noise: standard deviations of the log ratio.
+    """
+
+    length_scales: Mapping[str, float]
+    amplitude: float
+    noise: float
+
+
+@dataclass(frozen=True)
 class KindModel:
     """latency_ms = sum of coefficient x feature, every coefficient >= 0.
 
     coefficients: feature name -> ms per million of that feature (ms for `launch`).
     origin: measured | fitted | derived; source: from what. support: kernel size -> measured rows
-    behind it. low_factor, high_factor: the interval's ends over the prediction.
+    behind it. low_factor, high_factor: ends of the interval of one kernel over its prediction.
+    widen: by how much more than other kinds' its share of a network is uncertain. in_network: time
+    inside a network over time alone. residual: what the table's rows teach beyond the form.
     """
 
     coefficients: Mapping[str, float]
@@ -62,6 +77,9 @@ class KindModel:
     support: Mapping[int, int]
     low_factor: float
     high_factor: float
+    widen: float = 1.0
+    in_network: float = 1.0
+    residual: Residual | None = None
 
     def count(self, kernel_size: int) -> int:
         """Measured rows of this kind and kernel size; 0 where none was measured."""
@@ -70,12 +88,22 @@ class KindModel:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """What the intervals claim: the share of networks inside, and on how many which networks it was set."""
+    """What the intervals of networks claim, and the held-out networks that the claim rests on.
+
+    coverage: the share of networks inside unless another is asked. low_scores, high_scores: measured
+    time over the predicted sum, every kernel's time there divided (low) or multiplied (high) by how
+    uncertain it is; sorted, one a held-out network.
+    """
 
     coverage: float
-    networks: int
     calibrated_on: str
     rule: str
+    low_scores: tuple[float, ...]
+    high_scores: tuple[float, ...]
+
+    @property
+    def networks(self) -> int:
+        return len(self.high_scores)
 
 
 @dataclass(frozen=True)
@@ -101,6 +129,8 @@ class Header:
     calibration: Mapping[str, float]
     accuracy: Mapping[str, str]
     batch: int = 1
+    network_ms: float = 0.0  # what every network pays beside its kernels
+    runtime_options: Mapping[str, str] = field(default_factory=dict)  # what changes times, such as optimization
 
 
 def parse_header(data: object, where: str) -> Header:
@@ -123,14 +153,16 @@ def parse_header(data: object, where: str) -> Header:
         date=top.text("date"),
         measured_by=top.text("measured_by"),
         sources=tuple(_source(item) for item in top.items("sources")),
-        row_origins={name: top.inside("row_origins").text(name) for name in top.inside("row_origins").data},
+        row_origins=_texts(top, "row_origins"),
         kernel_rows=top.integer("kernel_rows"),
         fusion=_fusion(top.inside("fusion")),
         lanes=_lanes(top.inside("lanes")),
         models=_models(top.inside("models")),
         interval=_interval(top.inside("interval")),
         calibration={n: top.inside("calibration").number(n) for n in top.inside("calibration").data},
-        accuracy={name: top.inside("accuracy").text(name) for name in top.inside("accuracy").data},
+        accuracy=_texts(top, "accuracy"),
+        network_ms=top.number("network_ms", 0.0),
+        runtime_options=_texts(top, "runtime_options") if "runtime_options" in top.data else {},
     )
     if any(factor <= 0 for factor in header.calibration.values()) or "measured" not in header.calibration:
         raise BadFile(f"{where}: calibration needs 'measured' and factors above 0")
@@ -146,6 +178,7 @@ def render_header(header: Header) -> dict[str, Any]:
         "title": header.title,
         "runtime": header.runtime,
         "runtime_version": header.runtime_version,
+        "runtime_options": dict(header.runtime_options),
         "precision": header.precision,
         "batch": header.batch,
         "threads": header.threads,
@@ -166,26 +199,38 @@ def render_header(header: Header) -> dict[str, Any]:
             "height": lanes.height,
             "width": lanes.width,
         },
-        "models": {
-            name: {
-                "coefficients": dict(model.coefficients),
-                "origin": model.origin,
-                "source": model.source,
-                "support": dict(model.support),
-                "low_factor": model.low_factor,
-                "high_factor": model.high_factor,
-            }
-            for name, model in header.models.items()
-        },
+        "models": {name: _render_model(model) for name, model in header.models.items()},
+        "network_ms": header.network_ms,
         "interval": {
             "coverage": interval.coverage,
-            "networks": interval.networks,
             "calibrated_on": interval.calibrated_on,
             "rule": interval.rule,
+            "low_scores": " ".join(f"{score:.4g}" for score in interval.low_scores),
+            "high_scores": " ".join(f"{score:.4g}" for score in interval.high_scores),
         },
         "calibration": dict(header.calibration),
         "accuracy": dict(header.accuracy),
     }
+
+
+def _render_model(model: KindModel) -> dict[str, Any]:
+    rendered: dict[str, Any] = {
+        "coefficients": dict(model.coefficients),
+        "origin": model.origin,
+        "source": model.source,
+        "support": dict(model.support),
+        "low_factor": model.low_factor,
+        "high_factor": model.high_factor,
+        "widen": model.widen,
+        "in_network": model.in_network,
+    }
+    if (residual := model.residual) is not None:
+        rendered["residual"] = {
+            "length_scales": dict(residual.length_scales),
+            "amplitude": residual.amplitude,
+            "noise": residual.noise,
+        }
+    return rendered
 
 
 class _Fields:
@@ -217,11 +262,23 @@ class _Fields:
             raise self._wrong(name, "an integer >= 0")
         return value
 
-    def number(self, name: str) -> float:
+    def number(self, name: str, missing: float | None = None) -> float:
+        if missing is not None and name not in self.data:
+            return missing
         value = self.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
             raise self._wrong(name, "a finite number >= 0")
         return float(value)
+
+    def scores(self, name: str) -> tuple[float, ...]:
+        """Numbers above 0 in rising order, written in one text with blanks between."""
+        try:
+            values = tuple(float(part) for part in str(self.get(name)).split())
+        except ValueError:
+            raise self._wrong(name, "numbers with blanks between") from None
+        if not values or not all(0 < v < math.inf for v in values) or list(values) != sorted(values):
+            raise self._wrong(name, "finite numbers above 0 in rising order")
+        return values
 
     def inside(self, name: str) -> _Fields:
         return _Fields(self.get(name), self.where, f"{self.path}{name}")
@@ -275,21 +332,47 @@ def _models(fields: _Fields) -> dict[str, KindModel]:
             support={size: support.integer(size) for size in support.data},
             low_factor=one.number("low_factor"),
             high_factor=one.number("high_factor"),
+            widen=one.number("widen", 1.0),
+            in_network=one.number("in_network", 1.0),
+            residual=_residual(one.inside("residual")) if "residual" in one.data else None,
         )
         if model.origin not in ORIGINS:
             raise BadFile(f"{fields.where}: models.{name}.origin is '{model.origin}', not one of {', '.join(ORIGINS)}")
         if not 0 < model.low_factor <= 1 <= model.high_factor:
             raise BadFile(f"{fields.where}: models.{name} needs 0 < low_factor <= 1 <= high_factor")
+        if model.widen < 1 or model.in_network == 0:
+            raise BadFile(f"{fields.where}: models.{name} needs widen >= 1 and in_network above 0")
         if not any(model.coefficients.values()):
             raise BadFile(f"{fields.where}: models.{name} would price every kernel at 0 ms")
         models[name] = model
     return models
 
 
+def _residual(fields: _Fields) -> Residual:
+    scales = fields.inside("length_scales")
+    residual = Residual(
+        {name: scales.number(name) for name in scales.data}, fields.number("amplitude"), fields.number("noise")
+    )
+    if not residual.length_scales or not all((*residual.length_scales.values(), residual.amplitude, residual.noise)):
+        raise BadFile(f"{fields.where}: {fields.path}length_scales, amplitude and noise must be above 0")
+    return residual
+
+
+def _texts(fields: _Fields, name: str) -> dict[str, str]:
+    inside = fields.inside(name)
+    return {key: inside.text(key) for key in inside.data}
+
+
 def _interval(fields: _Fields) -> Interval:
     interval = Interval(
-        fields.number("coverage"), fields.integer("networks"), fields.text("calibrated_on"), fields.text("rule")
+        fields.number("coverage"),
+        fields.text("calibrated_on"),
+        fields.text("rule"),
+        fields.scores("low_scores"),
+        fields.scores("high_scores"),
     )
     if not 0 < interval.coverage < 1:
         raise BadFile(f"{fields.where}: interval.coverage is {interval.coverage}, not between 0 and 1")
+    if len(interval.low_scores) != len(interval.high_scores):
+        raise BadFile(f"{fields.where}: interval.low_scores and high_scores are not equally many")
     return interval

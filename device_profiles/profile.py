@@ -16,6 +16,7 @@ from pathlib import Path
 from device_profiles.header import Header, parse_header, render_header
 from device_profiles.table import KernelRow, parse_rows, render_rows
 from search_space.errors import BadFile, UnknownName
+from search_space.files import write_whole
 
 HEADER_FILE = "device.yaml"
 TABLE_FILE = "kernels.csv"
@@ -56,7 +57,7 @@ def load_profile(name: str) -> DeviceProfile:
     for folder in _folders():
         for entry in folder.iterdir():
             if entry.name == name and _is_device(entry):
-                return _load(entry)
+                return load_folder(entry)
     hint = f"Your own: a folder with {HEADER_FILE} and {TABLE_FILE} in ./{USER_FOLDER} or ${FOLDERS_VARIABLE}."
     raise UnknownName("device", name, available_devices(), hint)
 
@@ -67,9 +68,10 @@ def save_profile(folder: Path, header: Header, rows: Iterable[KernelRow]) -> Dev
 
     header_text = yaml.safe_dump(render_header(header), sort_keys=False, width=110, allow_unicode=True)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / HEADER_FILE).write_text(header_text, encoding="utf-8", newline="\n")
-    (folder / TABLE_FILE).write_text(render_rows(rows), encoding="utf-8", newline="\n")
-    return _load(folder)
+    # the table first: between the two renames the old header refuses a table of another length
+    write_whole(folder / TABLE_FILE, render_rows(rows))
+    write_whole(folder / HEADER_FILE, header_text)
+    return load_folder(folder)
 
 
 def _folders() -> list[Traversable]:
@@ -87,7 +89,8 @@ def _is_device(entry: Traversable) -> bool:
     return entry.is_dir() and (entry.joinpath(HEADER_FILE).is_file() or entry.joinpath(TABLE_FILE).is_file())
 
 
-def _load(folder: Traversable) -> DeviceProfile:
+def load_folder(folder: Traversable) -> DeviceProfile:
+    """The device of one folder. Raises `BadFile` naming file and row."""
     import yaml
 
     header_bytes, table_bytes = _read(folder, HEADER_FILE), _read(folder, TABLE_FILE)

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from device_profiles import FusionRules, KernelRow, KindModel, Lanes
+import numpy as np
+from numpy.typing import NDArray
+
+from device_profiles import FusionRules, Interval, KernelRow, KindModel, Lanes
 from latency_models.features import FEATURES
 from latency_models.grid import grid_kernels
 from latency_models.regression import Form, round_significant
@@ -52,6 +55,15 @@ def kind_model(coefficients: Mapping[str, float], evidence: Evidence, factors: t
         support=dict(evidence.support),
         low_factor=round(factors[0] / widen, 3),
         high_factor=round(factors[1] * widen, 3),
+        widen=widen,
+    )
+
+
+def network_interval(coverage: float, ratios: NDArray[np.float64], calibrated_on: str) -> Interval:
+    """The interval of networks from held-out ones. ratios: predicted over measured, (N,)."""
+    scores = tuple(sorted(float(f"{score:.4g}") for score in 1 / ratios))
+    return Interval(
+        coverage, calibrated_on, f"Rank quantiles of the held-out networks. {WIDENING_RULE}", scores, scores
     )
 
 

@@ -7,7 +7,7 @@ never fall when a kernel gets larger, so that predicted times never do. Not for 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import ceil
+from math import ceil, log
 
 from device_profiles import Kernel, Lanes
 from search_space.layer import WEIGHTED, Kind
@@ -70,3 +70,12 @@ FEATURES: Mapping[str, Callable[[Kernel, Lanes], float]] = {
     "im2col_elements": _im2col_elements,
     "window_line_elements": _window_line_elements,
 }
+
+COORDINATES: Mapping[str, Callable[[Kernel], float]] = {
+    "log_in_channels": lambda kernel: log(kernel.spec.in_channels),
+    "log_out_channels": lambda kernel: log(kernel.spec.out_channels),
+    "log_pixels": lambda kernel: log(kernel.spec.out_height * kernel.spec.out_width),
+    "log_kernel_size": lambda kernel: log(kernel.spec.kernel_size),
+    "log_stride": lambda kernel: log(kernel.spec.stride),
+}
+"""Where a kernel lies among others, for interpolating between measured ones (natural logarithms of sizes)."""

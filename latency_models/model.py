@@ -6,15 +6,20 @@ Not for whole spaces (`table`) and not for fitting to measurements (`fit`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import exp, log
 
 from device_profiles import DeviceProfile, FusionRules, Kernel, KindModel
-from latency_models.features import FEATURES
+from latency_models.features import COORDINATES, FEATURES
 from latency_models.fuse import fuse
+from latency_models.intervals import rank_quantiles
+from latency_models.residual import GaussianProcess, coordinates, fit_residual
 from search_space.errors import BadFile, UnknownName, UserError
 from search_space.layer import Node
 from search_space.lower import Segment
+
+RUNTIME = "runtime"  # the name of what a network pays beside its segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,32 +46,46 @@ class Price:
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Predicts networks given as segments of layers. `scale` multiplies every time (1 = as measured).
+    """Predicts networks given as segments of layers.
 
-    Prices are remembered per kernel and per block: networks repeat both.
+    A kernel's time is its row in the table where there is one, else its kind's form with the residual
+    that the rows teach. `scale` multiplies every time (1 = as measured); `coverage` is the share of
+    networks that intervals claim to hold. Prices are remembered per kernel and per block.
     """
 
     profile: DeviceProfile
-    scale: float = 1.0
+    scale: float
+    coverage: float
+    _factors: tuple[float, float] = field(init=False, repr=False, compare=False)
+    _rows: Mapping[Kernel, float] = field(init=False, repr=False, compare=False)
+    _residuals: dict[str, GaussianProcess] = field(default_factory=dict, init=False, repr=False, compare=False)
     _kernels: dict[Kernel, Price] = field(default_factory=dict, init=False, repr=False, compare=False)
     _blocks: dict[tuple[Node, ...], Price] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        interval = self.profile.header.interval
+        low, high = rank_quantiles(interval.low_scores, interval.high_scores, self.coverage)
+        object.__setattr__(self, "_factors", (min(low, 1.0), max(high, 1.0)))
+        object.__setattr__(self, "_rows", {row.kernel: row.latency_ms for row in self.profile.rows})
 
     @property
     def fusion(self) -> FusionRules:
         return self.profile.header.fusion
 
     @property
-    def coverage(self) -> float:
-        return self.profile.header.interval.coverage
+    def runtime_price(self) -> Price:
+        """What every network pays beside its kernels."""
+        return self._with_interval(self.profile.header.network_ms * self.scale, 1.0)
 
     def predict(self, segments: Sequence[Segment]) -> Prediction:
         """A network without alternatives. Raises `UserError` for a kernel that the profile does not price."""
-        total = sum((self.block_price(segment.nodes) for segment in segments), Price())
+        total = sum((self.block_price(segment.nodes) for segment in segments), self.runtime_price)
         return Prediction(total.ms, total.low_ms, total.high_ms, self.coverage)
 
     def segment_ms(self, segments: Sequence[Segment]) -> dict[str, float]:
         """ms per segment name, in order; their sum is `predict(segments).latency_ms`."""
-        return {segment.name: self.block_price(segment.nodes).ms for segment in segments}
+        runtime = {RUNTIME: self.runtime_price.ms} if self.profile.header.network_ms else {}
+        return runtime | {segment.name: self.block_price(segment.nodes).ms for segment in segments}
 
     def derived_share(self, segments: Sequence[Segment]) -> float:
         """The share (0..1) of predicted time in kernels that were derived, neither measured nor fitted."""
@@ -92,15 +111,49 @@ class LatencyModel:
         return price
 
     def kernel_price(self, kernel: Kernel) -> Price:
-        """One kernel. Raises `UserError` if the profile has no model of its kind."""
+        """One kernel inside a network. Raises `UserError` if the profile has no model of its kind."""
         price = self._kernels.get(kernel)
         if price is None:
             model = self.kind_model(kernel)
-            lanes = self.profile.header.lanes
-            ms = sum(c * FEATURES[name](kernel, lanes) for name, c in model.coefficients.items()) * self.scale
-            price = Price(ms, ms * model.low_factor, ms * model.high_factor)
+            ms, deviation = self.kernel_alone(kernel)
+            price = self._with_interval(ms * model.in_network * self.scale, model.widen * exp(deviation))
             self._kernels[kernel] = price
         return price
+
+    def kernel_alone(self, kernel: Kernel) -> tuple[float, float]:
+        """ms of a kernel timed by itself, unscaled, and the standard deviation of its logarithm (0 for a row)."""
+        row_ms = self._rows.get(kernel)
+        if row_ms is not None:
+            return row_ms, 0.0
+        ms = self.form_ms(kernel)
+        residual = self._residual(kernel.price_kind)
+        if residual is None:
+            return ms, 0.0
+        named = self.profile.header.models[kernel.price_kind].residual
+        assert named is not None
+        mean, deviation = residual.at(coordinates([kernel], named))
+        return ms * exp(float(mean[0])), float(deviation[0])
+
+    def form_ms(self, kernel: Kernel) -> float:
+        """The physical form alone."""
+        lanes = self.profile.header.lanes
+        return sum(c * FEATURES[name](kernel, lanes) for name, c in self.kind_model(kernel).coefficients.items())
+
+    def _residual(self, kind: str) -> GaussianProcess | None:
+        residual = self.profile.header.models[kind].residual
+        if residual is None:
+            return None
+        if kind not in self._residuals:
+            rows = [r for r in self.profile.rows if r.kernel.price_kind == kind and r.origin == "measured"]
+            if not rows:
+                raise BadFile(f"{self.profile.name}/device.yaml: models.{kind} has a residual but no measured row")
+            ratios = [log(row.latency_ms / self.form_ms(row.kernel)) for row in rows]
+            self._residuals[kind] = fit_residual(residual, [row.kernel for row in rows], ratios)
+        return self._residuals[kind]
+
+    def _with_interval(self, ms: float, widen: float) -> Price:
+        low, high = self._factors
+        return Price(ms, ms * low / widen, ms * high * widen)
 
     def kind_model(self, kernel: Kernel) -> KindModel:
         models = self.profile.header.models
@@ -112,19 +165,33 @@ class LatencyModel:
         return models[kernel.price_kind]
 
 
-def fit_latency_model(profile: DeviceProfile, calibration: str = "measured") -> LatencyModel:
-    """The model of a profile, scaled by the named factor of its header (`measured` is 1, reality).
+def fit_latency_model(
+    profile: DeviceProfile, calibration: str = "measured", confidence: float | None = None
+) -> LatencyModel:
+    """The model of a profile, scaled by the named factor of its header (`measured` is reality).
 
-    Raises `UnknownName` for a factor that the profile lacks, `BadFile` for an unknown feature.
+    confidence: the share of networks that stay below an interval's upper end, in (0.5, 1); without it
+    the intervals have the profile's own coverage. Raises `UnknownName` for a factor that the profile
+    lacks, `UserError` for a confidence that its held-out networks cannot claim, `BadFile` for an unknown feature.
     """
     header = profile.header
     if calibration not in header.calibration:
         raise UnknownName(f"calibration of device '{profile.name}'", calibration, header.calibration)
-    _check_features(profile.name, (f for model in header.models.values() for f in model.coefficients))
-    return LatencyModel(profile, scale=header.calibration[calibration])
+    models = header.models.values()
+    _check_names(profile.name, "feature", (f for model in models for f in model.coefficients), FEATURES)
+    residuals = (model.residual for model in models if model.residual)
+    _check_names(profile.name, "coordinate", (c for residual in residuals for c in residual.length_scales), COORDINATES)
+    if confidence is None:
+        return LatencyModel(profile, header.calibration[calibration], header.interval.coverage)
+    if not 0.5 < confidence < 1:
+        raise UserError(f"confidence={confidence:g} is not between 0.5 and 1")
+    try:
+        return LatencyModel(profile, header.calibration[calibration], coverage=2 * confidence - 1)
+    except UserError as error:
+        raise UserError(f"device '{profile.name}': confidence={confidence:g} is out of reach: {error}") from error
 
 
-def _check_features(device: str, names: Iterable[str]) -> None:
+def _check_names(device: str, what: str, names: Iterable[str], known: Mapping[str, object]) -> None:
     for name in names:
-        if name not in FEATURES:
-            raise BadFile(f"{device}/device.yaml: unknown feature '{name}'; known: {', '.join(FEATURES)}")
+        if name not in known:
+            raise BadFile(f"{device}/device.yaml: unknown {what} '{name}'; known: {', '.join(known)}")

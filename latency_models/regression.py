@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil, floor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from device_profiles import Kernel, Lanes
 from latency_models.features import FEATURES
+from latency_models.intervals import rank_quantiles
 
 Form = Mapping[str, Mapping[str, str]]
 """Kernel kind -> feature -> name of its coefficient. Features with one name share one coefficient."""
@@ -77,14 +77,11 @@ def conformal_factors(ratios: NDArray[np.float64], coverage: float) -> tuple[flo
     """(low, high) on a prediction: between them lies a new network's measured time with at least
     `coverage`, if its error is exchangeable with these. ratios: predicted over measured, (N,).
 
-    Raises `ValueError` where N is too small for the coverage.
+    Raises `UserError` where N is too small for the coverage.
     """
-    factors = np.sort(1 / ratios)
-    n, tail = len(factors), (1 - coverage) / 2
-    low, high = floor((n + 1) * tail), ceil((n + 1) * (1 - tail))
-    if low < 1 or high > n:
-        raise ValueError(f"{n} networks cannot claim a coverage of {coverage}")
-    return min(1.0, float(factors[low - 1])), max(1.0, float(factors[high - 1]))
+    factors = sorted(float(factor) for factor in 1 / ratios)
+    low, high = rank_quantiles(factors, factors, coverage)
+    return min(1.0, low), max(1.0, high)
 
 
 def mape(ratios: NDArray[np.float64]) -> float:

@@ -6,12 +6,12 @@ Exact, not an approximation: kernels never merge across blocks. Not for choosing
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_models.model import LatencyModel, Prediction, Price
+from latency_models.model import RUNTIME, LatencyModel, Prediction
 from search_space.architecture import GatePath
 from search_space.lower import lower_space
 from search_space.space import SearchSpace
@@ -56,6 +56,16 @@ class LatencyTable:
         total: NDArray[np.float64] = self.fixed_ms + per_slot.sum(axis=1)
         return total
 
+    def upper_end(self) -> LatencyTable:
+        """The same table with every time at the upper end of its interval, for keeping a budget with confidence."""
+        return replace(
+            self, fixed_ms=self.fixed_high_ms, fixed_by_segment=self._fixed_high(), slot_ms=self.slot_high_ms
+        )
+
+    def _fixed_high(self) -> dict[str, float]:
+        factor = self.fixed_high_ms / self.fixed_ms
+        return {name: ms * factor for name, ms in self.fixed_by_segment.items()}
+
     @property
     def minimum_ms(self) -> float:
         """Of the fastest network."""
@@ -78,8 +88,8 @@ def latency_table(model: LatencyModel, space: SearchSpace, resolution: int, num_
     """
     width = max(len(slot.candidates) for slot in space.slots)
     table = np.full((3, len(space.slots), width), np.nan)
-    fixed = Price()
-    fixed_by_segment: dict[str, float] = {}
+    fixed = model.runtime_price
+    fixed_by_segment = {RUNTIME: fixed.ms} if fixed.ms else {}
     for segment in lower_space(space, resolution, num_classes):
         if segment.slot is None:
             price = model.block_price(segment.nodes)

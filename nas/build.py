@@ -11,10 +11,10 @@ from pathlib import Path
 
 from nas.door import fail
 from nas.export import load_network
-from nas.files import write_whole
 from nas.result import SearchResult, load_result
 from search_space import UserError, cost_of, lower
 from search_space.build import Network
+from search_space.files import write_whole
 from search_space.to_onnx import to_onnx
 
 

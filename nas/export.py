@@ -13,11 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from nas.files import write_whole
 from nas.result import InputFormat, Resolution, SearchResult
 from search_space import Architecture, UserError, lower
 from search_space.build import Network
 from search_space.errors import BadFile, one_line
+from search_space.files import write_whole
 from search_space.to_onnx import to_onnx
 
 TOLERANCE = 1e-4  # largest difference allowed between onnxruntime's and torch's logits

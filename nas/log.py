@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from nas.files import write_whole
 from search_space import SearchSpace
+from search_space.files import write_whole
 
 LOG_EVERY = 5  # steps
 

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nas.files import write_whole
 from search_space import Architecture, Cost, UserError
 from search_space.errors import BadFile
+from search_space.files import write_whole
 
 SCHEMA = 1
 

@@ -83,13 +83,13 @@ def full_training(
 
     from nas.api import finish, load_data, make_folder, provenance, remove_if_empty, reprice
     from nas.export import load_weights
-    from nas.files import write_whole
     from nas.progress import SearchProgress
     from nas.result import Resolution, load_result
     from nas.training import NotFinite, steps_per_epoch, train_network
     from search_space import lower
     from search_space.build import Network, to_channels_last
     from search_space.errors import Stopped
+    from search_space.files import write_whole
 
     assert command.architecture is not None
     started, clock = datetime.now(UTC), time.monotonic()

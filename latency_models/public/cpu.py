@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from device_profiles import FusionRules, Header, Interval, KernelRow, Lanes, Source
-from latency_models.assemble import WIDENING_RULE, Evidence, into, kind_model, solved_model, table_rows
+from device_profiles import FusionRules, Header, KernelRow, Lanes, Source
+from latency_models.assemble import Evidence, into, kind_model, network_interval, solved_model, table_rows
 from latency_models.public.data import (
     A76_NETWORKS,
     A76_OPS,
@@ -153,11 +153,10 @@ def rebuild(folder: Path) -> tuple[Header, list[KernelRow]]:
         fusion=RULES,
         lanes=lanes,
         models=models,
-        interval=Interval(
+        interval=network_interval(
             COVERAGE,
-            len(networks),
+            unseen,
             "measured over predicted time of the networks, each predicted without its family (letters of its name)",
-            f"Rank quantiles of the held-out networks. {WIDENING_RULE}",
         ),
         calibration={"measured": 1.0},
         accuracy={

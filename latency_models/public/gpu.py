@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from device_profiles import FusionRules, Header, Interval, Kernel, KernelRow, KindModel, Lanes, Source
-from latency_models.assemble import WIDENING_RULE, Evidence, into, kind_model, table_rows
+from device_profiles import FusionRules, Header, Kernel, KernelRow, KindModel, Lanes, Source
+from latency_models.assemble import Evidence, into, kind_model, network_interval, table_rows
 from latency_models.features import FEATURES
 from latency_models.public.data import A100_ELEMENTWISE, A100_NETWORKS, MILLION, V100_OPS, Op, Row, read_rows, require
 from latency_models.public.networks import gpunet, resnet50
@@ -103,12 +103,11 @@ def rebuild(folder: Path) -> tuple[Header, list[KernelRow]]:
         fusion=RULES,
         lanes=lanes,
         models=models,
-        interval=Interval(
+        interval=network_interval(
             COVERAGE,
-            len(networks),
+            unseen,
             f"measured over predicted time of whole networks, each predicted by a fit without it: {names} (measured/"
             "predicted ms)",
-            f"Rank quantiles of the held-out networks. {WIDENING_RULE}",
         ),
         calibration={"measured": 1.0},
         accuracy={

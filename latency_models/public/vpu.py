@@ -13,8 +13,8 @@ from math import ceil, sqrt
 from pathlib import Path
 from statistics import median
 
-from device_profiles import IMAGE_CHANNELS, FusionRules, Header, Interval, KernelRow, KindModel, Lanes, Source
-from latency_models.assemble import WIDENING_RULE, Evidence, into, kind_model, solved_model, table_rows
+from device_profiles import IMAGE_CHANNELS, FusionRules, Header, KernelRow, KindModel, Lanes, Source
+from latency_models.assemble import Evidence, into, kind_model, network_interval, solved_model, table_rows
 from latency_models.public.data import (
     A76_OPS,
     MILLION,
@@ -142,13 +142,12 @@ def rebuild(folder: Path) -> tuple[Header, list[KernelRow]]:
         fusion=RULES,
         lanes=LANES,
         models=models,
-        interval=Interval(
+        interval=network_interval(
             COVERAGE,
-            len(data.networks),
+            unseen,
             "measured over predicted time of whole networks, each predicted by a fit without its family: "
             + names
             + " (measured/predicted ms); those from frames/s are uncertain by another 15 %",
-            f"Rank quantiles of the held-out networks. {WIDENING_RULE}",
         ),
         calibration={"measured": 1.0},
         accuracy={

@@ -115,7 +115,7 @@ def test_a_larger_kernel_never_takes_less(model: LatencyModel) -> None:
         for bigger in larger:
             kernel = replace(row.kernel, spec=bigger)
             if kernel.price_kind == row.kernel.price_kind:
-                assert model.kernel_price(kernel).ms >= base, str(kernel)
+                assert model.kernel_price(kernel).ms >= base * (1 - 1e-5), str(kernel)  # rows keep six digits
 
 
 def test_the_table_of_a_profile_is_what_the_model_predicts(profile: DeviceProfile, model: LatencyModel) -> None:
@@ -123,7 +123,7 @@ def test_the_table_of_a_profile_is_what_the_model_predicts(profile: DeviceProfil
     for row in profile.rows:
         price = model.kernel_price(row.kernel)
         assert row.latency_ms == pytest.approx(price.ms, rel=1e-5)
-        assert row.spread_ms == pytest.approx((price.high_ms - price.low_ms) / 2, rel=1e-5)
+        assert row.spread_ms == pytest.approx((price.high_ms - price.low_ms) / 2, rel=2e-3)
         assert row.origin == model.kind_model(row.kernel).origin
         assert row.count == model.kind_model(row.kernel).count(row.kernel.spec.kernel_size)
 

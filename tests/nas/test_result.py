@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nas.files import write_whole
 from nas.result import (
     SCHEMA,
     Accuracy,
@@ -27,6 +26,7 @@ from nas.result import (
 )
 from search_space import available_spaces, cost_of, load_space, lower
 from search_space.errors import BadFile, UserError
+from search_space.files import write_whole
 
 here = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -207,7 +207,7 @@ def test_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nas.files.os.fsync", full)
+    monkeypatch.setattr("search_space.files.os.fsync", full)
     with pytest.raises(UserError, match=r"cannot write '.*architecture\.json': No space left on device"):
         save_result(sample_result(), file)
     assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]

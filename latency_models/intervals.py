@@ -1,0 +1,41 @@
+"""Ends of intervals from held-out networks, and whether a claimed coverage holds.
+
+Rank quantiles (split conformal): valid where a new network's error is exchangeable with the held-out ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, floor
+
+from search_space.errors import UserError
+
+
+def rank_quantiles(low_scores: Sequence[float], high_scores: Sequence[float], coverage: float) -> tuple[float, float]:
+    """(low, high): both tails hold at most (1 - coverage) / 2 of new networks. Scores sorted, as in `Interval`.
+
+    Raises `UserError` where there are too few scores for the coverage.
+    """
+    n, tail = len(high_scores), (1 - coverage) / 2
+    low, high = floor((n + 1) * tail + 1e-9), ceil((n + 1) * (1 - tail) - 1e-9)
+    if low < 1 or high > n:
+        raise UserError(
+            f"{n} held-out networks cannot claim a coverage of {coverage:.4g}; "
+            f"they reach {largest_coverage(n):.4g} (confidence {(1 + largest_coverage(n)) / 2:.4g})"
+        )
+    return low_scores[low - 1], high_scores[high - 1]
+
+
+def largest_coverage(count: int) -> float:
+    """The largest two-sided coverage that so many held-out networks can claim."""
+    return max(0.0, (count - 1) / (count + 1))
+
+
+def binomial_interval(inside: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Clopper-Pearson interval of a share observed as `inside` of `count`. Needs scipy."""
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    low = 0.0 if inside == 0 else float(beta.ppf(tail, inside, count - inside + 1))
+    high = 1.0 if inside == count else float(beta.ppf(1 - tail, inside + 1, count - inside))
+    return low, high
