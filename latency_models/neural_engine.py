@@ -1,0 +1,87 @@
+"""How the Myriad X's neural engine runs a convolution: its modes, and the stripes a large input is cut into.
+
+Constants and rules are those of OpenVINO's graph compiler for this chip (`hwConvTiling` in its public source,
+2019-2020). Only counts stand here; what one costs is fitted (`public.vpu`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+BANK_BYTES = 128 * 1024  # the engine's memory for its input
+BLOCK_COEFFICIENTS = 256  # weights a block holds for one output channel
+LINE_PIXELS = 8  # a line of the input starts at a multiple of 16 bytes
+FP16_BYTES = 2
+MAX_STRIPES = 15  # where more would be needed, the compiler splits channels or columns instead
+# A mode takes 1, 2, 4, 8 or 16 input channels at once and 256, 128, 64, 32 or 16 output channels; its overhead in
+# cycles a pixel.
+MODES = ((1, 0), (2, 5), (4, 11), (8, 19), (16, 31))
+MULTIPLIERS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConv:
+    """The sizes of a dense convolution. Sizes in pixels, `rows` x `columns` the window."""
+
+    in_channels: int
+    out_channels: int
+    height: int
+    width: int
+    out_height: int
+    out_width: int
+    rows: int
+    columns: int
+    stride: int = 1
+
+    @property
+    def weights(self) -> int:
+        return self.rows * self.columns * self.in_channels * self.out_channels
+
+    @property
+    def cycles(self) -> int:
+        """Clock cycles of one pass over all output pixels in the cheapest mode."""
+        return self._parts * self._pass[0] * self.out_height * self.out_width
+
+    @property
+    def stripes(self) -> int:
+        """Horizontal stripes that are run one after another since the input's lines do not fit the engine's memory."""
+        rows = self._rows_held
+        wanted = min(self.rows + self.stride + 2 + (self.width <= LINE_PIXELS), self.height)
+        if rows >= wanted or rows < self.rows or ceil(self.height / rows) > MAX_STRIPES:
+            return 1
+        return ceil(self.out_height / ((rows - self.rows) // self.stride + 1))
+
+    @property
+    def striped_elements(self) -> int:
+        """What stripes move besides one reading of the weights: the weights again for every further stripe, and the
+        input once for every group of output channels. 0 without stripes."""
+        if self.stripes == 1:
+            return 0
+        read = self._parts * self._pass[1] * self.in_channels * self.height * self._line
+        return (self.stripes - 1) * self.weights + read
+
+    @property
+    def _line(self) -> int:
+        return ceil(self.width / LINE_PIXELS) * LINE_PIXELS
+
+    @property
+    def _rows_held(self) -> int:
+        return BANK_BYTES // (ceil(self.in_channels / self._parts) * self._line * FP16_BYTES)
+
+    @property
+    def _parts(self) -> int:
+        """Parts the input channels are split into, until a block holds the weights of one."""
+        return ceil(self.in_channels * self.rows * self.columns / (MODES[-1][0] * BLOCK_COEFFICIENTS))
+
+    @property
+    def _pass(self) -> tuple[int, int]:
+        """(cycles a pixel, groups of output channels) of one part of the input channels."""
+        channels, window = ceil(self.in_channels / self._parts), self.rows * self.columns
+        found = []
+        for at_once, overhead in MODES:
+            block = ceil(channels / at_once) * window
+            if block <= BLOCK_COEFFICIENTS or at_once == MODES[-1][0]:
+                groups = ceil(self.out_channels * at_once / MULTIPLIERS)
+                found.append((groups * (block + overhead), groups))
+        return min(found)
