@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from device_profiles import Header, KernelRow, save_profile
-from search_space.errors import BadFile, UnknownName, UserError
+from device_profiles import DeviceProfile, Header, KernelRow, save_profile
+from latency_models.model import LatencyModel
+from latency_models.options import Options, run
+from latency_models.table3 import TABLE_III, table3_factor
+from search_space.errors import BadFile, UnknownName
 
 DEVICES = {"cpu": "latency_models.public.cpu", "vpu": "latency_models.public.vpu", "gpu": "latency_models.public.gpu"}
-OPTIONS = ("device", "source", "out")
-USAGE = "usage: python -m latency_models.fit device=cpu|vpu|gpu source=DIR [out=DIR]"
+OPTIONS = {
+    "device": "which one to rebuild",
+    "source": "folder of the public latency measurements",
+    "out": "where its two files go (default: the shipped profiles)",
+}
+USAGE = "usage: python -m latency_models.fit device=NAME source=DIR [out=DIR]"
 
 
 def fit(device: str, source: Path, out: Path) -> str:
@@ -32,36 +40,26 @@ def fit(device: str, source: Path, out: Path) -> str:
         raise BadFile(f"no folder '{source}'; source= must name the folder of the public latency measurements")
     rebuild = cast("Callable[[Path], tuple[Header, list[KernelRow]]]", import_module(DEVICES[device]).rebuild)
     header, rows = rebuild(source)
+    if device in TABLE_III[0].latency_ms:
+        header = _with_table3(device, header, rows)
     profile = save_profile(out / device, header, rows)
     lines = [f"{device} {profile.digest}: {len(rows)} kernels, {profile.title}, {profile.runtime}, {profile.precision}"]
     lines += [f"  {name}: {text}" for name, text in header.accuracy.items() if name != "command"]
     return "\n".join(lines)
 
 
+def _with_table3(device: str, header: Header, rows: list[KernelRow]) -> Header:
+    measured = LatencyModel(DeviceProfile(device, header, tuple(rows), ""), 1.0, header.interval.coverage)
+    return replace(header, calibration={**header.calibration, "table3": table3_factor(measured, device)})
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Exit status: 0 done, 2 a user's error, told in one line on stderr."""
-    try:
-        options = _options(arguments)
-        out = Path(options.get("out", Path(__file__).parent.parent / "device_profiles" / "data"))
-        print(fit(options["device"], Path(options["source"]), out))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run(_fit, OPTIONS, USAGE, arguments)
 
 
-def _options(arguments: Sequence[str]) -> dict[str, str]:
-    options = {}
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if name not in OPTIONS:
-            raise UnknownName("option", name, OPTIONS, USAGE)
-        if not equals or not value:
-            raise UserError(f"option '{name}' has no value; {USAGE}")
-        options[name] = value
-    if missing := [name for name in ("device", "source") if name not in options]:
-        raise UserError(f"missing {' and '.join(f'{name}=' for name in missing)}; {USAGE}")
-    return options
+def _fit(options: Options) -> str:
+    shipped = Path(__file__).parent.parent / "device_profiles" / "data"
+    return fit(options.text("device"), Path(options.text("source")), Path(options.text("out", str(shipped))))
 
 
 if __name__ == "__main__":
