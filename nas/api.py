@@ -23,7 +23,8 @@ from device_profiles import available_devices, load_profile
 from latency_models import fit_latency_model
 from nas import data as data_sets
 from nas.data import DataSet
-from nas.export import export_network, onnx_predictor
+from nas.export import export_network, load_supernet, onnx_predictor
+from nas.gates import Gates
 from nas.log import LOG_EVERY, Row, SearchLog
 from nas.preflight import Plan, plan_search
 from nas.progress import SearchProgress
@@ -31,7 +32,8 @@ from nas.report import write_report
 from nas.result import Accuracy, Budget, DeviceLatency, InputFormat, Resolution, SearchResult, save_result
 from nas.settings import DataSettings, SearchSettings, settings_from_dict, with_data_defaults
 from nas.strategies import proxyless
-from nas.strategies.base import Found, Strategy
+from nas.strategies.base import Found, Strategy, choose
+from nas.supernet import Supernet
 from nas.training import NotFinite, Recipe, accuracy, recalibrate, train_network
 from search_space import Architecture, UserError, cost_of, lower
 from search_space.build import Network, to_channels_last
@@ -118,22 +120,8 @@ def run_search(
         with SearchProgress(strategy.total_steps(plan, data) + finetune_steps, progress) as bar:
             found = strategy.search(plan, data, log, bar)
             network = _finetune(plan, data, found, log, bar)
-        result = finish(
-            folder,
-            network,
-            plan.space.architecture(found.path),
-            data,
-            Resolution(settings.deployment_resolution, settings.data.resolution),
-            budget=kept_budget(plan, plan.space.architecture(found.path)),
-            gate_path=tuple(
-                str(slot.candidates[choice]) for slot, choice in zip(plan.space.slots, found.path.choices, strict=True)
-            ),
-            notes=notes,
-            provenance={
-                "settings": asdict(replace(settings, out=None)),
-                "profile_hash": plan.profile.digest,
-                **provenance(settings.seed, command, started, clock),
-            },
+        result = _conclude(
+            folder, plan, data, found, network, notes, provenance(settings.seed, command, started, clock)
         )
         epochs = settings.finetune.epochs
         log.add(Row(log.rows[-1].step, "finetune", epochs, val_accuracy=result.accuracy.validation))
@@ -146,6 +134,64 @@ def run_search(
     finally:
         remove_if_empty(folder)
     return Finished(result, folder)
+
+
+def derive_from_checkpoint(plan: Plan, checkpoint: Path, command: str | None = None) -> Finished:
+    """Choose anew with the gates and weights that a search left, under the plan's device and budget.
+
+    Nothing is trained. Raises `BadFile` for a checkpoint that is missing, damaged or of another space.
+    """
+    settings = plan.settings
+    started, clock = datetime.now(UTC), time.monotonic()
+    data = load_data(settings.data)
+    supernet = Supernet(
+        plan.space, settings.data.resolution, data.num_classes, share_weights=settings.train.share_weights
+    )
+    gates = Gates(plan.space)
+    load_supernet(checkpoint, supernet, gates)
+    to_channels_last(supernet)
+    found = choose(plan, data, supernet, gates)
+    network = supernet.extract(found.path)
+    to_channels_last(network)
+    stem = f"{started:%Y%m%d-%H%M%S}-{settings.device}-{settings.budget_ms:g}ms-{plan.space.name}"
+    folder = make_folder(settings.out, stem)
+    notes = (*plan.notes, f"Chosen anew from the gates and weights in {checkpoint}; nothing was trained")
+    try:
+        origin = {"derived_from": str(checkpoint), **provenance(settings.seed, command, started, clock)}
+        return Finished(_conclude(folder, plan, data, found, network, notes, origin), folder)
+    finally:
+        remove_if_empty(folder)
+
+
+def _conclude(
+    folder: Path,
+    plan: Plan,
+    data: DataSet,
+    found: Found,
+    network: Network,
+    notes: tuple[str, ...],
+    origin: Mapping[str, Any],
+) -> SearchResult:
+    """Write what a search found; `origin` goes into the provenance beside settings and profile."""
+    settings = plan.settings
+    architecture = plan.space.architecture(found.path)
+    return finish(
+        folder,
+        network,
+        architecture,
+        data,
+        Resolution(settings.deployment_resolution, settings.data.resolution),
+        budget=kept_budget(plan, architecture),
+        gate_path=tuple(
+            str(slot.candidates[choice]) for slot, choice in zip(plan.space.slots, found.path.choices, strict=True)
+        ),
+        notes=notes,
+        provenance={
+            "settings": asdict(replace(settings, out=None)),
+            "profile_hash": plan.profile.digest,
+            **origin,
+        },
+    )
 
 
 def _kept(folder: Path, log: SearchLog) -> str:
@@ -182,7 +228,6 @@ def finish(
     export_network(folder, network, architecture, resolution, inputs, sample)
     predict = onnx_predictor(folder / "model.onnx")
     test = accuracy(predict, data.batches(data.test, resolution.training, 128))
-    first = [budget.device] if budget else []
     result = SearchResult(
         architecture=architecture,
         num_classes=data.num_classes,
@@ -190,7 +235,7 @@ def finish(
         input=inputs,
         cost=cost_of(lower(architecture, resolution.deployment, data.num_classes)),
         budget=budget,
-        latency=latency_everywhere(architecture, resolution.deployment, data.num_classes, *first),
+        latency=latency_everywhere(architecture, resolution.deployment, data.num_classes, budget),
         accuracy=Accuracy(data.name, test, len(data.test), validation, "model.onnx in onnxruntime"),
         gate_path=gate_path,
         notes=notes,
@@ -251,9 +296,10 @@ def kept_budget(plan: Plan, architecture: Architecture) -> Budget:
     """Check the winner with the full predictor, not the table that chose it."""
     settings = plan.settings
     predicted = plan.model.predict(lower(architecture, settings.deployment_resolution, plan.num_classes))
-    used = predicted.latency_ms / settings.budget_ms
+    kept_ms = predicted.high_ms if settings.confidence else predicted.latency_ms
+    used = kept_ms / settings.budget_ms
     if used > 1 + 1e-9:
-        raise AssertionError(f"the chosen network takes {predicted.latency_ms} ms of {settings.budget_ms} ms")
+        raise AssertionError(f"the chosen network takes {kept_ms} ms of {settings.budget_ms} ms")
     return Budget(
         device=settings.device,
         budget_ms=settings.budget_ms,
@@ -262,6 +308,9 @@ def kept_budget(plan: Plan, architecture: Architecture) -> Budget:
         binds=plan.binds,
         space_min_ms=plan.table.minimum_ms,
         space_max_ms=plan.table.maximum_ms,
+        confidence=settings.confidence,
+        kept_ms=kept_ms,
+        calibration=settings.calibration,
     )
 
 
@@ -269,21 +318,28 @@ def reprice(found: SearchResult, num_classes: int) -> Budget | None:
     """The budget of a found network for another number of classes, by the device's profile as it is now."""
     if found.budget is None:
         return None
-    model = fit_latency_model(load_profile(found.budget.device))
-    segments = lower(found.architecture, found.resolution.deployment, num_classes)
-    latency_ms = model.predict(segments).latency_ms
-    return replace(found.budget, predicted_ms=latency_ms, used=latency_ms / found.budget.budget_ms)
+    budget = found.budget
+    model = fit_latency_model(load_profile(budget.device), budget.calibration, budget.confidence)
+    predicted = model.predict(lower(found.architecture, found.resolution.deployment, num_classes))
+    kept_ms = predicted.high_ms if budget.confidence else predicted.latency_ms
+    return replace(budget, predicted_ms=predicted.latency_ms, kept_ms=kept_ms, used=kept_ms / budget.budget_ms)
 
 
 def latency_everywhere(
-    architecture: Architecture, resolution: int, num_classes: int, *first: str
+    architecture: Architecture, resolution: int, num_classes: int, budget: Budget | None = None
 ) -> dict[str, DeviceLatency]:
-    """Predicted latency on every known device, the named ones first."""
+    """Predicted latency on every known device, the budget's first and with its confidence.
+
+    The budget's calibration holds for every device that has it; the others are as measured.
+    """
     segments = lower(architecture, resolution, num_classes)
+    asked = budget.calibration if budget else "measured"
     table = {}
-    for name in dict.fromkeys((*first, *available_devices())):
+    for name in dict.fromkeys((*([budget.device] if budget else []), *available_devices())):
         profile = load_profile(name)
-        model = fit_latency_model(profile)
+        calibration = asked if asked in profile.header.calibration else "measured"
+        confidence = budget.confidence if budget and budget.device == name else None
+        model = fit_latency_model(profile, calibration, confidence)
         p = model.predict(segments)
         table[name] = DeviceLatency(
             title=profile.title,
@@ -295,6 +351,7 @@ def latency_everywhere(
             coverage=p.coverage,
             profile_hash=profile.digest,
             by_segment_ms=model.segment_ms(segments),
+            calibration=calibration,
         )
     return table
 

@@ -13,7 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from nas.gates import Gates
 from nas.result import InputFormat, Resolution, SearchResult
+from nas.supernet import Supernet
 from search_space import Architecture, UserError, lower
 from search_space.build import Network
 from search_space.errors import BadFile, one_line
@@ -93,6 +95,18 @@ def load_network(result: SearchResult, weights: Path | None) -> Network:
     if weights is not None:
         load_weights(network, weights)
     return network.eval()
+
+
+def load_supernet(checkpoint: Path, supernet: Supernet, gates: Gates) -> None:
+    """Fill a supernet and its gates from the checkpoint of a search. Raises `BadFile`."""
+    try:
+        state = load_file(checkpoint)
+        gates.alpha.data.copy_(state.pop("gates.alpha"))
+        supernet.load_state_dict({key.removeprefix("supernet."): value for key, value in state.items()})
+    except FileNotFoundError as error:
+        raise BadFile(f"no file '{checkpoint}'; a search leaves it at the end of every epoch") from error
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        raise BadFile(f"'{checkpoint}' is not of this search: {' '.join(str(error).split())[:160]}") from error
 
 
 def load_weights(network: Network, weights: Path) -> None:

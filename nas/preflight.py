@@ -16,7 +16,11 @@ from search_space import SearchSpace, UserError, available_spaces, load_space
 
 @dataclass(frozen=True)
 class Plan:
-    """A feasible search: its settings and all that they name."""
+    """A feasible search: its settings and all that they name.
+
+    `table` holds the times that must keep the budget: predictions, or with `confidence` the upper ends
+    of their intervals.
+    """
 
     settings: SearchSettings
     space: SearchSpace
@@ -36,15 +40,16 @@ def plan_search(settings: SearchSettings, num_classes: int | None = None) -> Pla
     space = load_space(settings.space, settings.space_width)
     profile = load_profile(settings.device)
     num_classes = count_classes(settings.data) if num_classes is None else num_classes
-    model = fit_latency_model(profile)
-    table = latency_table(model, space, settings.deployment_resolution, num_classes)
+    model = fit_latency_model(profile, settings.calibration, settings.confidence)
+    table = _table(settings, model, space, num_classes)
     budget = settings.budget_ms
     if budget < table.minimum_ms:
         others = _spaces_where(settings, model, num_classes, lambda t: t.minimum_ms <= budget)
         hint = f"; it can be met in space={others[0]}" if others else ""
         raise UserError(
             f"budget_ms={budget:g} cannot be met: the fastest network of '{space.name}' takes "
-            f"{table.minimum_ms:.4g} ms on {settings.device} (predicted, {settings.deployment_resolution} pixels), "
+            f"{table.minimum_ms:.4g} ms on {settings.device} ({what_is_kept(settings)}, "
+            f"{settings.deployment_resolution} pixels), "
             f"the slowest {table.maximum_ms:.4g} ms{hint}"
         )
     if settings.penalty.form == "mul_log" and min(budget, table.minimum_ms) <= 1:
@@ -65,12 +70,23 @@ def plan_search(settings: SearchSettings, num_classes: int | None = None) -> Pla
     return Plan(settings, space, profile, model, table, num_classes, binds, tuple(notes))
 
 
+def what_is_kept(settings: SearchSettings) -> str:
+    """In words, what the budget limits."""
+    kept = f"upper end at confidence {settings.confidence:g}" if settings.confidence else "predicted"
+    return kept if settings.calibration == "measured" else f"{kept}, calibration={settings.calibration}"
+
+
+def _table(settings: SearchSettings, model: LatencyModel, space: SearchSpace, num_classes: int) -> LatencyTable:
+    table = latency_table(model, space, settings.deployment_resolution, num_classes)
+    return table.upper_end() if settings.confidence else table
+
+
 def _spaces_where(
     settings: SearchSettings, model: LatencyModel, num_classes: int, holds: Callable[[LatencyTable], bool]
 ) -> list[str]:
     found = []
     for name in available_spaces():
-        table = latency_table(model, load_space(name), settings.deployment_resolution, num_classes)
+        table = _table(settings, model, load_space(name), num_classes)
         if name != settings.space and holds(table):
             found.append(name)
     return found

@@ -35,11 +35,16 @@ class DeviceLatency:
     coverage: float
     profile_hash: str
     by_segment_ms: Mapping[str, float]
+    calibration: str = "measured"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The limit asked for, what the network is predicted to use of it, and the space's range."""
+    """The limit asked for, what the network is predicted to use of it, and the space's range.
+
+    kept_ms: what stays within the limit: the prediction, or with `confidence` its interval's upper end;
+    `used` and the range are in the same terms. calibration: the profile's factor on all of them.
+    """
 
     device: str
     budget_ms: float
@@ -48,6 +53,9 @@ class Budget:
     binds: bool
     space_min_ms: float
     space_max_ms: float
+    confidence: float | None = None
+    kept_ms: float | None = None  # None: the prediction
+    calibration: str = "measured"
 
 
 @dataclass(frozen=True)

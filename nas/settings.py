@@ -126,10 +126,16 @@ class PenaltySettings:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """A whole search."""
+    """A whole search.
+
+    confidence: the share of networks that must stay below the interval's upper end, which then keeps the
+    budget instead of the prediction itself. calibration: the profile's factor on predictions.
+    """
 
     device: str = "vpu"
     budget_ms: float = 30.0
+    confidence: float | None = None
+    calibration: str = "measured"
     space: str = "quadranet"
     space_width: float | None = None
     strategy: str = "proxyless"
@@ -151,6 +157,8 @@ class SearchSettings:
         budget = self.budget_ms
         if isinstance(budget, bool) or not isinstance(budget, int | float) or not math.isfinite(budget) or budget <= 0:
             raise UserError(f"budget_ms={budget} is not a number of milliseconds above 0")
+        confidence = self.confidence
+        _require(confidence is None or 0.5 < confidence < 1, "confidence", confidence, "between 0.5 and 1")
         if self.strategy not in STRATEGIES:
             raise UnknownName("strategy", self.strategy, STRATEGIES)
         _require(self.epochs >= 1, "epochs", self.epochs, "1 or more")

@@ -1,15 +1,20 @@
-"""What a search strategy is: the role, and what it returns."""
+"""What a search strategy is: the role, what it returns, and the final choice that strategies share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from nas.data import DataSet
+from nas.derive import derive
+from nas.gates import Gates
 from nas.log import SearchLog
 from nas.preflight import Plan
 from nas.progress import SearchProgress
 from nas.supernet import Supernet
+from nas.training import accuracy
 from search_space import GatePath
 
 
@@ -30,3 +35,20 @@ class Strategy(Protocol):
         """Steps that `search` will report to the progress bar."""
 
     def search(self, plan: Plan, data: DataSet, log: SearchLog, progress: SearchProgress) -> Found: ...
+
+
+def choose(plan: Plan, data: DataSet, supernet: Supernet, gates: Gates) -> Found:
+    """The best of the few most probable feasible paths by accuracy on all validation images."""
+    settings = plan.settings
+    with torch.no_grad():
+        log_probabilities = gates.log_probabilities().double().numpy()
+    candidates = derive(
+        plan.space, plan.table, log_probabilities, settings.budget_ms, settings.use_at_least, settings.rerank
+    )
+    scored = []
+    for rank, candidate in enumerate(candidates):
+        batches = data.batches(data.validation, settings.data.resolution, 128)
+        score = accuracy(lambda x, path=candidate.path: supernet(x, path), batches)  # type: ignore[misc]
+        scored.append((score, -rank, candidate.path))
+    validation, _, path = max(scored)
+    return Found(path, validation, supernet)

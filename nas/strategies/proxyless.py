@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.data import DataSet
-from nas.derive import derive
 from nas.gates import Gates, GateSample
 from nas.log import LOG_EVERY, Row, SearchLog
 from nas.penalty import ExpectedLatency, Multiplier, add_linear, mul_log
 from nas.preflight import Plan
 from nas.progress import SearchProgress
 from nas.settings import SearchSettings
-from nas.strategies.base import Found
+from nas.strategies.base import Found, choose
 from nas.supernet import Supernet, frozen
 from nas.training import accuracy, checked, make_optimizer, set_cosine_lr
 from search_space import GatePath
@@ -48,25 +47,7 @@ def search(plan: Plan, data: DataSet, log: SearchLog, progress: SearchProgress) 
         run.warmup_epoch(epoch)
     for epoch in range(settings.warmup.epochs, settings.warmup.epochs + settings.epochs):
         run.search_epoch(epoch)
-    path, validation = _choose(plan, data, supernet, run.gates)
-    return Found(path, validation, supernet)
-
-
-def _choose(plan: Plan, data: DataSet, supernet: Supernet, gates: Gates) -> tuple[GatePath, float]:
-    """The best of the few most probable feasible paths by accuracy on all validation images."""
-    settings = plan.settings
-    with torch.no_grad():
-        log_probabilities = gates.log_probabilities().double().numpy()
-    candidates = derive(
-        plan.space, plan.table, log_probabilities, settings.budget_ms, settings.use_at_least, settings.rerank
-    )
-    scored = []
-    for rank, candidate in enumerate(candidates):
-        batches = data.batches(data.validation, settings.data.resolution, 128)
-        score = accuracy(lambda x, path=candidate.path: supernet(x, path), batches)  # type: ignore[misc]
-        scored.append((score, -rank, candidate.path))
-    validation, _, path = max(scored)
-    return path, validation
+    return choose(plan, data, supernet, run.gates)
 
 
 @dataclass

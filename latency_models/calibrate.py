@@ -1,0 +1,117 @@
+"""The command that closes the loop: one network timed on the device rescales the device's profile.
+
+    python -m latency_models.calibrate device=NAME architecture=FILE measured_ms=NUMBER [out=./device_profiles]
+
+The profile is copied to `out/NAME`, where it stands before a shipped one; both of its files are kept but for
+the factor on every time. Searches then derive anew without training: `python -m nas.rederive`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from device_profiles import DeviceProfile, load_profile, save_profile
+from device_profiles.profile import USER_FOLDER
+from latency_models.model import LatencyModel, fit_latency_model
+from latency_models.options import Options, run
+from latency_models.regression import round_significant
+from search_space.architecture import Architecture
+from search_space.errors import BadFile, UserError, one_line
+from search_space.lower import lower
+
+USAGE = "usage: python -m latency_models.calibrate device=NAME architecture=FILE measured_ms=NUMBER"
+OPTIONS = {
+    "device": "the profile to rescale",
+    "architecture": "architecture.json of the network that was timed",
+    "measured_ms": "its median time on the device, batch 1, ms",
+    "resolution": "pixels at which it was timed (default: the file's deployment resolution)",
+    "out": f"where the rescaled profile goes (default: ./{USER_FOLDER})",
+}
+LARGEST_FACTOR = 100.0  # beyond it, a unit or a file is wrong
+
+
+@dataclass(frozen=True)
+class TimedNetwork:
+    """What a run's architecture.json says of the network that was timed."""
+
+    architecture: Architecture
+    resolution: int
+    num_classes: int
+
+
+def read_architecture(path: Path) -> TimedNetwork:
+    """Read the `architecture`, `resolution.deployment` and `num_classes` of a run's JSON. Raises `BadFile`."""
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        resolution = data.get("resolution", 224)
+        pixels = resolution["deployment"] if isinstance(resolution, Mapping) else resolution
+        architecture = Architecture.from_dict(data["architecture"])
+        return TimedNetwork(architecture, int(pixels), int(data.get("num_classes", 1000)))
+    except OSError as error:
+        raise BadFile(f"cannot read '{path}': {error.strerror}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadFile(f"'{path}' is not JSON: {one_line(error)}") from error
+    except UserError as error:
+        raise BadFile(f"'{path}': {error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BadFile(f"'{path}' is not the architecture.json of a run: {error}") from error
+
+
+def rescaled(profile: DeviceProfile, timed: TimedNetwork, measured_ms: float) -> tuple[float, float]:
+    """(factor of the profile as it should be, ms that the profile predicts as it is).
+
+    Raises `UserError` where measurement and prediction are a hundredfold apart.
+    """
+    model: LatencyModel = fit_latency_model(profile)
+    predicted_ms = model.predict(lower(timed.architecture, timed.resolution, timed.num_classes)).latency_ms
+    ratio = measured_ms / predicted_ms
+    if not 1 / LARGEST_FACTOR <= ratio <= LARGEST_FACTOR:
+        raise UserError(
+            f"measured_ms={measured_ms:g} is {ratio:.3g} times the predicted {predicted_ms:.4g} ms: too far apart "
+            "to be one network on one device; times are in milliseconds at batch 1"
+        )
+    return round_significant(profile.header.calibration["measured"] * ratio), predicted_ms
+
+
+def calibrate(device: str, architecture: Path, measured_ms: float, resolution: int | None, out: Path) -> str:
+    """Write the rescaled profile and say what changed."""
+    profile, timed = load_profile(device), read_architecture(architecture)
+    if resolution is not None:
+        timed = replace(timed, resolution=resolution)
+    factor, predicted_ms = rescaled(profile, timed, measured_ms)
+    header = profile.header
+    note = f"times rescaled by {factor:g} on one network measured at {measured_ms:g} ms ({timed.architecture})"
+    saved = save_profile(
+        out / device,
+        replace(
+            header,
+            calibration={**header.calibration, "measured": factor},
+            accuracy={**header.accuracy, "calibrated": f"{note}; the other figures here are from before"},
+        ),
+        profile.rows,
+    )
+    return (
+        f"{device}: predicted {predicted_ms:.4g} ms, measured {measured_ms:g} ms: every time x "
+        f"{measured_ms / predicted_ms:.4g} from now on (profile {saved.digest} in '{out / device}')\n"
+        f"derive a run's network anew, without training: python -m nas.rederive run={architecture.parent}"
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    return run(_calibrate, OPTIONS, USAGE, arguments)
+
+
+def _calibrate(options: Options) -> str:
+    device, path = options.text("device"), Path(options.text("architecture"))
+    measured_ms = options.number("measured_ms")
+    resolution = options.integer("resolution", 224, 32) if options.given("resolution") else None
+    return calibrate(device, path, measured_ms, resolution, Path(options.text("out", USER_FOLDER)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,34 @@
+"""What a person reads at the end of a search, from its result. Not the report (`nas.report`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nas.result import SearchResult
+
+
+def summary(result: SearchResult, folder: Path) -> str:
+    """The network, what it uses of the budget, its size and accuracy; ahead of them a note where the
+    interval reaches above the budget."""
+    budget = result.budget
+    assert budget is not None
+    on_device = result.latency[budget.device]
+    interval = f"{on_device.coverage:.0%} interval {on_device.low_ms:.3g}..{on_device.high_ms:.3g} ms"
+    if budget.confidence:
+        interval += f", its upper end kept at confidence {budget.confidence:g}"
+    scale = "" if budget.calibration == "measured" else f", calibration={budget.calibration}: not real time"
+    lines = []
+    if on_device.high_ms > budget.budget_ms * (1 + 1e-9) and not scale:
+        lines.append(
+            f"note: the prediction keeps the budget, but its {on_device.coverage:.0%} interval reaches "
+            f"{on_device.high_ms:.3g} ms: time {folder / f'latency_{result.resolution.deployment}.onnx'} on the "
+            "device, or ask for confidence=0.9"
+        )
+    lines.append(str(result.architecture))
+    lines.append(
+        f"{budget.device}: predicted {budget.predicted_ms:.4g} ms of {budget.budget_ms:g} ms ({budget.used:.1%} used; "
+        f"{interval}{scale}), {result.cost.macs / 1e6:.0f}M MACs, {result.cost.params / 1e6:.2f}M params, "
+        f"{result.accuracy.data} test accuracy {result.accuracy.test:.1%} "
+        f"(model.onnx, {result.accuracy.test_images} images) -> {folder}"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,89 @@
+"""Choosing anew from a finished search: other budgets, a corrected profile, confidence; nothing is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from latency_models.calibrate import main as calibrate
+from nas.api import search
+from nas.rederive import main, rederive
+from nas.result import load_result
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "first"
+    search(
+        device="cpu",
+        budget_ms=40,
+        data={"name": "digits", "limit": 64},
+        resolution=32,
+        epochs=1,
+        warmup={"epochs": 1},
+        finetune={"epochs": 0},
+        out=str(folder),
+        progress=False,
+    )
+    return folder
+
+
+def test_the_same_question_gives_the_same_network(run_folder: Path, tmp_path: Path) -> None:
+    first, _ = load_result(run_folder / "architecture.json"), None
+    again, folder = rederive(run_folder, {"out": str(tmp_path / "again")})
+    assert again.architecture == first.architecture
+    assert again.accuracy.test == pytest.approx(first.accuracy.test, abs=1e-6)
+    assert (folder / "model.onnx").is_file()
+    assert "nothing was trained" in again.notes[-1]
+
+
+def test_a_corrected_profile_gives_a_network_that_keeps_the_budget_on_it(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = load_result(run_folder / "architecture.json")
+    assert found.budget is not None
+    measured = 1.4 * found.budget.predicted_ms
+    arguments = ["device=cpu", f"architecture={run_folder / 'architecture.json'}", f"measured_ms={measured}"]
+    assert calibrate(arguments) == 0
+    again, _ = rederive(run_folder, {"out": "again"})
+    assert again.budget is not None and 0.9 * 40 <= again.budget.predicted_ms <= 40
+    assert again.cost.macs < found.cost.macs
+
+
+def test_confidence_and_another_device(run_folder: Path, tmp_path: Path) -> None:
+    sure, _ = rederive(run_folder, {"confidence": 0.9, "out": str(tmp_path / "sure")})
+    assert sure.budget is not None and sure.budget.kept_ms is not None
+    assert sure.latency["cpu"].high_ms == pytest.approx(sure.budget.kept_ms) and sure.budget.kept_ms <= 40
+    assert sure.budget.predicted_ms < sure.budget.kept_ms
+    other, _ = rederive(run_folder, {"device": "vpu", "budget_ms": 60.0, "out": str(tmp_path / "other")})
+    assert other.budget is not None and other.budget.device == "vpu" and other.budget.predicted_ms <= 60
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["budget_ms=1"], "cannot be met"),
+        (["budget_ms=fast"], "not a number"),
+        (["device=tpu"], "unknown device 'tpu'"),
+        (["calibration=mine"], "unknown calibration"),
+        (["confidence=2"], "not between 0.5 and 1"),
+    ],
+)
+def test_bad_questions_are_one_line(
+    run_folder: Path, changes: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([f"run={run_folder}", *changes]) == 2
+    message = capsys.readouterr().err
+    assert said in message and message.count("\n") == 1
+
+
+def test_a_damaged_checkpoint_is_refused(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("architecture.json", "checkpoint.safetensors"):
+        (tmp_path / name).write_bytes((run_folder / name).read_bytes()[: None if name.endswith("json") else 5000])
+    assert main([f"run={tmp_path}", f"out={tmp_path / 'new'}"]) == 2
+    assert "is not of this search" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
