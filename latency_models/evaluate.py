@@ -1,0 +1,157 @@
+"""The command that says how far predictions are from measurements that the predictor did not see.
+
+    python -m latency_models.evaluate device=NAME [source=DIR] [out=FOLDER]
+
+A shipped device is evaluated on public measurements (`source`), refitted with parts of them held out; a
+device of your own on its own rows, each left out. Writes a table, every point as CSV, and a plot.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from device_profiles import DeviceProfile, load_profile
+from latency_models.fit import DEVICES
+from latency_models.fit_rows import COVERAGE as KERNEL_COVERAGE
+from latency_models.model import fit_latency_model
+from latency_models.options import Options, run
+from latency_models.residual import fit_residual
+from latency_models.scores import Evaluation
+from search_space.errors import BadFile, UserError
+from search_space.files import write_whole
+
+USAGE = "usage: python -m latency_models.evaluate device=NAME [source=DIR] [out=FOLDER]"
+OPTIONS = {
+    "device": "which predictor",
+    "source": "folder of the public latency measurements (shipped devices need it)",
+    "out": "where evaluation.md, points.csv and plot.svg go (default: ./evaluation-NAME)",
+}
+FEWEST_ROWS = 3
+COLUMNS = ("set", "n", "MAPE %", "within 5 %", "within 10 %", "RMSE ms", "Spearman", "interval", "mark", "reached")
+
+
+def evaluate(device: str, source: Path | None) -> list[Evaluation]:
+    """Every held-out set of a device. Raises `UserError` where there is nothing to evaluate on."""
+    profile = load_profile(device)
+    if device in DEVICES and source is not None:
+        if not source.is_dir():
+            raise BadFile(f"no folder '{source}'; source= must name the folder of the public latency measurements")
+        found: list[Evaluation] = import_module(DEVICES[device]).evaluations(source)
+        return found
+    if not any(row.origin == "measured" for row in profile.rows):
+        raise UserError(
+            f"device '{device}' has no measured rows of its own to evaluate on; source= must name the folder of the "
+            "public measurements that it was fitted on"
+        )
+    return own_rows(profile)
+
+
+def own_rows(profile: DeviceProfile) -> list[Evaluation]:
+    """Kernels timed alone, each predicted from the others of its kind, with the kind's own interval."""
+    model = fit_latency_model(profile)
+    sets = []
+    for kind, known in profile.header.models.items():
+        rows = [row for row in profile.rows if row.kernel.price_kind == kind and row.origin == "measured"]
+        if len(rows) < FEWEST_ROWS or known.residual is None:
+            continue
+        kernels = [row.kernel for row in rows]
+        measured = np.array([row.latency_ms for row in rows])
+        formed = np.array([model.form_ms(kernel) for kernel in kernels])
+        ratios = np.log(measured / formed)
+        mean, _ = fit_residual(known.residual, kernels, ratios.tolist()).left_out(ratios)
+        predicted = formed * np.exp(mean)
+        ends = predicted * known.low_factor, predicted * known.high_factor
+        names = [str(kernel) for kernel in kernels]
+        sets.append(Evaluation(f"{kind}: leave-one-kernel-out", names, measured, predicted, *ends, KERNEL_COVERAGE))
+    return sets
+
+
+def render(sets: Sequence[Evaluation]) -> str:
+    """The table in Markdown."""
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    for s in sets:
+        figures = (f"{s.mape:.2f}", f"{s.within(0.05):.1f}", f"{s.within(0.1):.1f}", f"{s.rmse_ms:.4g}")
+        rank = "-" if np.isnan(s.spearman) else f"{s.spearman:.3f}"
+        holds = {None: "", True: "", False: ": the claim does not hold"}[s.coverage_holds]
+        reached = {None: "-", True: "yes", False: "no"}[s.reached]
+        cells = (s.name, str(len(s.names)), *figures, rank, s.coverage_text() + holds, s.mark or "-", reached)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def points(sets: Sequence[Evaluation]) -> str:
+    """Every prediction as CSV."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("set", "name", "measured_ms", "predicted_ms", "low_ms", "high_ms"))
+    for s in sets:
+        none = [None] * len(s.names)
+        low = none if s.low_ms is None else s.low_ms.tolist()
+        high = none if s.high_ms is None else s.high_ms.tolist()
+        for name, *times in zip(s.names, s.measured_ms.tolist(), s.predicted_ms.tolist(), low, high, strict=True):
+            writer.writerow((s.name, name, *("" if t is None else f"{t:.6g}" for t in times)))
+    return out.getvalue()
+
+
+def plot(device: str, sets: Sequence[Evaluation]) -> bytes:
+    """Predicted against measured, a panel a set, as SVG. Needs matplotlib."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = device
+    from matplotlib import pyplot
+
+    columns = min(3, len(sets))
+    figure, axes = pyplot.subplots(
+        -(-len(sets) // columns), columns, figsize=(4.2 * columns, 4 * -(-len(sets) // columns)), squeeze=False
+    )
+    for axis in axes.flat[len(sets) :]:
+        axis.set_axis_off()
+    for axis, s in zip(axes.flat, sets, strict=False):
+        ends = [float(min(s.measured_ms.min(), s.predicted_ms.min())) * 0.9]
+        ends.append(float(max(s.measured_ms.max(), s.predicted_ms.max())) * 1.1)
+        axis.fill_between(ends, [0.9 * e for e in ends], [1.1 * e for e in ends], color="0.9", label="within 10 %")
+        axis.plot(ends, ends, color="0.5", linewidth=0.8)
+        axis.plot(s.measured_ms, s.predicted_ms, "o", markersize=3, alpha=0.6)
+        axis.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="measured ms", ylabel="predicted ms")
+        axis.set_title(f"{s.name}\nMAPE {s.mape:.2f} %, n = {len(s.names)}", fontsize=8)
+    figure.suptitle(f"{device}: predictions of what the predictor did not see", fontsize=10)
+    figure.tight_layout()
+    out = io.BytesIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
+    return out.getvalue()
+
+
+def main(arguments: Sequence[str]) -> int:
+    return run(_evaluate, OPTIONS, USAGE, arguments)
+
+
+def _evaluate(options: Options) -> str:
+    device = options.text("device")
+    sets = evaluate(device, Path(options.text("source")) if options.given("source") else None)
+    folder = Path(options.text("out", f"evaluation-{device}"))
+    table = render(sets)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder '{folder}': {error.strerror}") from error
+    write_whole(folder / "evaluation.md", f"# {device}\n\n{table}\n")
+    write_whole(folder / "points.csv", points(sets))
+    try:
+        write_whole(folder / "plot.svg", plot(device, sets))
+        drawn = "evaluation.md, points.csv and plot.svg"
+    except ImportError:
+        drawn = "evaluation.md and points.csv (no plot: pip install matplotlib)"
+    return f"{table}\n{drawn} -> {folder}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
