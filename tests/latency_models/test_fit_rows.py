@@ -4,48 +4,18 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from math import exp
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from device_profiles import FusionRules, Header, Kernel, KernelRow, Lanes, save_profile
+from device_profiles import Header, Kernel, Lanes, save_profile
 from latency_models import fit_latency_model, latency_table
 from latency_models.features import FEATURES
-from latency_models.fit_rows import Facts, MeasuredNetwork, fit_device, fit_kinds, left_out_errors
-from latency_models.fuse import fuse
+from latency_models.fit_rows import fit_device, fit_kinds, left_out_errors
 from latency_models.grid import grid_kernels
-from search_space import Kind, UserError, load_space, lower
-
-RULES = FusionRules(frozenset({Kind.SCALE}), {Kind.CONV: frozenset({Kind.BATCH_NORM, Kind.RELU6})})
-FACTS = Facts("mine", "a simulated device", "onnxruntime", "1", {"optimization": "all"}, "fp32", 1, "?", "2026", "test")
-IN_NETWORK = {"layer_norm": 0.7, "gelu": 1.3}
-SPACE = load_space("quadranet")
-
-
-def alone_ms(kernel: Kernel) -> float:
-    """A launch, MACs at a rate that falls with few channels, bytes."""
-    lanes = Lanes()
-    work = FEATURES["macs"](kernel, lanes) * 0.05 * (1 + 1 / (1 + (kernel.spec.in_channels / 100) ** 2))
-    moved = FEATURES["input_elements"](kernel, lanes) + FEATURES["output_elements"](kernel, lanes)
-    return 0.004 + work + moved * 0.4
-
-
-def rows_of(kernels: list[Kernel], noise: float = 0.0) -> list[KernelRow]:
-    rng = np.random.default_rng(0)
-    return [KernelRow(k, alone_ms(k) * exp(noise * rng.standard_normal()), 0.0, 10, "measured", "sim") for k in kernels]
-
-
-def networks(count: int, seed: int, noise: float = 0.01) -> list[MeasuredNetwork]:
-    rng, noisy = random.Random(seed), np.random.default_rng(seed)
-    found = []
-    for i in range(count):
-        segments = lower(SPACE.architecture(SPACE.random_path(rng)), 224, 1000)
-        kernels = [k for s in segments for k in fuse(s.nodes, RULES)]
-        ms = 0.05 + sum(alone_ms(k) * IN_NETWORK.get(k.price_kind, 1.0) for k in kernels)
-        found.append(MeasuredNetwork(f"n{i}", segments, ms * exp(noise * noisy.standard_normal()), 0.0))
-    return found
+from search_space import UserError, load_space, lower
+from tests.latency_models.simulated import FACTS, RULES, SPACE, alone_ms, networks, rows_of
 
 
 @pytest.fixture(scope="module")

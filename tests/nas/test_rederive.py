@@ -79,9 +79,7 @@ def test_bad_questions_are_one_line(
     assert said in message and message.count("\n") == 1
 
 
-def test_a_damaged_checkpoint_is_refused(
-    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_checkpoint_is_refused(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("architecture.json", "checkpoint.safetensors"):
         (tmp_path / name).write_bytes((run_folder / name).read_bytes()[: None if name.endswith("json") else 5000])
     assert main([f"run={tmp_path}", f"out={tmp_path / 'new'}"]) == 2
