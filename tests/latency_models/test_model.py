@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from search_space import (
 )
 from search_space.errors import BadFile, UnknownName
 
-DEVICES = ("cpu", "gpu", "vpu")
+DEVICES = tuple(sorted(p.name for p in resources.files("device_profiles").joinpath("data").iterdir() if p.is_dir()))
 RESOLUTION, CLASSES = 224, 1000
 
 
@@ -42,21 +43,28 @@ def model(profile: DeviceProfile) -> LatencyModel:
 
 
 @pytest.mark.parametrize("name", available_spaces())
-def test_table_equals_the_prediction_of_the_lowered_network(model: LatencyModel, name: str) -> None:
+def test_table_equals_the_prediction_of_the_lowered_network(name: str) -> None:
+    """1,000 random networks of a space on every shipped device."""
     space = load_space(name)
-    table = latency_table(model, space, RESOLUTION, CLASSES)
+    models = [fit_latency_model(load_profile(device)) for device in DEVICES]
+    tables = [latency_table(model, space, RESOLUTION, CLASSES) for model in models]
     rng = random.Random(0)
-    for _ in range(200):
+    for _ in range(1000):
         path = space.random_path(rng)
         segments = lower(space.architecture(path), RESOLUTION, CLASSES)
-        predicted, summed = model.predict(segments), table.path_prediction(path)
-        assert table.path_ms(path) == pytest.approx(predicted.latency_ms, rel=1e-9)
-        assert summed.low_ms == pytest.approx(predicted.low_ms, rel=1e-9)
-        assert summed.high_ms == pytest.approx(predicted.high_ms, rel=1e-9)
-        assert sum(model.segment_ms(segments).values()) == pytest.approx(predicted.latency_ms, rel=1e-9)
-        assert 0 < predicted.low_ms <= predicted.latency_ms <= predicted.high_ms
-        assert table.minimum_ms <= predicted.latency_ms * (1 + 1e-12)
-        assert table.maximum_ms >= predicted.latency_ms * (1 - 1e-12)
+        for model, table in zip(models, tables, strict=True):
+            predicted, summed = model.predict(segments), table.path_prediction(path)
+            assert abs(table.path_ms(path) / predicted.latency_ms - 1) <= 1e-9
+            assert abs(summed.low_ms / predicted.low_ms - 1) <= 1e-9
+            assert abs(summed.high_ms / predicted.high_ms - 1) <= 1e-9
+            assert 0 < predicted.low_ms <= predicted.latency_ms <= predicted.high_ms
+            assert table.minimum_ms * (1 - 1e-12) <= predicted.latency_ms <= table.maximum_ms * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("name", available_spaces())
+def test_segments_add_up_to_the_prediction(model: LatencyModel, name: str) -> None:
+    segments = lower(load_space(name).largest(), RESOLUTION, CLASSES)
+    assert sum(model.segment_ms(segments).values()) == pytest.approx(model.predict(segments).latency_ms, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", available_spaces())
