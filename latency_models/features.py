@@ -1,7 +1,7 @@
 """What a kernel's time is linear in: named features of a fused kernel, in millions.
 
 A coefficient on such a feature is ms per million, which is ns per one. All features are >= 0 and
-never fall when a kernel gets larger, so that predicted times never do. Not for coefficients.
+never fall when a kernel gets larger (but where one says so), so that predicted times do not. Not for coefficients.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from math import ceil, log
 
 from device_profiles import Kernel, Lanes
+from latency_models.neural_engine import EngineConv
 from search_space.layer import WEIGHTED, Kind
 
 MILLION = 1e6
@@ -56,6 +57,43 @@ def _window_line_elements(kernel: Kernel, lanes: Lanes) -> float:
     return kernel.spec.kernel_size * kernel.spec.out_elements / MILLION
 
 
+def _gemm_macs(kernel: Kernel, lanes: Lanes) -> float:
+    """MACs of a convolution run as one matrix product: output channels, and output pixels in one run, rounded up to
+    the block that the inner loop computes. 0 for a single pixel: a matrix-vector product waits for its weights."""
+    s = kernel.spec
+    pixels = s.out_height * s.out_width
+    if s.kind is not Kind.CONV or pixels == 1:
+        return 0.0
+    columns, outputs = _up(pixels, lanes.height * lanes.width), _up(s.out_channels, lanes.out_channels)
+    return s.kernel_size**2 * s.in_channels * outputs * columns / MILLION
+
+
+def _engine_cycles(kernel: Kernel, lanes: Lanes) -> float:
+    """Clock cycles of the Myriad's neural engine."""
+    return _engine_conv(kernel).cycles / MILLION
+
+
+def _striped_elements(kernel: Kernel, lanes: Lanes) -> float:
+    """Elements that the Myriad's neural engine reads again since the input's lines do not fit its memory. Unlike the
+    other features it may fall where a kernel grows and its channels are split instead."""
+    return _engine_conv(kernel).striped_elements / MILLION
+
+
+def _engine_conv(kernel: Kernel) -> EngineConv:
+    s = kernel.spec
+    return EngineConv(
+        s.in_channels,
+        s.out_channels,
+        s.height,
+        s.width,
+        s.out_height,
+        s.out_width,
+        s.kernel_size,
+        s.kernel_size,
+        s.stride,
+    )
+
+
 def _up(size: int, lanes: int) -> int:
     return ceil(size / lanes) * lanes
 
@@ -69,6 +107,9 @@ FEATURES: Mapping[str, Callable[[Kernel, Lanes], float]] = {
     "weights": _weights,
     "im2col_elements": _im2col_elements,
     "window_line_elements": _window_line_elements,
+    "gemm_macs": _gemm_macs,
+    "engine_cycles": _engine_cycles,
+    "striped_elements": _striped_elements,
 }
 
 COORDINATES: Mapping[str, Callable[[Kernel], float]] = {

@@ -1,7 +1,8 @@
 """How the Myriad X's neural engine runs a convolution: its modes, and the stripes a large input is cut into.
 
 Constants and rules are those of OpenVINO's graph compiler for this chip (`hwConvTiling` in its public source,
-2019-2020). Only counts stand here; what one costs is fitted (`public.vpu`).
+2019-2020), simplified: its tables for single shapes are left out. Only counts stand here; what one costs is fitted
+(`public.vpu`). A larger convolution may have fewer stripes than a smaller one, as on the device.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ BANK_BYTES = 128 * 1024  # the engine's memory for its input
 BLOCK_COEFFICIENTS = 256  # weights a block holds for one output channel
 LINE_PIXELS = 8  # a line of the input starts at a multiple of 16 bytes
 FP16_BYTES = 2
+NEAR_BYTES = 4 * 128 * 1024  # a larger input lies in DDR (four slices of the near memory, CMX)
 MAX_STRIPES = 15  # where more would be needed, the compiler splits channels or columns instead
 # A mode takes 1, 2, 4, 8 or 16 input channels at once and 256, 128, 64, 32 or 16 output channels; its overhead in
 # cycles a pixel.
@@ -41,43 +43,46 @@ class EngineConv:
     @property
     def cycles(self) -> int:
         """Clock cycles of one pass over all output pixels in the cheapest mode."""
-        return self._parts * self._pass[0] * self.out_height * self.out_width
+        parts, _ = self._split
+        return parts * self._mode(parts)[0] * self.out_height * self.out_width
 
     @property
     def stripes(self) -> int:
         """Horizontal stripes that are run one after another since the input's lines do not fit the engine's memory."""
-        rows = self._rows_held
-        wanted = min(self.rows + self.stride + 2 + (self.width <= LINE_PIXELS), self.height)
-        if rows >= wanted or rows < self.rows or ceil(self.height / rows) > MAX_STRIPES:
-            return 1
-        return ceil(self.out_height / ((rows - self.rows) // self.stride + 1))
+        return self._split[1]
 
     @property
     def striped_elements(self) -> int:
-        """What stripes move besides one reading of the weights: the weights again for every further stripe, and the
-        input once for every group of output channels. 0 without stripes."""
-        if self.stripes == 1:
+        """What stripes read from DDR besides one reading of the weights: the weights again for every further stripe,
+        and an input that lies there once for every group of output channels. 0 without stripes."""
+        parts, stripes = self._split
+        if stripes == 1:
             return 0
-        read = self._parts * self._pass[1] * self.in_channels * self.height * self._line
-        return (self.stripes - 1) * self.weights + read
+        stored = self.in_channels * self.height * self._line
+        reads = self._mode(parts)[1] if stored * FP16_BYTES > NEAR_BYTES else 0
+        return (stripes - 1) * self.weights + reads * stored
 
     @property
     def _line(self) -> int:
         return ceil(self.width / LINE_PIXELS) * LINE_PIXELS
 
     @property
-    def _rows_held(self) -> int:
-        return BANK_BYTES // (ceil(self.in_channels / self._parts) * self._line * FP16_BYTES)
+    def _split(self) -> tuple[int, int]:
+        """(parts of the input channels, stripes): the fewest parts whose weights fit a block and whose lines need
+        few enough stripes."""
+        wanted = min(self.rows + self.stride + 2 + (self.width <= LINE_PIXELS), self.height)
+        fewest = ceil(self.in_channels * self.rows * self.columns / (MODES[-1][0] * BLOCK_COEFFICIENTS))
+        for parts in range(fewest, self.in_channels + 1):
+            held = BANK_BYTES // (ceil(self.in_channels / parts) * self._line * FP16_BYTES)
+            if held >= wanted:
+                return parts, 1
+            if held >= self.rows and ceil(self.height / held) <= MAX_STRIPES:
+                return parts, ceil(self.out_height / ((held - self.rows) // self.stride + 1))
+        return fewest, 1
 
-    @property
-    def _parts(self) -> int:
-        """Parts the input channels are split into, until a block holds the weights of one."""
-        return ceil(self.in_channels * self.rows * self.columns / (MODES[-1][0] * BLOCK_COEFFICIENTS))
-
-    @property
-    def _pass(self) -> tuple[int, int]:
+    def _mode(self, parts: int) -> tuple[int, int]:
         """(cycles a pixel, groups of output channels) of one part of the input channels."""
-        channels, window = ceil(self.in_channels / self._parts), self.rows * self.columns
+        channels, window = ceil(self.in_channels / parts), self.rows * self.columns
         found = []
         for at_once, overhead in MODES:
             block = ceil(channels / at_once) * window

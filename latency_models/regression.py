@@ -20,6 +20,7 @@ Form = Mapping[str, Mapping[str, str]]
 """Kernel kind -> feature -> name of its coefficient. Features with one name share one coefficient."""
 
 DIGITS = 5  # significant digits of a stored coefficient
+REWEIGHTINGS, SQUARED_BELOW = 50, 0.03  # of `fit_absolute`
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,21 @@ def fit_coefficients(samples: Sequence[Sample]) -> dict[str, float]:
 
     names = list(dict.fromkeys(name for sample in samples for name in sample.terms))
     solution, _ = nnls(_scaled(samples, names), np.array([sample.weight for sample in samples]))
+    return {name: round_significant(float(value)) for name, value in zip(names, solution, strict=True)}
+
+
+def fit_absolute(samples: Sequence[Sample]) -> dict[str, float]:
+    """Coefficients >= 0 that minimise the weighted absolute relative error (squared below 3 %): a few samples that
+    no form explains pull less than in `fit_coefficients`. By re-weighted least squares."""
+    from scipy.optimize import nnls
+
+    names = list(dict.fromkeys(name for sample in samples for name in sample.terms))
+    design, weights = _scaled(samples, names), np.array([sample.weight for sample in samples])
+    share = design / weights[:, None]
+    solution, _ = nnls(design, weights)
+    for _ in range(REWEIGHTINGS):
+        root = np.sqrt(weights / np.maximum(np.abs(share @ solution - 1), SQUARED_BELOW))
+        solution, _ = nnls(share * root[:, None], root)
     return {name: round_significant(float(value)) for name, value in zip(names, solution, strict=True)}
 
 

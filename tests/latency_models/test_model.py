@@ -103,8 +103,8 @@ def test_predictions_are_additive_over_segments(model: LatencyModel) -> None:
     whole = model.predict(segments).latency_ms
     for cut in range(len(segments) + 1):
         parts = model.predict(segments[:cut]).latency_ms + model.predict(segments[cut:]).latency_ms
-        assert parts == pytest.approx(whole, rel=1e-12)
-    assert model.predict(()).latency_ms == 0
+        assert parts - model.runtime_price.ms == pytest.approx(whole, rel=1e-12)
+    assert model.predict(()).latency_ms == model.profile.header.network_ms
 
 
 def test_a_larger_kernel_never_takes_less(model: LatencyModel) -> None:
@@ -129,11 +129,12 @@ def test_a_larger_kernel_never_takes_less(model: LatencyModel) -> None:
 def test_the_table_of_a_profile_is_what_the_model_predicts(profile: DeviceProfile, model: LatencyModel) -> None:
     """Six digits in the table, so 1e-5; every kernel the shipped spaces need has its row."""
     for row in profile.rows:
-        price = model.kernel_price(row.kernel)
-        assert row.latency_ms == pytest.approx(price.ms, rel=1e-5)
-        assert row.spread_ms == pytest.approx((price.high_ms - price.low_ms) / 2, rel=2e-3)
-        assert row.origin == model.kind_model(row.kernel).origin
-        assert row.count == model.kind_model(row.kernel).count(row.kernel.spec.kernel_size)
+        kind = model.kind_model(row.kernel)
+        assert model.kernel_price(row.kernel).ms == pytest.approx(row.latency_ms * kind.in_network, rel=1e-5)
+        assert row.latency_ms == pytest.approx(model.form_ms(row.kernel), rel=1e-5)
+        assert row.spread_ms == pytest.approx(row.latency_ms * (kind.high_factor - kind.low_factor) / 2, rel=1e-5)
+        assert row.origin == kind.origin
+        assert row.count == kind.count(row.kernel.spec.kernel_size)
 
 
 def test_refitting_the_forms_to_the_table_gives_the_header_back(profile: DeviceProfile, model: LatencyModel) -> None:
