@@ -20,7 +20,12 @@ from latency_models.options import Options, run
 from latency_models.table3 import TABLE_III, table3_factor
 from search_space.errors import BadFile, UnknownName
 
-DEVICES = {"cpu": "latency_models.public.cpu", "vpu": "latency_models.public.vpu", "gpu": "latency_models.public.gpu"}
+DEVICES = {
+    "cpu": "latency_models.public.cpu",
+    "cpu_int8": "latency_models.public.cpu_int8",
+    "vpu": "latency_models.public.vpu",
+    "gpu": "latency_models.public.gpu",
+}
 OPTIONS = {
     "device": "which one to rebuild",
     "source": "folder of the public latency measurements",

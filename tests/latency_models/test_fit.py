@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from device_profiles import Kernel, load_profile
-from latency_models.fit import main
+from latency_models.fit import DEVICES, main
 from latency_models.public.data import MovedElements
 from latency_models.public.networks import mobilenet_v1, mobilenet_v2, resnet50, vgg
 from latency_models.regression import Sample, conformal_factors, fit_coefficients, held_out_ratios, predicted_ratios
@@ -20,7 +20,7 @@ SOURCE = SHARED / "latency"
 
 
 @pytest.mark.skipif(not SOURCE.is_dir(), reason="the public measurements are not here (NAS_SHARED)")
-@pytest.mark.parametrize("device", ["cpu", "gpu", "vpu"])
+@pytest.mark.parametrize("device", sorted(DEVICES))
 def test_the_shipped_profile_is_what_the_public_data_gives(
     device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -186,8 +186,8 @@ def test_support_and_derived_share_say_what_stands_behind_a_prediction(profile: 
     model = fit_latency_model(profile)
     segments = lower(load_space("quadranet").largest(), RESOLUTION, CLASSES)
     support = model.support(segments)
-    assert support["layer_norm k1"] == 0, "LayerNorm was measured on no device"
-    assert support["dwconv k7"] == {"cpu": 7, "vpu": 2, "gpu": 0}[profile.name]
+    assert support["layer_norm k1"] == 0 or profile.name == "gpu_eager_fp32", "measured on no other device"
+    assert support["dwconv k7"] == {"cpu": 7, "cpu_int8": 7, "vpu": 2}.get(profile.name, 0)
     assert 0 < model.derived_share(segments) <= 1
     assert model.derived_share(()) == 0
 
