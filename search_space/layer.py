@@ -22,6 +22,8 @@ class Kind(StrEnum):
     ADD = "add"
     MUL = "mul"  # element-wise product of two tensors
     GLOBAL_POOL = "global_pool"  # mean over all pixels
+    POOL = "pool"  # maximum or mean over a window; priced in foreign networks, in no space of this project
+    CONCAT = "concat"  # tensors joined along channels; in_channels == out_channels == their sum; likewise
 
 
 WEIGHTED = frozenset({Kind.CONV, Kind.DWCONV, Kind.LINEAR})

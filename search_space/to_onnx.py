@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from search_space.branches import scalable
-from search_space.layer import SEGMENT_INPUT, Kind, Node
+from search_space.errors import UserError
+from search_space.layer import SEGMENT_INPUT, Kind, LayerSpec, Node
 from search_space.lower import Segment
 
 OPSET = 20  # the first with Gelu
@@ -23,59 +24,101 @@ Array = NDArray[np.float32]
 
 
 def to_onnx(
-    segments: Sequence[Segment], weights: Mapping[str, Array], metadata: Mapping[str, str] | None = None
+    segments: Sequence[Segment],
+    weights: Mapping[str, Array],
+    metadata: Mapping[str, str] | None = None,
+    compact: bool = False,
 ) -> onnx.ModelProto:
     """images (N, 3, H, W) float32 -> logits (N, classes).
 
-    weights: arrays by 'segment.layer.parameter', as a `Network`'s state dict names them.
+    weights: arrays by 'segment.layer.parameter', as a `Network`'s state dict names them. compact: see `_Writer`.
     """
     first, last = segments[0].nodes[0].spec, segments[-1].nodes[-1].spec
-    writer = _Writer(weights)
+    writer = _Writer(weights, compact)
     value = "images"
     for segment in segments:
-        value = writer.segment(segment, value)
-    writer.add("Identity", [value], "logits")
-    graph = helper.make_graph(
-        writer.nodes,
-        "network",
-        [
-            helper.make_tensor_value_info(
-                "images", TensorProto.FLOAT, ["N", first.in_channels, first.height, first.width]
-            )
-        ],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", last.out_channels])],
-        writer.initializers,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-    helper.set_model_props(model, dict(metadata or {}))
-    onnx.checker.check_model(model, full_check=True)
-    return model
+        value = writer.nodes_of(segment.name, segment.nodes, [value])
+    images = _tensor("images", ["N", first.in_channels, first.height, first.width])
+    return writer.model([images], value, _tensor("logits", ["N", last.out_channels]), metadata or {})
+
+
+def nodes_to_onnx(nodes: Sequence[Node], weights: Mapping[str, Array], compact: bool = False) -> onnx.ModelProto:
+    """A list of layers alone at batch 1: inputs 'x0', 'x1', ... for what they read at -1, -2, ...; output 'y'.
+
+    weights: arrays by 'layer.parameter'.
+    """
+    shapes = input_shapes(nodes)
+    last = nodes[-1].spec
+    shape = [1, last.out_channels] if last.kind is Kind.LINEAR else [1, *_out_shape(last)]
+    names = [f"x{i}" for i in range(len(shapes))]
+    writer = _Writer(weights, compact)
+    value = writer.nodes_of("", nodes, names)
+    inputs = [_tensor(name, [1, *shape]) for name, shape in zip(names, shapes, strict=True)]
+    return writer.model(inputs, value, _tensor("y", shape), {})
+
+
+def input_shapes(nodes: Sequence[Node]) -> list[tuple[int, int, int]]:
+    """(channels, height, width) of what a list of layers reads from outside: at position -1, -2, and so on."""
+    read = {x: node.spec for node in reversed(nodes) for x in node.inputs if x < 0}
+    return [(s.in_channels, s.height, s.width) for _, s in sorted(read.items(), reverse=True)]
+
+
+def _out_shape(spec: LayerSpec) -> tuple[int, int, int]:
+    return spec.out_channels, spec.out_height, spec.out_width
+
+
+def _tensor(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
 class _Writer:
-    def __init__(self, weights: Mapping[str, Array]) -> None:
-        self.weights = weights
+    """`compact`: an array of one value is written as that value, and the runtime unrolls it when it loads the file."""
+
+    def __init__(self, weights: Mapping[str, Array], compact: bool) -> None:
+        self.weights, self.compact = weights, compact
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
+
+    def model(
+        self,
+        inputs: Sequence[onnx.ValueInfoProto],
+        value: str,
+        output: onnx.ValueInfoProto,
+        metadata: Mapping[str, str],
+    ) -> onnx.ModelProto:
+        """The checked model; `value` becomes its output."""
+        self.add("Identity", [value], output.name)
+        graph = helper.make_graph(self.nodes, "network", inputs, [output], self.initializers)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+        helper.set_model_props(model, dict(metadata))
+        onnx.checker.check_model(model, full_check=True)
+        return model
 
     def add(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
         return output
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
+        if self.compact and array.size > 1 and (array == array.flat[0]).all():
+            shape = numpy_helper.from_array(np.array(array.shape, np.int64), f"{name}.shape")
+            self.initializers.append(shape)
+            value = numpy_helper.from_array(array.ravel()[:1])
+            return self.add("ConstantOfShape", [shape.name], name, value=value)
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def segment(self, segment: Segment, value: str) -> str:
-        names = {SEGMENT_INPUT: value}
-        factors = fold_scales(segment.nodes, lambda name: self.weights[f"{segment.name}.{name}.weight"])
-        for i, node in enumerate(segment.nodes):
-            inputs = [names[x] for x in node.inputs]
+    def nodes_of(self, block: str, nodes: Sequence[Node], inputs: Sequence[str]) -> str:
+        """Write a list of layers that reads `inputs` at -1, -2, ...; the name of its output."""
+        names = {SEGMENT_INPUT - i: name for i, name in enumerate(inputs)}
+        prefix = f"{block}." if block else ""
+        factors = fold_scales(nodes, lambda name: self.weights[f"{prefix}{name}.weight"])
+        for i, node in enumerate(nodes):
+            read = [names[x] for x in node.inputs]
             if node.spec.kind is Kind.SCALE and i not in factors:
-                names[i] = inputs[0]  # folded
+                names[i] = read[0]  # folded
             else:
-                names[i] = self.layer(f"{segment.name}.{node.name}", node, inputs, factors.get(i))
-        return names[len(segment.nodes) - 1]
+                names[i] = self.layer(f"{prefix}{node.name}", node, read, factors.get(i))
+        return names[len(nodes) - 1]
 
     def layer(self, name: str, node: Node, inputs: list[str], factor: Array | None) -> str:
         """Write one layer; `factor` (out channels,) multiplies its output through its weights."""
@@ -128,6 +171,8 @@ class _Writer:
                 return self.add("Mul", inputs, name)
             case Kind.GLOBAL_POOL:
                 return self.add("GlobalAveragePool", inputs, name)
+            case _:
+                raise UserError(f"no space exports a layer of kind '{spec.kind}'; it can be priced only")
 
 
 def fold_scales(nodes: Sequence[Node], scale_of: Callable[[str], Array]) -> dict[int, Array]:

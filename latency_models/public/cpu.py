@@ -98,6 +98,10 @@ def _models(
         kind: solved_model(kind, FORM, coefficients, Evidence("fitted", source, counts[kind], True), factors)
         for kind in FORM
     }
+    pooled = "im2col_elements" if variant.pools_add_windows else "input_elements"  # im2col: elements of all windows
+    moving = Evidence("fitted", f"{source}; one coefficient for all that moves elements", {}, True)
+    models["pool"] = kind_model({pooled: coefficients["moved"]}, moving, factors)
+    models["concat"] = kind_model({"output_elements": coefficients["moved"]}, moving, factors)
     touched = coefficients["moved"] / 2  # a moved element is read once and written once
 
     def element_wise(reads: int, writes: int, what: str) -> Evidence:
@@ -108,6 +112,8 @@ def _models(
         ("add", 1, 1, "sum of two tensors"),
         ("mul", 1, 1, "product of two tensors"),
         ("gelu", 1, 1, "one vectorised pass, the arithmetic hidden behind it"),
+        ("relu6", 1, 1, "one pass, where it merges into nothing"),
+        ("batch_norm", 1, 1, "one pass, where it merges into nothing"),
         ("layer_norm", LAYER_NORM_READS, LAYER_NORM_WRITES, "seven TFLite operators, for lack of one"),
     ):
         # reading two tensors counts by itself: input_elements sums them

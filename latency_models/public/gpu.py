@@ -185,6 +185,10 @@ def _element_wise_work(table: Sequence[Row]) -> dict[str, dict[str, float]]:
         "gelu": {"output_elements": fp16["gelu"]},
         "layer_norm": {"output_elements": fp16["layernorm"]},
         "global_pool": {"input_elements": touch},
+        "relu6": {"input_elements": touch, "output_elements": touch},
+        "batch_norm": {"input_elements": touch, "output_elements": touch},
+        "pool": {"input_elements": touch, "output_elements": touch},
+        "concat": {"input_elements": touch, "output_elements": touch},
         "linear": {"weights": BYTES / A100_GB_PER_S},  # bytes / (GB/s) = ns each = ms per million
     }
 

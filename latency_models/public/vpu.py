@@ -120,6 +120,9 @@ def _models(
         for kind in FORM
         if kind != "mul"
     }
+    for name, launched in (("pool", "launch"), ("concat", "launch_shave")):
+        times = {"launch": coefficients[launched], "output_elements": coefficients[f"moved_{name}"]}
+        models[name] = kind_model(times, Evidence("fitted", origin, {}, in_networks=True), factors)
     launch = coefficients["launch_shave"]
     touch = coefficients["output_add"] / TOUCHES_OF_ADD
 
@@ -131,7 +134,8 @@ def _models(
 
     # Three of the networks hold products: too few to take them for calibrated.
     models["mul"] = derived("product as an addition", 1, TOUCHES_OF_ADD)
-    models["gelu"] = derived("one pass", 1, TOUCHES_OF_PASS)
+    for kind in ("gelu", "relu6", "batch_norm"):
+        models[kind] = derived("one pass", 1, TOUCHES_OF_PASS)
     models["layer_norm"] = derived("seven operators", LAYER_NORM_KERNELS, LAYER_NORM_TOUCHES)
     return {kind: replace(model, in_network=level.in_network) for kind, model in models.items()}
 

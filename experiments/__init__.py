@@ -1,0 +1,1 @@
+"""The paper's tables, one command each; imports everything else and is imported by nothing."""

@@ -1,0 +1,125 @@
+"""What an experiment found, as one JSON file with where it comes from; tables are drawn from that file alone.
+
+Not for measuring: see `experiments.throughput` and the tables' own modules.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from search_space.errors import BadFile
+from search_space.files import write_whole
+
+SCHEMA = 1
+FOLDER = Path(__file__).parent / "results"
+NOT_MEASURED = "not measured"
+
+Value = str | int | float | bool | None
+Row = Mapping[str, Value]
+"""One line of a table by column; None where nothing was measured."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """`load_average`: of the minute before the start; other work on the machine shows there."""
+
+    command: str
+    date: str
+    commit: str | None
+    hardware: str
+    threads: int
+    load_average: float | None
+    versions: Mapping[str, str]
+
+    def __str__(self) -> str:
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        load = "" if self.load_average is None else f", load average {self.load_average:.1f} at the start"
+        return (
+            f"{self.hardware}, {self.threads} threads{load}; {versions}; {self.date}; "
+            f"commit {self.commit or 'unknown'}; `{self.command}`"
+        )
+
+
+@dataclass(frozen=True)
+class Results:
+    """settings: what was chosen for this run, by name."""
+
+    experiment: str
+    provenance: Provenance
+    settings: Mapping[str, Value]
+    rows: tuple[Row, ...]
+
+
+def take_provenance(command: str, device: str) -> Provenance:
+    """Of this process, now. device: 'cpu' or 'cuda', on which is measured."""
+    import torch
+
+    from latency_models.timing import cpu_name
+    from nas.api import git_commit
+
+    cpu = f"{cpu_name()}, {os.cpu_count()} cores"
+    return Provenance(
+        command=command,
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        commit=git_commit(),
+        hardware=f"{torch.cuda.get_device_name()} ({cpu})" if device == "cuda" else cpu,
+        threads=torch.get_num_threads(),
+        load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        versions={"python": platform.python_version(), "torch": str(torch.__version__)},
+    )
+
+
+def save_results(path: Path, results: Results) -> None:
+    """Whole or not at all. Raises `UserError` when the disk refuses."""
+    write_whole(path, json.dumps({"schema": SCHEMA, **asdict(results)}, indent=1) + "\n")
+
+
+def load_results(path: Path, experiment: str) -> Results:
+    """The inverse of `save_results`. Raises `BadFile` for any other file, another experiment's among them."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadFile(f"no results '{path}'; python -m experiments.{experiment} measures them") from error
+    except (OSError, ValueError) as error:
+        raise BadFile(f"'{path}' cannot be read as JSON: {error}") from error
+    try:
+        if data["schema"] != SCHEMA or data["experiment"] != experiment:
+            raise BadFile(
+                f"'{path}' holds {data['experiment']} in schema {data['schema']}, not {experiment} in {SCHEMA}"
+            )
+        return Results(experiment, Provenance(**data["provenance"]), data["settings"], tuple(data["rows"]))
+    except (KeyError, TypeError) as error:
+        raise BadFile(f"'{path}' holds no results of {experiment}: {error}") from error
+
+
+def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table; names in the first column, the rest to the right."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *lines))
+
+
+def shown(value: Value, digits: int = 0, scale: float = 1.0) -> str:
+    """A cell: a number with `digits` after the point, text as it is, 'not measured' for None."""
+    if value is None:
+        return NOT_MEASURED
+    return value if isinstance(value, str) else f"{value * scale:.{digits}f}"
+
+
+def speed_shown(row: Row) -> tuple[str, str]:
+    """Two cells: images per second, and the quartiles over rounds."""
+    low, high = row["quartile_low"], row["quartile_high"]
+    spread = "-" if low is None else f"{shown(low, 2)}..{shown(high, 2)}"
+    return shown(row["images_per_second"], 2), spread
+
+
+def ratio(numerator: Value, denominator: Value) -> float | None:
+    """None where either is missing."""
+    if not isinstance(numerator, int | float) or not isinstance(denominator, int | float):
+        return None
+    return numerator / denominator

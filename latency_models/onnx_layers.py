@@ -1,0 +1,341 @@
+"""Which layers the operators of an ONNX graph are: the shape arithmetic and every assumption about operators.
+
+Not for which graphs are refused and how that is told (`onnx_reader`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isqrt, prod
+
+from latency_models.onnx_file import OnnxGraph, Operator, Shape
+from latency_models.onnx_patterns import GATES, Activation
+from search_space.errors import BadFile, UserError
+from search_space.layer import SEGMENT_INPUT, WEIGHTED, Kind, LayerSpec, Node
+
+FREE = frozenset({"Flatten", "Reshape", "Identity", "Dropout", "Squeeze", "Unsqueeze", "Transpose"})
+FINAL = frozenset({"Softmax", "LogSoftmax"})  # free at the end, refused elsewhere
+AS_GELU = frozenset({*GATES, "HardSwish", "Swish"})
+UNARY = {"Relu": Kind.RELU6, "Clip": Kind.RELU6, "Gelu": Kind.GELU, **dict.fromkeys(AS_GELU, Kind.GELU)}
+BINARY = {"Add": Kind.ADD, "Sub": Kind.ADD, "Mul": Kind.MUL, "Div": Kind.MUL}
+WEIGHTS = frozenset({"Conv", "Gemm", "MatMul"})
+NORMS = frozenset({"BatchNormalization", "LayerNormalization"})
+POOLS = frozenset({"GlobalAveragePool", "ReduceMean", "MaxPool", "AveragePool"})
+SUPPORTED = FREE | FINAL | UNARY.keys() | BINARY.keys() | WEIGHTS | NORMS | POOLS | {"Concat"}
+
+
+class Refused(Exception):
+    """Why an operator has no layer kind; follows its name in the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """Which node made a tensor, and which of its axes holds the channels."""
+
+    position: int
+    axis: int
+
+
+class Translation:
+    """Nodes under construction. sizes: of every tensor that is needed, by name."""
+
+    def __init__(self, graph: OnnxGraph, sizes: Mapping[str, Shape]) -> None:
+        self.sizes, self.static, self.values = sizes, graph.static, graph.values
+        self.nodes: list[Node] = []
+        self._made = {graph.image: _Value(SEGMENT_INPUT, _image_axis(sizes[graph.image]))}
+        self._additive: set[int] = set()  # scales that add
+        self._counts: Counter[str] = Counter()
+        self._approximated: Counter[str] = Counter()
+        self._readers: dict[str, list[Operator]] = {}
+        for operator in graph.operators:
+            for name in operator.inputs:
+                self._readers.setdefault(name, []).append(operator)
+
+    def activation(self, found: Activation, name: str) -> None:
+        if found.called != "Gelu":
+            self._approximated[found.called] += 1
+        value = self._value(found.reads)
+        self._made[found.makes] = self._append(name, self._unary_spec(Kind.GELU, found.reads), (value,), value.axis)
+
+    def pass_on(self, operator: Operator) -> None:
+        """After a refusal: so that later operators can be looked at as well."""
+        inputs = [self._made[name] for name in operator.inputs if name in self._made]
+        position = inputs[0].position if inputs else SEGMENT_INPUT
+        for name in filter(None, operator.outputs):
+            self._made[name] = _Value(position, min(1, len(self._shape(name)) - 1))
+
+    def layer(self, operator: Operator) -> None:
+        """Append the layer of one operator. Raises `Refused`."""
+        self._made[operator.outputs[0]] = self._layer(operator)
+
+    def _layer(self, operator: Operator) -> _Value:
+        op, x = operator.op, operator.inputs[0]
+        if op in BINARY:
+            return self._binary(operator)
+        if op == "Concat":
+            return self._concat(operator)
+        value = self._value(x)
+        if op in FREE:
+            return self._free(operator, value)
+        if op in FINAL:
+            if not self._at_the_end(operator.outputs[0]):
+                raise Refused("inside the network")
+            self._counts[op] += 1
+            return value
+        if op in UNARY:
+            if op in AS_GELU:
+                self._approximated[op] += 1
+            return self._append(operator.name, self._unary_spec(UNARY[op], x), (value,), value.axis)
+        match op:
+            case "Conv":
+                return self._conv(operator, value)
+            case "Gemm" | "MatMul":
+                return self._matrix(operator, value)
+            case "BatchNormalization":
+                value = _Value(value.position, 1)
+                return self._append(operator.name, self._unary_spec(Kind.BATCH_NORM, x, 1), (value,), 1)
+            case "LayerNormalization":
+                last = len(self._shape(x)) - 1
+                if operator.integer("axis", -1) not in (-1, last):
+                    raise Refused("over more than the last axis")
+                return self._append(operator.name, self._unary_spec(Kind.LAYER_NORM, x, last), (value,), last)
+            case "GlobalAveragePool" | "ReduceMean":
+                return self._global_pool(operator, value)
+            case _:
+                return self._pool(operator, value)
+
+    def _free(self, operator: Operator, value: _Value) -> _Value:
+        before, after = self._shape(operator.inputs[0]), self._shape(operator.outputs[0])
+        if operator.op == "Transpose":
+            self._counts["Transpose"] += 1
+            perm = operator.integers("perm", range(len(before) - 1, -1, -1))
+            return _Value(value.position, perm.index(value.axis))
+        return _Value(value.position, _kept_axis(before, value.axis, after))
+
+    def _conv(self, operator: Operator, value: _Value) -> _Value:
+        x, weight = operator.inputs[:2]
+        shape, kernel = self._shape(x), self._constant(weight)
+        if len(shape) != 4:
+            raise Refused(f"with {len(shape) - 2} spatial axes")
+        out, per_group, *window = kernel
+        groups = operator.integer("group", 1)
+        _check_channels(operator, per_group * groups, shape[1])
+        depthwise = groups > 1 and groups == shape[1] == out and per_group == 1
+        if groups > 1 and not depthwise:
+            raise Refused(f"with {groups} groups for {shape[1]} to {out} channels")
+        kind = Kind.DWCONV if depthwise else Kind.CONV
+        size, stride, padding = self._window(operator, window)
+        spec = LayerSpec(kind, shape[1], out, shape[2], shape[3], size, stride, padding, len(operator.inputs) > 2)
+        return self._append(operator.name, spec, (value,), 1)
+
+    def _window(self, operator: Operator, window: Sequence[int]) -> tuple[int, int, int]:
+        """Side, stride and padding of a square window. Uneven padding counts as even with the same output."""
+        strides, dilations = operator.integers("strides", [1, 1]), operator.integers("dilations", [1, 1])
+        if len(window) != 2 or len(set(window)) != 1 or len(strides) != 2 or len(set(strides)) != 1 or strides[0] < 1:
+            raise Refused(f"with a window of {'x'.join(map(str, window))} at strides {'x'.join(map(str, strides))}")
+        if any(d != 1 for d in dilations):
+            raise Refused(f"with dilations {'x'.join(map(str, dilations))}")
+        sizes, outs = self._shape(operator.inputs[0])[2:], self._shape(operator.outputs[0])[2:]
+        size, stride = window[0], strides[0]
+        pads = operator.integers("pads", [] if "auto_pad" in operator.attributes else [0])
+        for padding in (max([0, *pads]), *range(size + 1)):
+            if all((s + 2 * padding - size) // stride + 1 == o for s, o in zip(sizes, outs, strict=True)):
+                if any(pad != padding for pad in pads):
+                    self._counts["uneven"] += 1
+                return size, stride, padding
+        raise Refused("with a padding that no even padding stands for")
+
+    def _matrix(self, operator: Operator, value: _Value) -> _Value:
+        """x (..., C) times constant weights (C, C'): a 1x1 convolution over the other axes, or a linear layer."""
+        x, weight = operator.inputs[:2]
+        if weight not in self.static:
+            raise Refused("of two computed tensors")
+        shape = self._constant(weight)
+        if operator.integer("transA", 0) or len(shape) != 2:
+            raise Refused("with transposed inputs" if len(shape) == 2 else f"with weights of {len(shape)} axes")
+        out = shape[0] if operator.integer("transB", 0) else shape[1]
+        last = len(self._shape(x)) - 1
+        c, h, w = _chw(self._shape(x), last)
+        _check_channels(operator, prod(shape) // out, c)
+        kind = Kind.LINEAR if h * w == 1 else Kind.CONV
+        spec = LayerSpec(kind, c, out, h, w, bias=len(operator.inputs) > 2)
+        return self._append(operator.name, spec, (value,), len(self._shape(operator.outputs[0])) - 1)
+
+    def _binary(self, operator: Operator) -> _Value:
+        kind = BINARY[operator.op]
+        computed = [name for name in operator.inputs if name not in self.static]
+        out = self._shape(operator.outputs[0])
+        widest = max(computed, key=lambda name: prod(self._shape(name)))
+        values = [self._value(name) for name in computed]
+        axis = self._value(widest).axis + len(out) - len(self._shape(widest))
+        if operator.op == "Div" and operator.inputs[1] not in self.static:
+            raise Refused("by a computed tensor")
+        spec = _spec(kind, out, axis)
+        if len(computed) == 2:
+            if self._shape(computed[0]) != self._shape(computed[1]):
+                self._counts["broadcast"] += 1
+            return self._append(operator.name, spec, values, axis)
+        (constant,) = (name for name in operator.inputs if name in self.static)
+        sizes = self._constant(constant)
+        sizes = (1,) * (len(out) - len(sizes)) + sizes
+        if prod(sizes) == 1 or (prod(sizes) == sizes[axis] == out[axis] and out == self._shape(widest)):
+            if kind is Kind.ADD:
+                self._additive.add(len(self.nodes))
+            return self._append(operator.name, replace(spec, kind=Kind.SCALE), values, axis)
+        # a whole tensor of constants is read from outside, like the block's input
+        return self._append(operator.name, spec, [*values, _Value(SEGMENT_INPUT, axis)], axis)
+
+    def _concat(self, operator: Operator) -> _Value:
+        values = [self._value(name) for name in operator.inputs if name not in self.static]
+        axis = values[0].axis
+        return self._append(operator.name, _spec(Kind.CONCAT, self._shape(operator.outputs[0]), axis), values, axis)
+
+    def _global_pool(self, operator: Operator, value: _Value) -> _Value:
+        x = operator.inputs[0]
+        shape, axis = self._shape(x), 1 if operator.op == "GlobalAveragePool" else value.axis
+        if operator.op == "ReduceMean":
+            given: Sequence[int] = operator.integers("axes", [])
+            if not given and len(operator.inputs) > 1:
+                given = self.values.get(operator.inputs[1], ())
+            if not given:
+                raise Refused("over axes that are not fixed")
+            axes = {a % len(shape) for a in given}
+            pixels = {i for i, size in enumerate(shape) if i != axis and size > 1}
+            if axis in axes or not pixels <= axes:
+                raise Refused("over axes other than all pixels")
+        spec = self._unary_spec(Kind.GLOBAL_POOL, x, axis)
+        after = self._shape(operator.outputs[0])
+        kept = _kept_axis((1, shape[axis]), 1, after)
+        return self._append(operator.name, spec, (value,), kept)
+
+    def _pool(self, operator: Operator, value: _Value) -> _Value:
+        x = operator.inputs[0]
+        shape, window = self._shape(x), operator.integers("kernel_shape", [])
+        if len(shape) != 4:
+            raise Refused(f"with {len(shape) - 2} spatial axes")
+        _, c, h, w = shape
+        if operator.op == "AveragePool" and window == [h, w] and self._shape(operator.outputs[0])[2:] == (1, 1):
+            return self._append(operator.name, self._unary_spec(Kind.GLOBAL_POOL, x, 1), (value,), 1)
+        spec = LayerSpec(Kind.POOL, c, c, h, w, *self._window(operator, window))
+        return self._append(operator.name, spec, (value,), 1)
+
+    def _append(self, name: str, spec: LayerSpec, inputs: Sequence[_Value], axis: int) -> _Value:
+        self.nodes.append(Node(name, spec, tuple(value.position for value in inputs)))
+        return _Value(len(self.nodes) - 1, axis)
+
+    def _value(self, name: str) -> _Value:
+        if name not in self._made:
+            raise Refused("of constants")
+        return self._made[name]
+
+    def _shape(self, name: str) -> Shape:
+        if name not in self.sizes:
+            raise UserError(
+                f"the size of tensor '{name}' cannot be worked out; export the model with fixed sizes (no dynamic axes)"
+            )
+        return self.sizes[name]
+
+    def _constant(self, name: str) -> Shape:
+        if name not in self.static:
+            raise Refused("with computed weights")
+        return self._shape(name)
+
+    def _unary_spec(self, kind: Kind, name: str, axis: int | None = None) -> LayerSpec:
+        return _spec(kind, self._shape(name), self._value(name).axis if axis is None else axis)
+
+    def _at_the_end(self, tensor: str) -> bool:
+        waiting = [tensor]
+        while waiting:
+            readers = self._readers.get(waiting.pop(), [])
+            if any(reader.op not in FREE for reader in readers):
+                return False
+            waiting += [reader.outputs[0] for reader in readers]
+        return True
+
+    def finished(self) -> list[Node]:
+        """The nodes; a constant factor or offset that does not fold into a convolution becomes a pass of its own."""
+        nodes = self.nodes
+        readers = Counter(x for node in nodes for x in set(node.inputs))
+        for i, node in enumerate(nodes):
+            if node.spec.kind is not Kind.SCALE:
+                continue
+            additive = i in self._additive
+            if not _folds(nodes, readers, node.inputs[0], additive):
+                nodes[i] = replace(node, spec=replace(node.spec, kind=Kind.ADD if additive else Kind.MUL))
+        return nodes
+
+    def notes(self) -> tuple[str, ...]:
+        notes = []
+        if self._approximated:
+            listed = ", ".join(f"{name} ({count})" for name, count in sorted(self._approximated.items()))
+            notes.append(f"{listed}: priced as gelu")
+        for op in ("Transpose", *sorted(FINAL)):
+            if self._counts[op]:
+                notes.append(f"{op} ({self._counts[op]}): counted as free")
+        if self._counts["broadcast"]:
+            notes.append(
+                f"{self._counts['broadcast']} products or sums of unequal sizes: priced as of two full tensors"
+            )
+        if self._counts["uneven"]:
+            notes.append(f"{self._counts['uneven']} windows with uneven padding: priced with even padding, same output")
+        return tuple(notes)
+
+
+def _folds(nodes: Sequence[Node], readers: Counter[int], position: int, additive: bool) -> bool:
+    """Whether a factor or offset per channel on a node's output can be moved into weights before it.
+
+    g * (a * b + c) scales a and c; an offset passes through factors alone.
+    """
+    waiting, seen = [position], set[int]()
+    while waiting:
+        position = waiting.pop()
+        if position in seen:
+            continue
+        seen.add(position)
+        if position == SEGMENT_INPUT or readers[position] != 1:
+            return False
+        node = nodes[position]
+        kind = node.spec.kind
+        if kind in WEIGHTED or kind is Kind.BATCH_NORM:
+            continue
+        if kind is Kind.SCALE or (kind is Kind.MUL and not additive):
+            waiting.append(node.inputs[0])
+        elif kind is Kind.ADD and not additive:
+            waiting += node.inputs
+        else:
+            return False
+    return True
+
+
+def _check_channels(operator: Operator, weights: int, tensor: int) -> None:
+    if weights != tensor:
+        raise BadFile(f"'{operator.name}' has weights for {weights} channels where its input has {tensor}")
+
+
+def _spec(kind: Kind, shape: Shape, axis: int) -> LayerSpec:
+    c, h, w = _chw(shape, axis)
+    return LayerSpec(kind, c, c, h, w)
+
+
+def _chw(shape: Shape, axis: int) -> tuple[int, int, int]:
+    """Channels, height and width of a tensor at batch 1. A row of pixels counts as a square where it is one."""
+    others = [size for i, size in enumerate(shape) if i != axis and not (i == 0 and size == 1)]
+    if len(others) == 2:
+        return shape[axis], others[0], others[1]
+    pixels = prod(others)
+    side = isqrt(pixels)
+    return (shape[axis], side, side) if side * side == pixels else (shape[axis], pixels, 1)
+
+
+def _kept_axis(before: Shape, axis: int, after: Shape) -> int:
+    """Where the channels are after a reshape; where they are mixed with pixels, everything counts as channels."""
+    for i, size in enumerate(after):
+        if size == before[axis] and prod(after[:i]) == prod(before[:axis]):
+            return i
+    return len(after) - 1 if len(after) < 3 else 1
+
+
+def _image_axis(shape: Shape) -> int:
+    return 3 if shape[3] <= 4 < shape[1] else 1
