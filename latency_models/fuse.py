@@ -51,7 +51,7 @@ def fuse(nodes: Sequence[Node], rules: FusionRules) -> tuple[Kernel, ...]:
 
 def _through_folded(nodes: Sequence[Node], rules: FusionRules) -> dict[int, int]:
     """For every position the one whose output it really holds: folded layers pass their input on."""
-    source = {SEGMENT_INPUT: SEGMENT_INPUT}
+    source = {SEGMENT_INPUT: SEGMENT_INPUT, **{x: x for node in nodes for x in node.inputs if x < 0}}
     for position, node in enumerate(nodes):
         source[position] = source[node.inputs[0]] if node.spec.kind in rules.folded else position
     return source

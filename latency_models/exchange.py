@@ -1,0 +1,134 @@
+"""A device that cannot run this project: a folder goes there, one CSV comes back.
+
+Not for the fit (`measured`) and not for what runs there (`timing`, copied as measure.py).
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from latency_models import timing
+from latency_models.timing import MANIFEST, RESULTS, Record, Refused, make_settings
+from latency_models.workload import Workload, workload_of
+from search_space.errors import BadFile, UserError
+from search_space.files import write_whole
+
+SCRIPT = "measure.py"
+_README = """Timing a device
+===============
+
+This folder holds {kernels} kernels and {networks} whole networks, and a script that times them.
+It needs Python 3.9 or newer and {packages}, nothing else:
+
+    pip install {packages}
+    python {script}              (--threads N for more cores, --busy accept on a machine that does other work)
+
+It takes about {minutes} minutes on a small board, goes on where it stopped, and writes {results}.
+Bring that one file back to where this folder was made:
+
+    python -m latency_models.profile import={results} device=NAME
+"""
+PACKAGES = {"onnxruntime": "numpy onnxruntime", "openvino": "numpy openvino", "cuda": "numpy torch"}
+
+
+def export_folder(folder: Path, workload: Workload) -> str:
+    """Write the folder; what to do with it. Raises `UserError` where it holds other files."""
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"export='{folder}' exists and is not empty; name a new folder")
+    runtime = workload.settings.runtime
+    entries = []
+    for name, item in {workload.reference.name: workload.reference, **workload.items}.items():
+        if runtime == "cuda":
+            entries.append({"name": name, "layers": list(item.layers)})
+            continue
+        kind = "networks" if name in workload.networks else "kernels"
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        write_whole(folder / kind / f"{name}.onnx", item.onnx())
+        entries.append({"name": name, "file": f"{kind}/{name}.onnx"})
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = {
+        "manifest": workload.digest,
+        "export": workload.export_facts(),
+        **workload.settings._asdict(),
+        "reference": entries[0],
+        "items": entries[1:],
+    }
+    write_whole(folder / SCRIPT, resources.files("latency_models").joinpath("timing.py").read_bytes())
+    text = _README.format(
+        kernels=len(workload.kernels),
+        networks=len(workload.networks),
+        packages=PACKAGES[runtime],
+        script=SCRIPT,
+        results=RESULTS,
+        minutes=round(len(workload.kernels) * 0.02 + len(workload.networks) * 0.15 + 2),
+    )
+    write_whole(folder / "README.txt", text)
+    write_whole(folder / MANIFEST, json.dumps(manifest, separators=(",", ":")))
+    return (
+        f"'{folder}' holds {len(workload.kernels)} kernels and {len(workload.networks)} networks of "
+        f"{', '.join(space.name for space in workload.spaces)}: copy it to the device and run there\n"
+        f"  python {SCRIPT}\n"
+        f"then bring back {RESULTS}: python -m latency_models.profile import={RESULTS} device=NAME"
+    )
+
+
+def read_results(path: Path) -> tuple[Workload, dict[str, Any], list[Record]]:
+    """The workload, facts and timings of a file that came back.
+
+    Raises `BadFile` naming the row at fault; for a file of another export; and for one that is not complete.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadFile(f"cannot read '{path}': {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadFile(f"'{path}' is not UTF-8 text at byte {error.start}") from error
+    try:
+        facts = timing.read_facts(text, path.name)
+        workload = _workload(facts, path.name)
+        records = timing.parse(text, path.name, workload.items)
+    except Refused as error:
+        raise BadFile(str(error)) from error
+    expected = len(workload.items) * timing.ROUNDS
+    if len(records) < expected:
+        raise BadFile(
+            f"{path.name} row {len(records) + 3}: the file ends after {len(records)} of {expected} timings; run "
+            f"{SCRIPT} again in its folder, it goes on from there"
+        )
+    return workload, facts, records
+
+
+def _workload(facts: dict[str, Any], where: str) -> Workload:
+    needed = (
+        "manifest",
+        "export",
+        "cpu",
+        "cores",
+        "clock",
+        "date",
+        "load_average",
+        "system",
+        "runtime_version",
+        "busy",
+    )
+    if missing := [name for name in (*needed, *timing.Settings._fields) if name not in facts]:
+        raise BadFile(f"{where} row 1: no fact '{missing[0]}'; was it written by {SCRIPT} of an export?")
+    threads = facts["threads"]
+    if type(threads) is not int or threads < 1:
+        raise BadFile(f"{where} row 1: threads is {threads!r}, not an integer >= 1")
+    # the other device's cores are not this one's
+    settings = make_settings(facts["runtime"], facts["optimization"], facts["precision"])._replace(threads=threads)
+    try:
+        workload = workload_of(facts["export"], settings)
+        digest = workload.digest
+    except UserError as error:
+        raise BadFile(f"{where} row 1: {error}") from error
+    if digest != facts["manifest"]:
+        raise BadFile(
+            f"{where} row 1: taken with manifest {facts['manifest']}, but the spaces it names give {digest} here; "
+            "export again with this version and time that folder"
+        )
+    return workload

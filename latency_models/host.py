@@ -1,0 +1,113 @@
+"""Times this machine: always the kernels that the predictor needs most, and whole networks between them.
+
+Not for the protocol (`timing`) and not for the files of the profile (`measured`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from latency_models.adaptive import next_kernels, predictor_error, seed_kernels
+from latency_models.fit_rows import FEWEST_NETWORKS, fit_kinds
+from latency_models.kernel_onnx import kernel_name
+from latency_models.measured import kernel_rows, results
+from latency_models.progress import TimingProgress
+from latency_models.timing import ROUNDS, Bench, Record, pinned
+from latency_models.workload import Workload
+
+NETWORK_SHARE = 0.3  # of the time
+KERNEL_BATCH, NETWORK_BATCH = 12, 6  # items whose passes are interleaved
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop: kernels at the predictor's `error` (a share), everything after so many minutes."""
+
+    minutes: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What was taken. error: of the predictor on kernels that it has not seen."""
+
+    facts: Mapping[str, Any]
+    records: Sequence[Record]
+    error: float
+    minutes: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """Names of the items to time next, none at the end; and the predictor's error so far, infinite at first."""
+
+    names: Sequence[str]
+    error: float
+
+
+def time_host(workload: Workload, path: Path, limits: Limits, accept_noise: bool) -> Timings:
+    """Time this machine; `path` holds what is done and is gone on from. Raises `Refused` where it is busy."""
+    begin = time.monotonic()
+    total = len(workload.items)
+    with pinned(workload.settings.threads), TimingProgress(total) as progress:
+        facts = {"manifest": workload.digest, "export": workload.export_facts()}
+        bench = Bench(workload.settings, workload.reference, path, facts, workload.items, accept_noise)
+        before = len(bench.records)
+
+        def report(name: str, error: float) -> None:
+            spent, done = time.monotonic() - begin, len(bench.records)
+            needed = spent / (done - before) * (total * ROUNDS - done) if done > before else inf
+            phase = "networks" if name in workload.networks else "kernels"
+            left = min(needed, limits.minutes * 60 - spent)
+            progress.show(phase, done // ROUNDS, left, None if error == inf else error)
+
+        def measure(step: Step) -> None:
+            bench.measure([workload.items[name] for name in step.names], lambda name: report(name, step.error))
+
+        error = run_steps(workload, bench.records, measure, limits, time.monotonic)
+    return Timings(bench.facts, bench.records, error, (time.monotonic() - begin) / 60)
+
+
+def run_steps(
+    workload: Workload,
+    records: Sequence[Record],
+    measure: Callable[[Step], None],
+    limits: Limits,
+    clock: Callable[[], float],
+) -> float:
+    """Measure until nothing is needed or the time is over; the predictor's last error. clock: seconds."""
+    begin, on_networks = clock(), 0.0
+    while True:
+        now = clock()
+        share = on_networks / (now - begin) if now > begin else 0.0
+        step = next_step(workload, records, limits.error, share, late=now - begin > 60 * limits.minutes)
+        if not step.names:
+            return step.error
+        measure(step)
+        if step.names[0] in workload.networks:
+            on_networks += clock() - now
+
+
+def next_step(workload: Workload, records: Sequence[Record], wanted: float, network_share: float, late: bool) -> Step:
+    """What to time after `records`. wanted: error at which kernels are enough; network_share: of the time spent
+    so far; late: whether the time is over, so that only what a fit cannot do without is still taken."""
+    timed = results(records)
+    rows = kernel_rows(workload, timed)
+    kernels = list(workload.kernels.values())
+    if seeds := [kernel_name(k) for k in seed_kernels(kernels) if kernel_name(k) not in timed]:
+        return Step(seeds[:KERNEL_BATCH], inf)
+    models = fit_kinds(rows)
+    error = predictor_error(rows, models, workload.counts)
+    networks = [name for name in workload.networks if name not in timed]
+    if late and len(workload.networks) - len(networks) >= FEWEST_NETWORKS:
+        return Step((), error)
+    wants_kernels = not late and error > wanted and len(rows) < len(kernels)
+    if networks and (not wants_kernels or network_share < NETWORK_SHARE):
+        return Step(networks[:NETWORK_BATCH], error)
+    chosen = next_kernels(kernels, rows, models, workload.counts, KERNEL_BATCH) if wants_kernels else []
+    return Step([kernel_name(kernel) for kernel in chosen], error)

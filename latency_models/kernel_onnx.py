@@ -1,0 +1,117 @@
+"""What is timed, as models: a kernel alone and a whole network, in ONNX and as records of layers. No torch.
+
+Weights are one value a tensor, written as that value: times do not depend on values, and a folder of models
+stays small. No two tensors share a value, for equal layers would be merged by the runtime. Not for timing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_profiles import Kernel
+from search_space.errors import UserError
+from search_space.layer import SEGMENT_INPUT, WEIGHTED, Kind, LayerSpec, Node
+from search_space.lower import Segment
+from search_space.to_onnx import nodes_to_onnx, to_onnx
+
+Block = tuple[str, Sequence[Node]]  # a segment's name ('' for none) and its layers
+STEP = 1e-3  # between the values of two tensors
+
+REFERENCE = tuple(
+    Node(name, LayerSpec(kind, 96, 96, 56, 56, size, 1, size // 2, bias=True), (position - 1,))
+    for position, (name, kind, size) in enumerate((("point", Kind.CONV, 1), ("depth", Kind.DWCONV, 5)))
+)
+"""Layers timed before every timing, to see drift: arithmetic and memory, about a millisecond on a laptop."""
+
+
+def kernel_name(kernel: Kernel) -> str:
+    """Names the kernel and nothing else; fit for a file name."""
+    s = kernel.spec
+    kinds = "-".join((s.kind, *kernel.fused))
+    return (
+        f"{kinds}_{s.in_channels}x{s.height}x{s.width}_{s.out_channels}_k{s.kernel_size}_s{s.stride}_p{s.padding}"
+        f"_i{kernel.inputs}"
+    )
+
+
+def kernel_nodes(kernel: Kernel) -> tuple[Node, ...]:
+    """The layers of a kernel; what it reads from outside stands at -1, -2, ...
+
+    Raises `UserError` for a kernel whose layers cannot read so many tensors.
+    """
+    spec = kernel.spec
+    free = iter(range(SEGMENT_INPUT - 1, SEGMENT_INPUT - kernel.inputs, -1))  # beyond the first
+    read = (SEGMENT_INPUT, next(free, SEGMENT_INPUT)) if spec.kind in (Kind.ADD, Kind.MUL) else (SEGMENT_INPUT,)
+    leader = LayerSpec(**{**asdict(spec), "bias": spec.kind in WEIGHTED})
+    nodes = [Node(spec.kind.value, leader, read)]
+    after = LayerSpec(spec.kind, spec.out_channels, spec.out_channels, spec.out_height, spec.out_width)
+    for position, kind in enumerate(kernel.fused):
+        read = (position, next(free, min(read))) if kind in (Kind.ADD, Kind.MUL) else (position,)
+        nodes.append(Node(f"{kind}{position}", LayerSpec(**{**asdict(after), "kind": kind}), read))
+    if next(free, None) is not None:
+        raise UserError(f"kernel {kernel} reads {kernel.inputs} tensors, more than its layers can")
+    return tuple(nodes)
+
+
+def nodes_model(nodes: Sequence[Node]) -> bytes:
+    """ONNX of a list of layers alone."""
+    model: bytes = nodes_to_onnx(nodes, uniform_weights([("", nodes)]), compact=True).SerializeToString()
+    return model
+
+
+def network_model(segments: Sequence[Segment]) -> bytes:
+    """ONNX of a whole network."""
+    weights = uniform_weights([(segment.name, segment.nodes) for segment in segments])
+    model: bytes = to_onnx(segments, weights, compact=True).SerializeToString()
+    return model
+
+
+def uniform_weights(blocks: Iterable[Block]) -> dict[str, NDArray[np.float32]]:
+    """A value a tensor, by 'block.layer.parameter': about 1 / fan-in for weights, 1 for factors, 0 for offsets."""
+    weights: dict[str, NDArray[np.float32]] = {}
+    for block, nodes in blocks:
+        for node in nodes:
+            for part, (value, shape) in _parameters(node.spec).items():
+                name = f"{block}.{node.name}.{part}" if block else f"{node.name}.{part}"
+                step = STEP * (len(weights) + 1)
+                weights[name] = np.broadcast_to(np.float32(value * (1 + step) if value else step), shape)
+    return weights
+
+
+def layer_records(blocks: Iterable[Sequence[Node]]) -> list[dict[str, Any]]:
+    """Lists of layers, each reading the one before, as one list of records for `latency_models.timing.run_layers`."""
+    records: list[dict[str, Any]] = []
+    before = SEGMENT_INPUT
+    for nodes in blocks:
+        start = len(records)
+        for node in nodes:
+            inputs = [before if x == SEGMENT_INPUT else x if x < 0 else start + x for x in node.inputs]
+            records.append({**asdict(node.spec), "kind": node.spec.kind.value, "inputs": inputs})
+        before = len(records) - 1 if nodes else before
+    return records
+
+
+def _parameters(spec: LayerSpec) -> Mapping[str, tuple[float, tuple[int, ...]]]:
+    """Parameter -> its value and shape."""
+    channels = (spec.out_channels,)
+    match spec.kind:
+        case Kind.CONV | Kind.DWCONV | Kind.LINEAR:
+            inputs = 1 if spec.kind is Kind.DWCONV else spec.in_channels
+            window = () if spec.kind is Kind.LINEAR else (spec.kernel_size, spec.kernel_size)
+            fan_in = inputs * spec.kernel_size**2
+            bias = {"bias": (0.0, channels)} if spec.bias else {}
+            return {"weight": (1 / fan_in, (spec.out_channels, inputs, *window)), **bias}
+        case Kind.LAYER_NORM:
+            return {"weight": (1.0, channels), "bias": (0.0, channels)}
+        case Kind.BATCH_NORM:
+            offsets = {"bias": (0.0, channels), "running_mean": (0.0, channels)}
+            return {"weight": (1.0, channels), **offsets, "running_var": (1.0, channels)}
+        case Kind.SCALE:
+            return {"weight": (1.0, channels)}
+        case _:
+            return {}

@@ -1,0 +1,123 @@
+"""The command that profiles a device: times kernels and a few whole networks there, and writes its two files.
+
+    python -m latency_models.profile device=host                      this machine, at most ten minutes
+    python -m latency_models.profile export=DIR                       a folder to time on another device
+    python -m latency_models.profile import=results.csv device=NAME   what came back from there
+    python -m latency_models.profile few=FILE device=NAME             from a few whole networks timed anywhere
+
+Not for the protocol (`timing`), what is timed (`workload`) or the fit (`fit_rows`).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from device_profiles.profile import USER_FOLDER
+from latency_models.exchange import export_folder, read_results
+from latency_models.fit_rows import FEWEST_NETWORKS
+from latency_models.grid import RESOLUTION
+from latency_models.host import Limits, time_host
+from latency_models.measured import save_measured, summary
+from latency_models.options import Options, run
+from latency_models.timing import OPTIMIZATIONS, Refused, make_settings
+from latency_models.workload import Workload
+from search_space.errors import Stopped, UserError
+from search_space.space import available_spaces, load_space
+
+USAGE = "usage: python -m latency_models.profile device=NAME | export=DIR | import=FILE | few=FILE  [key=value ...]"
+OPTIONS = {
+    "device": "name of the profile (default: host)",
+    "space": "spaces whose kernels are timed, with commas between (default: all shipped)",
+    "resolution": f"pixels (default: {RESOLUTION})",
+    "threads": "cores it runs on (default: 1)",
+    "runtime": "onnxruntime (default), openvino or cuda",
+    "optimization": "onnxruntime: all (default), extended or basic; cuda: eager (default) or graph",
+    "precision": "cuda: fp32 (default) or fp16",
+    "minutes": "most time to take (default: 10)",
+    "error": "kernels are enough once those left out are predicted so well (default: 0.03)",
+    "networks": "whole random networks to time (default: 24; in an export 16)",
+    "busy": "refuse (default) or accept a machine that does other work",
+    "out": f"where the profile goes (default: ./{USER_FOLDER})",
+    "export": "write a folder to time on another device",
+    "import": "make a profile of the results.csv that came back",
+    "few": "make a profile of a CSV of whole networks (architecture,latency_ms) and the shapes of known devices",
+}
+_NOT_WITH = {
+    "export": ("device", "threads", "minutes", "error", "busy", "out", "import"),
+    "import": tuple(name for name in OPTIONS if name not in ("import", "device", "out")),
+    "few": tuple(name for name in OPTIONS if name not in ("few", "device", "out")),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    return run(_profile, OPTIONS, USAGE, arguments)
+
+
+def _profile(options: Options) -> str:
+    for name, others in _NOT_WITH.items():
+        if options.given(name) and (wrong := [other for other in others if options.given(other)]):
+            raise UserError(f"{wrong[0]}= does not go with {name}=; {USAGE}")
+    try:
+        if options.given("export"):
+            return export_folder(Path(options.text("export")), _workload(options, networks=16))
+        if options.given("import"):
+            return _import(Path(options.text("import")), _device(options.text("device")), _out(options))
+        if options.given("few"):
+            from latency_models.few_file import profile_from_few
+
+            return profile_from_few(Path(options.text("few")), _device(options.text("device")), _out(options))
+        return _host(options)
+    except Refused as error:
+        raise UserError(str(error)) from error
+
+
+def _host(options: Options) -> str:
+    device, out = _device(options.text("device", "host")), _out(options)
+    workload = _workload(options, networks=24)
+    limits = Limits(options.number("minutes", 10), options.number("error", 0.03))
+    accept_noise = options.choice("busy", ("refuse", "accept")) == "accept"
+    out.mkdir(parents=True, exist_ok=True)
+    partial = out / f".{device}.partial.csv"
+    try:
+        timings = time_host(workload, partial, limits, accept_noise)
+    except KeyboardInterrupt:
+        raise Stopped(f"stopped; the same command goes on from '{partial}'") from None
+    profile = save_measured(device, out, workload, timings.facts, timings.records)
+    partial.unlink()
+    taken = f"  took {timings.minutes:.1f} minutes; left-out kernels weighted by their time: error {timings.error:.1%}"
+    return f"{summary(profile, workload, out / device)}\n{taken}"
+
+
+def _import(path: Path, device: str, out: Path) -> str:
+    workload, facts, records = read_results(path)
+    return summary(save_measured(device, out, workload, facts, records), workload, out / device)
+
+
+def _workload(options: Options, networks: int) -> Workload:
+    runtime = options.choice("runtime", tuple(OPTIMIZATIONS))
+    settings = make_settings(
+        runtime, options.text("optimization", ""), options.text("precision", ""), options.integer("threads", 1)
+    )
+    return Workload(
+        spaces=tuple(load_space(name) for name in options.names("space", available_spaces())),
+        resolution=options.integer("resolution", RESOLUTION, least=32),
+        network_count=options.integer("networks", networks, least=FEWEST_NETWORKS),
+        settings=settings,
+    )
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise UserError(f"device={name} is no folder name; use letters, digits, '_', '-' and '.'")
+    return name
+
+
+def _out(options: Options) -> Path:
+    return Path(options.text("out", USER_FOLDER))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

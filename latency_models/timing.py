@@ -1,0 +1,732 @@
+"""The timing protocol: how one kernel or one network becomes milliseconds, here and on any other device.
+
+This file stands alone (standard library and numpy; the runtime is imported when it is opened), because
+`python -m latency_models.profile export=DIR` copies it as `measure.py` into a folder for a device that
+cannot run the project. It needs Python 3.9. Not for what to time, and not for what the times mean.
+
+The protocol: the process is held to as many cores as threads; every item is warmed up and run until its
+median is steady; all items are timed in five interleaved passes, so that drift hits all alike; before
+and after every timing a reference is timed, and by how much its mean then differs from its median over the
+whole run is divided out. The result of an item is the median over passes, its spread half their range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+ROUNDS = 5
+WARM_RUNS, WARM_MS = 2, 20.0
+FEWEST_RUNS, FEWEST_MS = 10, 150.0  # a timing takes at least both,
+MOST_RUNS, MOST_MS = 2000, 3000.0  # and at most one of these
+REFERENCE_WARM_MS, REFERENCE_MS = 2.0, 20.0
+NOISY = 0.2  # interquartile range of the reference's timings over their median; drift below it is divided out
+WAITING = 0.1  # share of the time that this process waited for a core
+WINDOW = 30  # timings over which noise is watched
+PROBES = 15  # timings of the reference before anything else
+COLUMNS = ("item", "round", "ms", "runs", "reference_ms")
+UNIT = "ms"
+MANIFEST, RESULTS = "manifest.json", "results.csv"
+SAME = ("manifest", "runtime", "runtime_version", "optimization", "precision", "threads", "cpu")
+"""Facts that must agree for timings to stand in one file."""
+
+OPTIMIZATIONS = {"onnxruntime": ("all", "extended", "basic"), "openvino": ("all",), "cuda": ("eager", "graph")}
+PRECISIONS = {"onnxruntime": ("fp32",), "openvino": ("fp32",), "cuda": ("fp32", "fp16")}
+
+Run = Callable[[], float]
+"""Runs a loaded item once and says how many ms that took."""
+
+
+class Refused(ValueError):
+    """What was asked cannot be done; the message is one line."""
+
+
+class Item(NamedTuple):
+    """A kernel or a network to time. onnx: gives its model; layers: the same as records, for `cuda`
+    (a kind, its sizes and `inputs`: positions of earlier layers, -1 the first input, -2 the second)."""
+
+    name: str
+    onnx: Callable[[], bytes]
+    layers: Sequence[Mapping[str, Any]]
+
+
+class Settings(NamedTuple):
+    """What changes times. The first option of a runtime is its default."""
+
+    runtime: str = "onnxruntime"
+    optimization: str = "all"
+    precision: str = "fp32"
+    threads: int = 1
+
+
+class Record(NamedTuple):
+    """One timing: the median ms of `runs` runs, and the reference's, the mean of just before and just after."""
+
+    item: str
+    round: int
+    ms: float
+    runs: int
+    reference_ms: float
+
+
+class Result(NamedTuple):
+    """An item over all its rounds, the reference's drift divided out; `runs` in all."""
+
+    ms: float
+    spread_ms: float
+    runs: int
+
+
+class Runtime(Protocol):
+    """A way to run items."""
+
+    version: str
+
+    def load(self, item: Item) -> Run:
+        """Ready to run, with random inputs."""
+
+
+def make_settings(runtime: str, optimization: str = "", precision: str = "", threads: int = 1) -> Settings:
+    """Settings with the runtime's defaults for empty fields. Raises `Refused` naming the known ones."""
+    if runtime not in OPTIMIZATIONS:
+        raise Refused(f"unknown runtime '{runtime}'; known: {', '.join(OPTIMIZATIONS)}")
+    for name, value, known in (
+        ("optimization", optimization, OPTIMIZATIONS[runtime]),
+        ("precision", precision, PRECISIONS[runtime]),
+    ):
+        if value and value not in known:
+            raise Refused(f"{name}={value}: {runtime} knows {', '.join(known)}")
+    if not 1 <= threads <= len(_cores()):
+        raise Refused(f"threads={threads}: this process may use 1 to {len(_cores())} cores")
+    return Settings(runtime, optimization or OPTIMIZATIONS[runtime][0], precision or PRECISIONS[runtime][0], threads)
+
+
+# --- the protocol
+
+
+def sample(run: Run, warm_ms: float, fewest_ms: float) -> list[float]:
+    """ms of every run after a warm-up of so many ms at least."""
+    spent, runs = 0.0, 0
+    while (runs < WARM_RUNS or spent < warm_ms) and runs < MOST_RUNS:
+        spent, runs = spent + run(), runs + 1
+    found: list[float] = []
+    spent = 0.0
+    while (len(found) < FEWEST_RUNS or spent < fewest_ms) and len(found) < MOST_RUNS and spent < MOST_MS:
+        found.append(run())
+        spent += found[-1]
+    return found
+
+
+def measure(
+    items: Sequence[Item],
+    load: Callable[[Item], Run],
+    reference: Run,
+    records: list[Record],
+    save: Callable[[], None],
+    accept_noise: bool = False,
+    report: Callable[[str], None] = lambda name: None,
+    since: int = 0,
+    waited: Callable[[], float] = lambda: 0.0,
+) -> None:
+    """Time what `records` lacks of every item and round, and append it there; `save` after every timing.
+
+    report: told the name of what is timed next. since: how many records are of an earlier process. waited: the
+    share of the time since its last call that this process did not run. Raises `Refused` when the reference's
+    timings scatter too much or the process waits for a core too often; those timings are taken back.
+    """
+    finished = {(record.item, record.round) for record in records}
+    waits: list[float] = []
+    for round_ in range(ROUNDS):
+        for item in items:
+            if (item.name, round_) in finished:
+                continue
+            report(item.name)
+            run = load(item)
+            before_ms = time_reference(reference)
+            waited()
+            times = sample(run, WARM_MS, FEWEST_MS)
+            waits.append(waited())
+            reference_ms = (before_ms + time_reference(reference)) / 2
+            records.append(Record(item.name, round_, median(times), len(times), reference_ms))
+            recent = [record.reference_ms for record in records[since:][-WINDOW:]]
+            kept = "its last timings are dropped, the earlier ones kept"
+            if len(recent) == WINDOW and not accept_noise:
+                text = _busy_text(recent, kept) if relative_range(recent) > NOISY else ""
+                text = text or (
+                    _waiting_text(median(waits[-WINDOW:]), kept) if median(waits[-WINDOW:]) > WAITING else ""
+                )
+                if text:
+                    del records[-WINDOW:]
+                    save()
+                    raise Refused(text)
+            save()
+
+
+def time_reference(reference: Run) -> float:
+    """The median ms of a few runs."""
+    return median(sample(reference, REFERENCE_WARM_MS, REFERENCE_MS))
+
+
+def waiting() -> Callable[[], float]:
+    """A function that gives the share of the time since its last call that no thread of this process ran.
+
+    A short reference slips between other processes' turns on a core; a whole network does not.
+    """
+    last = [time.perf_counter(), time.process_time()]
+
+    def share() -> float:
+        wall, cpu = time.perf_counter(), time.process_time()
+        waited = 1 - (cpu - last[1]) / max(wall - last[0], 1e-9)
+        last[:] = wall, cpu
+        return max(0.0, waited)
+
+    return share
+
+
+def check_quiet(reference: Run, waited: Callable[[], float] = lambda: 0.0) -> None:
+    """Raise `Refused` for a machine that does other work now, whatever its load average of the last minutes."""
+    waited()
+    probes = [time_reference(reference) for _ in range(PROBES)]
+    if (share := waited()) > WAITING:
+        raise Refused(_waiting_text(share, "nothing was timed"))
+    if relative_range(probes) > NOISY:
+        raise Refused(_busy_text(probes, "nothing was timed"))
+
+
+def relative_range(values: Sequence[float]) -> float:
+    """Interquartile range over median."""
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return float((high - low) / middle)
+
+
+def _waiting_text(share: float, left: str) -> str:
+    return (
+        f"this machine is busy: this process waited for a core {share:.0%} of the time (at most {WAITING:.0%}); "
+        f"{left}; stop other work and run again, or time it as it is with busy=accept"
+    )
+
+
+def _busy_text(references: Sequence[float], left: str) -> str:
+    return (
+        f"this machine is busy: the same reference took {min(references):.3g} to {max(references):.3g} ms "
+        f"(interquartile range {relative_range(references):.0%}, at most {NOISY:.0%}); {left}; "
+        "stop other work and run again, or time it as it is with busy=accept"
+    )
+
+
+def summarise(records: Sequence[Record], reference_ms: float | None = None) -> dict[str, Result]:
+    """Item -> its result. reference_ms: the reference's time that results are scaled to; its median without."""
+    level = reference_ms or median(record.reference_ms for record in records)
+    by_item: dict[str, list[Record]] = {}
+    for record in records:
+        by_item.setdefault(record.item, []).append(record)
+    results = {}
+    for name, own in by_item.items():
+        times = [record.ms * level / record.reference_ms for record in own]
+        results[name] = Result(median(times), (max(times) - min(times)) / 2, sum(record.runs for record in own))
+    return results
+
+
+# --- the file of timings: one line of facts as JSON after '# ', then a table
+
+
+def render(facts: Mapping[str, Any], records: Sequence[Record]) -> str:
+    """The inverse of `parse`; six significant digits."""
+    out = io.StringIO()
+    out.write(f"# {json.dumps(facts)}\n")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for record in records:
+        writer.writerow([record.item, record.round, f"{record.ms:.6g}", record.runs, f"{record.reference_ms:.6g}"])
+    return out.getvalue()
+
+
+def read_facts(text: str, where: str) -> dict[str, Any]:
+    """The first line. Raises `Refused` naming `where`."""
+    try:
+        facts = json.loads(text.partition("\n")[0].removeprefix("# "))
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict) or not text.startswith("# "):
+        raise Refused(f"{where} row 1: no facts of the measurement ('# ' and JSON); was it written by measure.py?")
+    if facts.get("unit") != UNIT:
+        raise Refused(f"{where} row 1: unit is {facts.get('unit')!r}; times must be in '{UNIT}'")
+    return facts
+
+
+def parse(text: str, where: str, known: Collection[str]) -> list[Record]:
+    """The timings of a file. Raises `Refused` naming `where` and the row (the line of facts is row 1)."""
+    if not text.endswith("\n"):
+        raise Refused(f"{where}: the last row is cut off (no newline at the end of the file)")
+    lines = text.splitlines()
+    if lines[1:2] != [",".join(COLUMNS)]:
+        raise Refused(f"{where} row 2: columns must be {','.join(COLUMNS)}, got {','.join(lines[1:2])}")
+    records: list[Record] = []
+    seen: dict[tuple[str, int], int] = {}
+    for number, fields in enumerate(csv.reader(lines[2:]), start=3):
+        here = f"{where} row {number}"
+        if len(fields) != len(COLUMNS):
+            raise Refused(f"{here}: {len(fields)} fields where {len(COLUMNS)} are needed")
+        item, round_, ms, runs, reference_ms = fields
+        if item not in known:
+            raise Refused(f"{here}: '{item}' is no kernel or network that was asked for")
+        record = Record(
+            item,
+            _integer(round_, f"{here}: round", 0, ROUNDS - 1),
+            _positive(ms, f"{here}: ms"),
+            _integer(runs, f"{here}: runs", 1, MOST_RUNS),
+            _positive(reference_ms, f"{here}: reference_ms"),
+        )
+        if record[:2] in seen:
+            raise Refused(f"{here}: {item} round {round_} already stands in row {seen[record[:2]]}")
+        seen[record[:2]] = number
+        records.append(record)
+    return records
+
+
+def _integer(text: str, what: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
+        raise Refused(f"{what} is '{text}', not an integer from {least} to {most}")
+    return int(text)
+
+
+def _positive(text: str, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise Refused(f"{what} is '{text}', not a number") from None
+    if not (math.isfinite(value) and value > 0):
+        raise Refused(f"{what} is {text}, not a finite number above 0")
+    return value
+
+
+def write_timings(path: Path, facts: Mapping[str, Any], records: Sequence[Record]) -> None:
+    """Whole or not at all: to a neighbour first, then renamed. Raises `Refused` when the disk refuses."""
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        with aside.open("w", encoding="utf-8", newline="") as file:
+            file.write(render(facts, records))
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise Refused(f"cannot write '{path}': {error.strerror}") from error
+
+
+def resume(path: Path, facts: Mapping[str, Any], known: Collection[str]) -> list[Record]:
+    """The timings of an earlier run with the same facts; none where there is no file. Raises `Refused`."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    before = read_facts(text, path.name)
+    for name in SAME:
+        if before.get(name) != facts.get(name):
+            raise Refused(
+                f"{path.name} was taken with {name}={before.get(name)}, this run has {name}={facts.get(name)}; "
+                f"delete '{path}' to start over"
+            )
+    return parse(text, path.name, known)
+
+
+# --- runtimes
+
+
+class OnnxRuntime:
+    """onnxruntime on the CPU; inputs and outputs are bound, so that nothing is copied."""
+
+    def __init__(self, settings: Settings) -> None:
+        import onnxruntime
+
+        self.version = str(onnxruntime.__version__)
+        self._library = onnxruntime
+        self._options = options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = settings.threads, 1
+        options.graph_optimization_level = getattr(
+            onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{settings.optimization.upper()}"
+        )
+        options.log_severity_level = 3
+
+    def load(self, item: Item) -> Run:
+        session = self._library.InferenceSession(item.onnx(), self._options, providers=["CPUExecutionProvider"])
+        binding = session.io_binding()
+        for value in session.get_inputs():
+            binding.bind_cpu_input(value.name, _random([n if isinstance(n, int) else 1 for n in value.shape]))
+        for value in session.get_outputs():
+            binding.bind_output(value.name, "cpu")
+
+        def run() -> float:
+            start = time.perf_counter()
+            session.run_with_iobinding(binding)
+            return 1e3 * (time.perf_counter() - start)
+
+        return run
+
+
+class OpenVino:
+    """OpenVINO on the CPU in fp32, one stream, tuned for latency."""
+
+    def __init__(self, settings: Settings) -> None:
+        import openvino
+
+        self.version = str(openvino.__version__).split("-")[0]
+        self._library, self._core = openvino, openvino.Core()
+        self._config = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": str(settings.threads),
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+
+    def load(self, item: Item) -> Run:
+        model = self._core.read_model(item.onnx())
+        if model.is_dynamic():
+            model.reshape({x: [n.get_length() if n.is_static else 1 for n in x.partial_shape] for x in model.inputs})
+        request = self._core.compile_model(model, "CPU", self._config).create_infer_request()
+        for value in model.inputs:
+            request.set_tensor(value.any_name, self._library.Tensor(_random(list(value.shape))))
+
+        def run() -> float:
+            start = time.perf_counter()
+            request.infer()
+            return 1e3 * (time.perf_counter() - start)
+
+        return run
+
+
+class Cuda:
+    """torch on a GPU, eager or replayed as one CUDA graph, channels_last, timed by CUDA events."""
+
+    def __init__(self, settings: Settings) -> None:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise Refused("runtime=cuda: torch finds no CUDA device on this machine")
+        torch.backends.cudnn.benchmark = True
+        self.version = f"torch {torch.__version__}, {torch.cuda.get_device_name()}"
+        self._torch, self._graph = torch, settings.optimization == "graph"
+        self._dtype = torch.float16 if settings.precision == "fp16" else torch.float32
+
+    def load(self, item: Item) -> Run:
+        torch = self._torch
+        place = {"device": "cuda", "dtype": self._dtype}
+        weights = [[torch.from_numpy(w).to(**place) for w in random_weights(layer)] for layer in item.layers]
+        inputs = [torch.from_numpy(_random([1, *shape])).to(**place) for shape in input_shapes(item.layers)]
+        weights = [[_channels_last(torch, w) for w in own] for own in weights]
+        inputs = [_channels_last(torch, x) for x in inputs]
+
+        def forward() -> Any:
+            with torch.inference_mode():
+                return run_layers(item.layers, weights, inputs)
+
+        for _ in range(3):  # cudnn chooses its algorithms
+            forward()
+        torch.cuda.synchronize()
+        step: Callable[[], Any] = forward
+        if self._graph:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                forward()
+            step = graph.replay
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+        def run() -> float:
+            start.record()
+            step()
+            end.record()
+            end.synchronize()
+            return float(start.elapsed_time(end))
+
+        return run
+
+
+RUNTIMES: dict[str, Callable[[Settings], Runtime]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino, "cuda": Cuda}
+
+
+def open_runtime(settings: Settings) -> Runtime:
+    """Raises `Refused` where the runtime is not installed."""
+    try:
+        return RUNTIMES[settings.runtime](settings)
+    except ImportError as error:
+        package = {"cuda": "torch"}.get(settings.runtime, settings.runtime)
+        raise Refused(
+            f"runtime={settings.runtime} needs the package '{package}' ({error}); pip install {package}"
+        ) from error
+
+
+def _random(shape: Sequence[int]) -> Any:
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+# --- layers as torch functions, for `cuda`
+
+
+def random_weights(layer: Mapping[str, Any]) -> list[Any]:
+    """Arrays of a layer, in the order in which `run_layer` takes them."""
+    kind, outputs = layer["kind"], layer["out_channels"]
+    if kind in ("conv", "dwconv", "linear"):
+        inputs = 1 if kind == "dwconv" else layer["in_channels"]
+        window = [] if kind == "linear" else [layer["kernel_size"]] * 2
+        weight = _random([outputs, inputs, *window])
+        return [weight / math.sqrt(weight[0].size), np.zeros(outputs, np.float32)]
+    one, zero = np.ones(outputs, np.float32), np.zeros(outputs, np.float32)
+    return {"layer_norm": [one, zero], "batch_norm": [one, zero, zero, one], "scale": [one]}.get(kind, [])
+
+
+def input_shapes(layers: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, int]]:
+    """(channels, height, width) of every input from outside, the first one first."""
+    shapes = {}
+    for layer in layers:
+        for position in layer["inputs"]:
+            if position < 0:
+                shapes[position] = (layer["in_channels"], layer["height"], layer["width"])
+    return [shapes[position] for position in sorted(shapes, reverse=True)]
+
+
+def run_layers(layers: Sequence[Mapping[str, Any]], weights: Sequence[Sequence[Any]], inputs: Sequence[Any]) -> Any:
+    """The last layer's output. inputs: tensors (N, C, H, W)."""
+    values = {-1 - i: x for i, x in enumerate(inputs)}
+    last = {position: i for i, layer in enumerate(layers) for position in layer["inputs"]}
+    for i, layer in enumerate(layers):
+        values[i] = run_layer(layer, weights[i], [values[position] for position in layer["inputs"]])
+        for position in set(layer["inputs"]):
+            if last[position] == i:
+                del values[position]
+    return values[len(layers) - 1]
+
+
+def run_layer(layer: Mapping[str, Any], weights: Sequence[Any], inputs: Sequence[Any]) -> Any:
+    """One layer on tensors (N, C, H, W)."""
+    import torch
+
+    functional: Any = torch.nn.functional
+    kind, x = layer["kind"], inputs[0]
+    if kind in ("conv", "dwconv"):
+        groups = layer["in_channels"] if kind == "dwconv" else 1
+        return functional.conv2d(x, *weights, stride=layer["stride"], padding=layer["padding"], groups=groups)
+    if kind == "linear":
+        return functional.linear(x.flatten(1), *weights)
+    if kind == "layer_norm":
+        normed = functional.layer_norm(x.movedim(1, -1), (layer["in_channels"],), *weights, eps=1e-6)
+        return normed.movedim(-1, 1)
+    if kind == "batch_norm":
+        weight, bias, mean, variance = weights
+        return functional.batch_norm(x, mean, variance, weight, bias, False, 0.0, 1e-3)
+    if kind in ("add", "mul"):
+        return x + inputs[-1] if kind == "add" else x * inputs[-1]
+    if kind == "scale":
+        return x * weights[0].view(-1, 1, 1)
+    if kind == "global_pool":
+        return x.mean((2, 3), keepdim=True)
+    return {"relu6": functional.relu6, "gelu": functional.gelu}[kind](x)
+
+
+def _channels_last(torch: Any, x: Any) -> Any:
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+# --- the machine
+
+
+def machine_facts(settings: Settings, runtime: Runtime) -> dict[str, Any]:
+    """What a reader of the times must know, for the first line of their file."""
+    load = load_average()
+    return {
+        "unit": UNIT,
+        **settings._asdict(),
+        "runtime_version": runtime.version,
+        "cpu": cpu_name(),
+        "cores": os.cpu_count() or 1,
+        "clock": clock(),
+        "date": time.strftime("%Y-%m-%d"),
+        "load_average": None if load is None else round(load, 2),
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    }
+
+
+def load_average() -> float | None:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def cpu_name() -> str:
+    """Such as 'Raspberry Pi 5 Model B Rev 1.0'."""
+    lines = _read("/proc/cpuinfo").splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return _read("/proc/device-tree/model") or "".join(names[:1]) or platform.processor() or platform.machine()
+
+
+def clock() -> str:
+    """Of the core that is used first, as the system says it."""
+    folder = f"/sys/devices/system/cpu/cpu{_cores()[0]}/cpufreq"
+    now, most = _read(f"{folder}/scaling_cur_freq"), _read(f"{folder}/cpuinfo_max_freq")
+    if now and most:
+        governor = _read(f"{folder}/scaling_governor") or "unknown"
+        return f"{int(now) / 1e6:.2f} GHz of {int(most) / 1e6:.2f} GHz, governor {governor}"
+    mhz = [line.split(":")[1] for line in _read("/proc/cpuinfo").splitlines() if line.startswith("cpu MHz")]
+    return f"{float(mhz[0]) / 1e3:.2f} GHz" if mhz else "not readable"
+
+
+@contextlib.contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """Hold the process to as many cores as threads, the fastest; nothing where the system cannot."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, _cores()[:threads])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _cores() -> list[int]:
+    """Those this process may use, the fastest first, then the last (the first serves interrupts)."""
+    if not hasattr(os, "sched_getaffinity"):
+        return list(range(os.cpu_count() or 1))
+
+    def speed(core: int) -> tuple[int, int]:
+        return int(_read(f"/sys/devices/system/cpu/cpu{core}/cpufreq/cpuinfo_max_freq") or 0), core
+
+    return sorted(os.sched_getaffinity(0), key=speed, reverse=True)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip("\0\n ")
+    except OSError:
+        return ""
+
+
+class Bench:
+    """This machine at work: a runtime, the reference, and the timings so far, which `path` always holds.
+
+    `facts`, a name of the work among them as `manifest`, stand in the file; timings that it already holds
+    are gone on from. Raises `Refused` for a file of other facts and, unless noise is accepted, a busy machine.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        reference: Item,
+        path: Path,
+        facts: Mapping[str, Any],
+        known: Collection[str],
+        accept_noise: bool,
+    ) -> None:
+        self._runtime = open_runtime(settings)
+        self.facts = {**machine_facts(settings, self._runtime), **facts, "busy": "accept" if accept_noise else "refuse"}
+        self.path, self._accept_noise = path, accept_noise
+        self.records = resume(path, self.facts, known)
+        self._since = len(self.records)
+        self._waited = (lambda: 0.0) if settings.runtime == "cuda" else waiting()  # there the device works, not we
+        self._reference = self._runtime.load(reference)
+        if not accept_noise and self._since < len(known) * ROUNDS:
+            check_quiet(self._reference, self._waited)
+
+    def measure(self, items: Sequence[Item], report: Callable[[str], None] = lambda name: None) -> None:
+        """See the function of this name."""
+        measure(
+            items,
+            self._runtime.load,
+            self._reference,
+            self.records,
+            self._save,
+            self._accept_noise,
+            report,
+            self._since,
+            self._waited,
+        )
+
+    def _save(self) -> None:
+        write_timings(self.path, self.facts, self.records)
+
+
+# --- the script
+
+
+def measure_folder(folder: Path, threads: int, accept_noise: bool, runtime_name: str = "") -> str:
+    """Time what the manifest of a folder lists into its results.csv; the lines to print. Raises `Refused`."""
+    manifest = _manifest(folder / MANIFEST)
+    if runtime_name and runtime_name != manifest["runtime"]:
+        raise Refused(
+            f"this folder holds the kernels of {manifest['runtime']}; for {runtime_name} export one with "
+            f"runtime={runtime_name}"
+        )
+    settings = make_settings(manifest["runtime"], manifest["optimization"], manifest["precision"], threads)
+    items = [_item(folder, entry) for entry in manifest["items"]]
+    names = {item.name for item in items}
+    facts = {name: manifest[name] for name in ("manifest", "export")}
+    total, begin = len(items) * ROUNDS, time.monotonic()
+    with pinned(settings.threads):
+        bench = Bench(settings, _item(folder, manifest["reference"]), folder / RESULTS, facts, names, accept_noise)
+        before = len(bench.records)
+
+        def report(name: str) -> None:
+            done = len(bench.records)
+            if sys.stderr.isatty() and done > before:
+                left = (time.monotonic() - begin) / (done - before) * (total - done) / 60
+                print(f"\r{done}/{total}, {left:.1f} min left  {name:.60}\033[K", end="", file=sys.stderr)
+
+        bench.measure(items, report)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    spread = relative_range([record.reference_ms for record in bench.records])
+    return (
+        f"{len(items)} items timed {ROUNDS} times, the reference's interquartile range {spread:.1%} of its median\n"
+        f"bring back '{bench.path}', then: python -m latency_models.profile import={RESULTS} device=NAME"
+    )
+
+
+def _manifest(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Refused(f"cannot read '{path}', which must stand beside this script: {error}") from error
+
+
+def _item(folder: Path, entry: Mapping[str, Any]) -> Item:
+    def onnx() -> bytes:
+        path = folder.joinpath(entry["file"])
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise Refused(f"cannot read '{path}': {error.strerror}") from error
+
+    return Item(entry["name"], onnx, entry.get("layers", ()))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit status: 0 done, 2 refused in one line on stderr, 130 interrupted."""
+    parser = argparse.ArgumentParser(description="Times the kernels and networks of this folder into results.csv.")
+    parser.add_argument("--runtime", default="", choices=tuple(OPTIMIZATIONS), help="must be the manifest's")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--busy", default="refuse", choices=("refuse", "accept"), help="accept: time a busy machine")
+    options = parser.parse_args(arguments)
+    try:
+        folder = Path(__file__).resolve().parent
+        print(measure_folder(folder, options.threads, options.busy == "accept", options.runtime))
+    except Refused as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; run it again to go on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,212 @@
+"""The command that checks a profile where it was taken: random networks timed whole beside their predictions.
+
+    python -m latency_models.verify device=host n=50 [space=quadranet] [out=FOLDER]
+
+Other networks than those the profile was fitted on, by the same protocol. Not for devices elsewhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from device_profiles import DeviceProfile, load_profile
+from latency_models.grid import NUM_CLASSES, RESOLUTION
+from latency_models.kernel_onnx import REFERENCE, layer_records, network_model, nodes_model
+from latency_models.measured import results
+from latency_models.model import Prediction, fit_latency_model
+from latency_models.options import Options, run
+from latency_models.progress import TimingProgress
+from latency_models.scores import Evaluation
+from latency_models.timing import OPTIMIZATIONS, ROUNDS, Bench, Item, Refused, Result, cpu_name, make_settings, pinned
+from search_space.errors import BadFile, Stopped, UserError
+from search_space.files import write_whole
+from search_space.lower import Segment, lower
+from search_space.space import SearchSpace, load_space
+
+USAGE = "usage: python -m latency_models.verify device=NAME [n=50] [space=NAME,...] [key=value ...]"
+OPTIONS = {
+    "device": "a profile taken on this machine (default: host)",
+    "n": "how many networks (default: 50)",
+    "space": "of which spaces, with commas between (default: quadranet)",
+    "seed": "of the random networks (default: 0)",
+    "resolution": "pixels (default: the profile's)",
+    "busy": "refuse (default) or accept a machine that does other work",
+    "out": "where verify.csv goes (default: ./verify-NAME)",
+}
+COLUMNS = ("network", "predicted_ms", "low_ms", "high_ms", "measured_ms", "spread_ms")
+Networks = Mapping[str, tuple[Segment, ...]]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """`evaluation` is of times scaled to the reference's speed when the profile was taken; `as_timed` of times
+    without that; reference_ratio: the reference's time now over then."""
+
+    evaluation: Evaluation
+    as_timed: Evaluation
+    reference_ratio: float
+    timed: Mapping[str, Result]
+    notes: tuple[str, ...] = ()
+
+
+def verify(
+    profile: DeviceProfile, spaces: Sequence[SearchSpace], n: int, seed: int, resolution: int, out: Path, noise: bool
+) -> Verification:
+    """Time n random networks here. noise: accept a busy machine.
+
+    Raises `UserError` for a profile of another machine, and `Refused` for a busy one.
+    """
+    reference_ms = _refuse_others(profile)
+    header = profile.header
+    settings = make_settings(header.runtime, header.runtime_options["optimization"], header.precision, header.threads)
+    networks = random_networks(spaces, n, seed, resolution)
+    model = fit_latency_model(profile)
+    predicted = [model.predict(segments) for segments in networks.values()]
+    items = [_item(name, segments) for name, segments in networks.items()]
+    reference = Item("reference", partial(nodes_model, REFERENCE), layer_records([REFERENCE]))
+    partial_file, begin = out / ".timings.partial.csv", time.monotonic()
+    with pinned(settings.threads), TimingProgress(n) as progress:
+        facts = {"manifest": f"{[space.name for space in spaces]} n={n} seed={seed} resolution={resolution}"}
+        bench = Bench(settings, reference, partial_file, facts, networks, noise)
+        before = len(bench.records)
+
+        def report(name: str) -> None:
+            done = len(bench.records)
+            left = (time.monotonic() - begin) / (done - before) * (n * ROUNDS - done) if done > before else inf
+            progress.show("networks", done // ROUNDS, left)
+
+        bench.measure(items, report)
+    version = str(bench.facts["runtime_version"])
+    notes = [f"the profile was taken with {profile.runtime}, this is {version}"] * (version != header.runtime_version)
+    now = median(record.reference_ms for record in bench.records)
+    timed = results(bench.records, reference_ms)
+    found = Verification(
+        evaluation=_evaluation("scaled to the reference", networks, predicted, timed),
+        as_timed=_evaluation("as timed", networks, predicted, results(bench.records)),
+        reference_ratio=now / reference_ms,
+        timed=timed,
+        notes=tuple(notes),
+    )
+    write_whole(out / "verify.csv", _csv(found))
+    partial_file.unlink()
+    return found
+
+
+def random_networks(spaces: Sequence[SearchSpace], n: int, seed: int, resolution: int) -> Networks:
+    """Gate paths drawn uniformly, the spaces in turn; others than any profile is fitted on."""
+    networks = {}
+    for i in range(n):
+        space = spaces[i % len(spaces)]
+        path = space.random_path(random.Random(f"verify {space.name} {seed} {i}"))
+        networks[f"{space.name}_{i:03d}"] = lower(space.architecture(path), resolution, NUM_CLASSES)
+    return networks
+
+
+def render(found: Verification, device: str) -> str:
+    """A table, as text."""
+    sets = (found.evaluation, found.as_timed)
+    rows = [
+        ("", *(e.name for e in sets)),
+        ("MAPE", *(f"{e.mape:.2f} %" for e in sets)),
+        ("within 5 %", *(f"{e.within(0.05):.0f} %" for e in sets)),
+        ("within 10 %", *(f"{e.within(0.1):.0f} %" for e in sets)),
+        ("RMSE", *(f"{e.rmse_ms:.3g} ms" for e in sets)),
+        ("Spearman", *(f"{e.spearman:.4f}" for e in sets)),
+        ("interval", *(e.coverage_text() for e in sets)),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    table = "\n".join("  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    measured = found.evaluation.measured_ms
+    notes = "".join(f"\nnote: {note}" for note in found.notes)
+    return (
+        f"{device}: {len(measured)} networks from {measured.min():.3g} to {measured.max():.3g} ms; the reference took "
+        f"{found.reference_ratio:.3f} times what it took for the profile\n{table}{notes}"
+    )
+
+
+def _refuse_others(profile: DeviceProfile) -> float:
+    """The reference's ms when the profile was taken. Raises `UserError` unless that was on this machine."""
+    header, elsewhere = profile.header, "time its networks there: python -m latency_models.profile export=DIR"
+    if header.runtime not in OPTIMIZATIONS or not {"cpu", "reference_ms"} <= header.runtime_options.keys():
+        raise UserError(
+            f"device '{profile.name}' ({header.title}, {header.runtime}) cannot be timed by this command, which "
+            f"verifies profiles that latency_models.profile took on this machine; {elsewhere}"
+        )
+    if header.runtime_options["cpu"] != cpu_name():
+        raise UserError(
+            f"device '{profile.name}' was taken on '{header.runtime_options['cpu']}', this machine is "
+            f"'{cpu_name()}'; {elsewhere}"
+        )
+    try:
+        return float(header.runtime_options["reference_ms"])
+    except ValueError:
+        text = header.runtime_options["reference_ms"]
+        raise BadFile(f"{profile.name}/device.yaml: runtime_options.reference_ms is '{text}', not a number") from None
+
+
+def _item(name: str, segments: tuple[Segment, ...]) -> Item:
+    return Item(name, partial(network_model, segments), layer_records([segment.nodes for segment in segments]))
+
+
+def _evaluation(
+    name: str, networks: Networks, predicted: Sequence[Prediction], timed: Mapping[str, Result]
+) -> Evaluation:
+    return Evaluation(
+        name,
+        tuple(networks),
+        measured_ms=np.array([timed[network].ms for network in networks]),
+        predicted_ms=np.array([p.latency_ms for p in predicted]),
+        low_ms=np.array([p.low_ms for p in predicted]),
+        high_ms=np.array([p.high_ms for p in predicted]),
+        coverage=predicted[0].coverage,
+    )
+
+
+def _csv(found: Verification) -> str:
+    e = found.evaluation
+    assert e.low_ms is not None and e.high_ms is not None
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for name, *times in zip(e.names, e.predicted_ms, e.low_ms, e.high_ms, e.measured_ms, strict=True):
+        writer.writerow([name, *(f"{ms:.6g}" for ms in times), f"{found.timed[name].spread_ms:.6g}"])
+    return out.getvalue()
+
+
+def main(arguments: Sequence[str]) -> int:
+    return run(_verify, OPTIONS, USAGE, arguments)
+
+
+def _verify(options: Options) -> str:
+    profile = load_profile(options.text("device", "host"))
+    resolution = profile.header.runtime_options.get("resolution", str(RESOLUTION))
+    out = Path(options.text("out", f"verify-{profile.name}"))
+    spaces = [load_space(name) for name in options.names("space", ("quadranet",))]
+    n, seed = options.integer("n", 50, least=3), options.integer("seed", 0, least=0)
+    pixels = options.integer("resolution", int(resolution), least=32)
+    noise = options.choice("busy", ("refuse", "accept")) == "accept"
+    _refuse_others(profile)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        found = verify(profile, spaces, n, seed, pixels, out, noise)
+    except Refused as error:
+        raise UserError(str(error)) from error
+    except KeyboardInterrupt:
+        raise Stopped("stopped; the same command goes on from here") from None
+    return f"{render(found, profile.name)}\nevery network: '{out / 'verify.csv'}'"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
