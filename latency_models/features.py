@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from math import ceil, log
 
 from device_profiles import Kernel, Lanes
+from latency_models.gpu_blocks import Block, Product, winograd_macs
 from latency_models.neural_engine import EngineConv
 from search_space.layer import WEIGHTED, Kind
 
@@ -94,6 +95,26 @@ def _engine_conv(kernel: Kernel) -> EngineConv:
     )
 
 
+def _padded_product_macs(kernel: Kernel, lanes: Lanes) -> float:
+    """MACs of a GPU's smallest blocks of the matrix product."""
+    return Product.of(kernel).padded_macs / MILLION
+
+
+def _wave_macs(kernel: Kernel, lanes: Lanes) -> float:
+    """MACs that a GPU has time for in whole waves of blocks of 128x128."""
+    return Product.of(kernel).wave_macs((128, 128)) / MILLION
+
+
+def _winograd_macs(kernel: Kernel, lanes: Lanes) -> float:
+    """Multiplications of a GPU's 3x3 convolution. Of a tensor that is not square it may fall where the width grows."""
+    return winograd_macs(kernel) / MILLION
+
+
+def _depth(kernel: Kernel, lanes: Lanes) -> float:
+    """Products summed up in one output: what a single block of a GPU takes its time for."""
+    return Product.of(kernel).depth / MILLION
+
+
 def _up(size: int, lanes: int) -> int:
     return ceil(size / lanes) * lanes
 
@@ -110,7 +131,33 @@ FEATURES: Mapping[str, Callable[[Kernel, Lanes], float]] = {
     "gemm_macs": _gemm_macs,
     "engine_cycles": _engine_cycles,
     "striped_elements": _striped_elements,
+    "padded_product_macs": _padded_product_macs,
+    "wave_macs": _wave_macs,
+    "winograd_macs": _winograd_macs,
+    "depth": _depth,
 }
+
+BLOCKS: tuple[Block, ...] = (
+    (32, 32),
+    (64, 32),
+    (32, 64),
+    (64, 64),
+    (128, 32),
+    (32, 128),
+    (128, 64),
+    (64, 128),
+    (128, 128),
+)
+"""Rows and columns that a thread block of a GPU's matrix product may have."""
+
+
+def _idle(block: Block, at_once: int = 1) -> Callable[[Kernel], float]:
+    return lambda kernel: Product.of(kernel).idle(block, at_once)
+
+
+def _padding(block: Block) -> Callable[[Kernel], float]:
+    return lambda kernel: Product.of(kernel).padding(block)
+
 
 COORDINATES: Mapping[str, Callable[[Kernel], float]] = {
     "log_in_channels": lambda kernel: log(kernel.spec.in_channels),
@@ -118,5 +165,11 @@ COORDINATES: Mapping[str, Callable[[Kernel], float]] = {
     "log_pixels": lambda kernel: log(kernel.spec.out_height * kernel.spec.out_width),
     "log_kernel_size": lambda kernel: log(kernel.spec.kernel_size),
     "log_stride": lambda kernel: log(kernel.spec.stride),
+    "log_width": lambda kernel: log(kernel.spec.out_width),
+    "log_height_over_width": lambda kernel: log(kernel.spec.out_height / kernel.spec.out_width),
+    "log_elements": lambda kernel: log(kernel.spec.out_elements),
+    **{f"idle_{block[0]}x{block[1]}": _idle(block) for block in BLOCKS},
+    **{f"idle_{block[0]}x{block[1]}_two_at_once": _idle(block, 2) for block in ((32, 32), (64, 64))},
+    **{f"padding_{block[0]}x{block[1]}": _padding(block) for block in ((32, 32), (64, 64), (128, 128))},
 }
-"""Where a kernel lies among others, for interpolating between measured ones (natural logarithms of sizes)."""
+"""Where a kernel lies among others, for interpolating between measured ones: natural logarithms of sizes, shares."""

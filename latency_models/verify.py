@@ -61,6 +61,19 @@ class Verification:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class TimedHere:
+    """By item name: times scaled to the reference's speed when the profile was taken, and without that.
+
+    reference_ratio: the reference's time now over then.
+    """
+
+    scaled: Mapping[str, Result]
+    as_timed: Mapping[str, Result]
+    reference_ratio: float
+    notes: tuple[str, ...] = ()
+
+
 def verify(
     profile: DeviceProfile, spaces: Sequence[SearchSpace], n: int, seed: int, resolution: int, out: Path, noise: bool
 ) -> Verification:
@@ -68,40 +81,49 @@ def verify(
 
     Raises `UserError` for a profile of another machine, and `Refused` for a busy one.
     """
-    reference_ms = _refuse_others(profile)
-    header = profile.header
-    settings = make_settings(header.runtime, header.runtime_options["optimization"], header.precision, header.threads)
     networks = random_networks(spaces, n, seed, resolution)
     model = fit_latency_model(profile)
     predicted = [model.predict(segments) for segments in networks.values()]
     items = [_item(name, segments) for name, segments in networks.items()]
+    what = f"{[space.name for space in spaces]} n={n} seed={seed} resolution={resolution}"
+    here = time_here(profile, items, what, out / ".timings.partial.csv", noise)
+    found = Verification(
+        evaluation=_evaluation("scaled to the reference", networks, predicted, here.scaled),
+        as_timed=_evaluation("as timed", networks, predicted, here.as_timed),
+        reference_ratio=here.reference_ratio,
+        timed=here.scaled,
+        notes=here.notes,
+    )
+    write_whole(out / "verify.csv", _csv(found))
+    return found
+
+
+def time_here(profile: DeviceProfile, items: Sequence[Item], what: str, partial_file: Path, noise: bool) -> TimedHere:
+    """Time models on the machine and in the runtime of the profile. what: names the work, so that a killed run goes
+    on from `partial_file`, which is gone in the end; noise: accept a busy machine.
+
+    Raises `UserError` for a profile of another machine, and `Refused` for a busy one.
+    """
+    reference_ms, header, begin = _refuse_others(profile), profile.header, time.monotonic()
+    settings = make_settings(header.runtime, header.runtime_options["optimization"], header.precision, header.threads)
     reference = Item("reference", partial(nodes_model, REFERENCE), layer_records([REFERENCE]))
-    partial_file, begin = out / ".timings.partial.csv", time.monotonic()
-    with pinned(settings.threads), TimingProgress(n) as progress:
-        facts = {"manifest": f"{[space.name for space in spaces]} n={n} seed={seed} resolution={resolution}"}
-        bench = Bench(settings, reference, partial_file, facts, networks, noise)
+    with pinned(settings.threads), TimingProgress(len(items)) as progress:
+        names = [item.name for item in items]
+        bench = Bench(settings, reference, partial_file, {"manifest": what}, names, noise)
         before = len(bench.records)
 
         def report(name: str) -> None:
             done = len(bench.records)
-            left = (time.monotonic() - begin) / (done - before) * (n * ROUNDS - done) if done > before else inf
+            spent = time.monotonic() - begin
+            left = spent / (done - before) * (len(items) * ROUNDS - done) if done > before else inf
             progress.show("networks", done // ROUNDS, left)
 
         bench.measure(items, report)
+    partial_file.unlink()
     version = str(bench.facts["runtime_version"])
     notes = [f"the profile was taken with {profile.runtime}, this is {version}"] * (version != header.runtime_version)
     now = median(record.reference_ms for record in bench.records)
-    timed = results(bench.records, reference_ms)
-    found = Verification(
-        evaluation=_evaluation("scaled to the reference", networks, predicted, timed),
-        as_timed=_evaluation("as timed", networks, predicted, results(bench.records)),
-        reference_ratio=now / reference_ms,
-        timed=timed,
-        notes=tuple(notes),
-    )
-    write_whole(out / "verify.csv", _csv(found))
-    partial_file.unlink()
-    return found
+    return TimedHere(results(bench.records, reference_ms), results(bench.records), now / reference_ms, tuple(notes))
 
 
 def random_networks(spaces: Sequence[SearchSpace], n: int, seed: int, resolution: int) -> Networks:

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from nas.gates import GateSample
 from search_space import GatePath, SearchSpace, Segment, lower, lower_space
-from search_space.build import Block, Interpreter, Network, initialise
+from search_space.build import Block, Interpreter, Network, initialise, run_lean_layer
 from search_space.layer import Kind, LayerSpec, Node
+from search_space.operators.patterns import LeanNodes, Step
 
 
 class _Gate(torch.autograd.Function):
@@ -87,24 +88,32 @@ class SharedSlot(nn.Module):
         for node in (node for nodes in self.nodes for node in nodes):
             whole = node.spec.kind in (Kind.LAYER_NORM, Kind.SCALE, Kind.LINEAR)
             assert not whole or node.spec.in_channels == width[node.name], f"{node.name} cannot be a slice"
-        self.interpreters = [Interpreter(nodes) for nodes in self.nodes]
+        self.plain = [Interpreter(nodes) for nodes in self.nodes]
+        self.lean = [Interpreter(nodes, lean=True) for nodes in self.nodes]
 
     def run(self, candidate: int, x: Tensor) -> Tensor:
         """x: (N, C, H, W) -> (N, C', H', W')."""
-        return self.interpreters[candidate].run(self._layer, x)
+        interpreters = self.lean if self.largest.runs_lean(x) else self.plain
+        return interpreters[candidate].run(self._step, x)
 
-    def _layer(self, node: Node, *inputs: Tensor) -> Tensor:
-        spec, module = node.spec, self.largest.get_submodule(node.name)
+    def _step(self, step: Step, *inputs: Tensor) -> Tensor:
+        if isinstance(step, LeanNodes):
+            return run_lean_layer(step, inputs[0], self._tensors_of)
+        spec, module = step.spec, self.largest.get_submodule(step.name)
         if isinstance(module, nn.Conv2d):
-            bias = None if module.bias is None else module.bias[: spec.out_channels]
+            weight, bias = self._tensors_of(step)
             groups = spec.in_channels if spec.kind is Kind.DWCONV else 1
-            weight = _slice(module.weight, spec)
             return F.conv2d(inputs[0], weight, bias, spec.stride, spec.padding, groups=groups)
         if isinstance(module, nn.BatchNorm2d):
             weight, bias = module.weight[: spec.in_channels], module.bias[: spec.in_channels]
             return F.batch_norm(inputs[0], None, None, weight, bias, training=True, eps=module.eps)
         y: Tensor = module(*inputs)
         return y
+
+    def _tensors_of(self, node: Node) -> tuple[Tensor, Tensor | None]:
+        """The weight and bias of a layer of a candidate."""
+        weight, bias = self.largest.tensors_of(node)
+        return _slice(weight, node.spec), None if bias is None else bias[: node.spec.out_channels]
 
     def weights_of(self, candidate: int) -> Iterator[nn.Parameter]:
         return self.largest.parameters() if self.nodes[candidate] else iter(())

@@ -7,13 +7,20 @@ for the supernet's candidates and for full training alike. Not for choosing anyt
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from search_space.branches import branch_ends
+from search_space.errors import UserError
 from search_space.layer import SEGMENT_INPUT, Kind, Node
 from search_space.lower import Segment
+from search_space.operators.lean import Gelu, Norm, autocast_dtype, is_plain, lean_layer
+from search_space.operators.linear_maps import Convolution, LinearMap, Pointwise
+from search_space.operators.patterns import LeanNodes, Step, with_lean_layers
+
+NORM_EPS = 1e-6
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -24,7 +31,7 @@ class ChannelLayerNorm(nn.LayerNorm):
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-6)
+        super().__init__(channels, eps=NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, H, W) -> (N, C, H, W)."""
@@ -115,28 +122,57 @@ def build_layer(node: Node, layer_scale: float, drop_rate: float, batch_statisti
             return Mul()
         case Kind.GLOBAL_POOL:
             return GlobalPool()
+        case _:
+            raise UserError(f"no space builds a layer of kind '{spec.kind}'; it can be priced only")
 
 
 class Interpreter:
     """Runs a list of nodes in order and drops every value after its last reader."""
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
-        last_use = {x: i for i, node in enumerate(nodes) for x in node.inputs}
-        self._steps = [(node, i, [x for x in {*node.inputs} if last_use[x] == i]) for i, node in enumerate(nodes)]
+    def __init__(self, nodes: Sequence[Node], lean: bool = False) -> None:
+        """`lean`: nodes that one lean layer computes (`operators.patterns`) are one step."""
+        steps: list[tuple[int, Step]] = with_lean_layers(nodes) if lean else [*enumerate(nodes)]
+        last_use = {x: i for i, step in steps for x in step.inputs}
+        self._steps = [(step, i, [x for x in {*step.inputs} if last_use[x] == i]) for i, step in steps]
+
+    @property
+    def lean_layers(self) -> list[LeanNodes]:
+        return [step for step, _, _ in self._steps if isinstance(step, LeanNodes)]
 
     def run(self, layer: Callable[..., Tensor], x: Tensor) -> Tensor:
-        """layer(node, *inputs) computes one node; x: (N, C, H, W) -> the last node's output, or x if there is none."""
+        """layer(step, *inputs) computes one step; x: (N, C, H, W) -> the last one's output, or x if there is none."""
         values = {SEGMENT_INPUT: x}
         output = x
-        for node, position, finished in self._steps:
-            output = values[position] = layer(node, *[values[i] for i in node.inputs])
+        for step, position, finished in self._steps:
+            output = values[position] = layer(step, *[values[i] for i in step.inputs])
             for i in finished:
                 del values[i]
         return output
 
 
+def run_lean_layer(nodes: LeanNodes, x: Tensor, tensors_of: Callable[[Node], tuple[Tensor, Tensor | None]]) -> Tensor:
+    """The nodes as one function; tensors_of(node): its weight and bias. x: (N, C, H, W) -> (N, C', H', W')."""
+    spec = nodes.convolutions[0].spec
+    linear: LinearMap = Pointwise()
+    if (spec.kind, spec.kernel_size, spec.stride, spec.padding) != (Kind.CONV, 1, 1, 0):
+        groups = spec.in_channels if spec.kind is Kind.DWCONV else 1
+        linear = Convolution((spec.stride,) * 2, (spec.padding,) * 2, groups=groups)
+    pre: Norm | Gelu = Gelu()
+    if nodes.pre.spec.kind is Kind.LAYER_NORM:
+        weight, bias = tensors_of(nodes.pre)
+        assert bias is not None
+        pre = Norm(weight, bias, NORM_EPS)
+    factors = [t for node in nodes.convolutions for t in tensors_of(node)]
+    return lean_layer(x, linear, factors, pre, None if nodes.scale is None else tensors_of(nodes.scale)[0])
+
+
 class Block(nn.Module):
-    """Runs a list of nodes; an empty list is the identity. Submodules carry the nodes' names."""
+    """Runs a list of nodes; an empty list is the identity. Submodules carry the nodes' names.
+
+    While training, what follows a LayerNorm or GELU is computed as layers that store their input only
+    (`operators.lean`), unless `lean` is False, a module of theirs was replaced or has hooks, or they compute in
+    float16. Values and gradients are those of the modules, to rounding; there is no second derivative.
+    """
 
     def __init__(
         self,
@@ -144,22 +180,39 @@ class Block(nn.Module):
         layer_scale: float = 1.0,
         drop_rate: float = 0.0,
         batch_statistics: bool = False,
+        lean: bool = True,
     ) -> None:
         super().__init__()
         self.branch_ends = [[nodes[i].name for i in ends] for ends in branch_ends(nodes)]
-        self._interpreter = Interpreter(nodes)
+        self._plain = Interpreter(nodes)
+        self._lean = Interpreter(nodes, lean=lean)
         for node in nodes:
             self.add_module(node.name, build_layer(node, layer_scale, drop_rate, batch_statistics))
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, H, W) -> (N, C', H', W'), or (N, classes) for a head."""
-        return self._interpreter.run(self._layer, x)
+        return (self._lean if self.runs_lean(x) else self._plain).run(self._step, x)
 
-    def _layer(self, node: Node, *inputs: Tensor) -> Tensor:
-        module = self._modules[node.name]
+    def _step(self, step: Step, *inputs: Tensor) -> Tensor:
+        if isinstance(step, LeanNodes):
+            return run_lean_layer(step, inputs[0], self.tensors_of)
+        module = self._modules[step.name]
         assert module is not None
         output: Tensor = module(*inputs)
         return output
+
+    def tensors_of(self, node: Node) -> tuple[Tensor, Tensor | None]:
+        """The weight and bias of a layer."""
+        module: Any = self._modules[node.name]
+        return module.weight, getattr(module, "bias", None)
+
+    def runs_lean(self, x: Tensor) -> bool:
+        """Whether lean layers are used: in training, in types wide enough for small layer scales, and while their
+        modules, run one by one, would give the same and do nothing else."""
+        if not self.training or not torch.is_grad_enabled() or torch.float16 in (x.dtype, autocast_dtype(x)):
+            return False
+        parts = (self._modules[node.name] for step in self._lean.lean_layers for node in step.parts)
+        return all(is_plain(part, nn.Conv2d, nn.GELU, ChannelLayerNorm, Scale) for part in parts)
 
 
 class Network(nn.Module):
@@ -171,8 +224,9 @@ class Network(nn.Module):
         layer_scale: float = 1.0,
         drop_path: float = 0.0,
         paper_init: bool = False,
+        lean: bool = True,
     ) -> None:
-        """`drop_path` is the last block's rate; it rises linearly from 0 over the blocks.
+        """`drop_path` is the last block's rate; it rises linearly from 0 over the blocks. lean: see `Block`.
 
         layer_scale=1e-6 with paper_init=True is the published family's start, for long training.
         """
@@ -180,7 +234,7 @@ class Network(nn.Module):
         blocks = [s.name for s in segments if s.slot is not None]
         for segment in segments:
             depth = blocks.index(segment.name) / max(1, len(blocks) - 1) if segment.slot is not None else 0.0
-            self.add_module(segment.name, Block(segment.nodes, layer_scale, drop_path * depth))
+            self.add_module(segment.name, Block(segment.nodes, layer_scale, drop_path * depth, lean=lean))
         initialise(self, paper_init)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ ALLOWED = {  # folder -> the project's folders that it may import
     "device_profiles": {"search_space", "device_profiles"},
     "latency_models": {"search_space", "device_profiles", "latency_models"},
     "nas": {"search_space", "device_profiles", "latency_models", "nas"},
+    "experiments": {"search_space", "device_profiles", "latency_models", "nas", "experiments"},
 }
-OWN = {*ALLOWED, "experiments", "tests"}
+OWN = {*ALLOWED, "tests"}
 HEAVY = {"torch", "sklearn", "pandas", "scipy", "onnx", "onnxruntime", "optuna", "PIL", "hydra"}
 PICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from search_space.blocks import mbconv, quadra
+from search_space.blocks import linear_dw, mbconv, quadra, quadra_fc1, quadra_fc12
 from search_space.blocks.graph import Graph
 from search_space.errors import UnknownName
 
@@ -28,7 +28,13 @@ class BlockFamily(Protocol):
     def head(self, g: Graph, space: SearchSpace, num_classes: int) -> Graph: ...
 
 
-FAMILIES: dict[str, BlockFamily] = {"quadra": quadra, "mbconv": mbconv}
+FAMILIES: dict[str, BlockFamily] = {
+    "quadra": quadra,
+    "quadra_fc1": quadra_fc1,
+    "quadra_fc12": quadra_fc12,
+    "linear_dw": linear_dw,
+    "mbconv": mbconv,
+}
 
 
 def family_of(space: SearchSpace) -> BlockFamily:

@@ -2,10 +2,12 @@
 
 x += g1 * (A(n) * B(n) + C(n)),  n = LayerNorm(x),  A, B, C depthwise k x k with bias;
 x += g2 * W2(GELU(W1(LayerNorm(x)))).  Stem, down-sampling and head are ConvNeXt's.
+Its relatives (`linear_dw`, `quadra_fc1`, `quadra_fc12`) put other layers in this frame.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from search_space.blocks.graph import Graph
@@ -23,7 +25,9 @@ def check(space: SearchSpace) -> None:
             f"{space.stages[0].width}; its blocks are residual"
         )
     if any(stage.stride != 1 for stage in space.stages):
-        raise UserError(f"space '{space.name}': stages of family quadra have stride 1; they halve the map between them")
+        raise UserError(
+            f"space '{space.name}': stages of family {space.family} have stride 1; they halve the map between them"
+        )
 
 
 def stem(g: Graph, space: SearchSpace) -> Graph:
@@ -39,21 +43,48 @@ def transition(g: Graph, stage: Stage) -> Graph:
 
 
 def block(g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph:
-    x = g.unary("norm1", Kind.LAYER_NORM)
-    a = g.dwconv("quad_a", choice.kernel_size, bias=True, x=x)
-    b = g.dwconv("quad_b", choice.kernel_size, bias=True, x=x)
-    c = g.dwconv("quad_c", choice.kernel_size, bias=True, x=x)
-    ab = g.binary("product", Kind.MUL, a, b)
-    g.binary("quadratic", Kind.ADD, ab, c)
+    return frame(g, choice, width, depthwise=quadratic_depthwise, expand=pointwise, project=pointwise)
+
+
+def frame(
+    g: Graph,
+    choice: BlockChoice,
+    width: int,
+    *,
+    depthwise: Callable[[Graph, int], int],
+    expand: Callable[[Graph, str, int], int],
+    project: Callable[[Graph, str, int], int],
+) -> Graph:
+    """The two residual branches. depthwise(g, kernel size); expand and project (g, name, output channels)."""
+    g.unary("norm1", Kind.LAYER_NORM)
+    depthwise(g, choice.kernel_size)
     g.unary("scale1", Kind.SCALE)
     x = g.residual("residual1", skip=g.INPUT)
     g.unary("norm2", Kind.LAYER_NORM)
-    g.conv("expand", choice.expand_ratio * width, bias=True)
+    expand(g, "expand", choice.expand_ratio * width)
     g.unary("act", Kind.GELU)
-    g.conv("project", width, bias=True)
+    project(g, "project", width)
     g.unary("scale2", Kind.SCALE)
     g.residual("residual2", skip=x)
     return g
+
+
+def quadratic_depthwise(g: Graph, kernel_size: int) -> int:
+    """a(x) * b(x) + c(x), each depthwise."""
+    x = g.last
+    a, b, c = (g.dwconv(f"quad_{part}", kernel_size, bias=True, x=x) for part in "abc")
+    return g.binary("quadratic", Kind.ADD, g.binary("product", Kind.MUL, a, b), c)
+
+
+def pointwise(g: Graph, name: str, out_channels: int) -> int:
+    return g.conv(name, out_channels, bias=True)
+
+
+def quadratic_pointwise(g: Graph, name: str, out_channels: int) -> int:
+    """a(x) * b(x) + c(x), each a 1x1 convolution: three times the cost of one (Table V)."""
+    x = g.last
+    a, b, c = (g.conv(f"{name}_{part}", out_channels, bias=True, x=x) for part in "abc")
+    return g.binary(f"{name}_quadratic", Kind.ADD, g.binary(f"{name}_product", Kind.MUL, a, b), c)
 
 
 def head(g: Graph, space: SearchSpace, num_classes: int) -> Graph:

@@ -136,6 +136,18 @@ def test_all_weights_learn(family: str) -> None:
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_lean_path_has_the_same_gradients(family: str) -> None:
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for lean in (False, True):
+        torch.manual_seed(0)
+        network = Network(lower(small(family), 32, 5), layer_scale=0.7, lean=lean)
+        network(images).square().sum().backward()
+        gradients.append({name: p.grad for name, p in network.named_parameters()})
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("device", ["cpu", "gpu", "vpu"])
 def test_prices_follow_the_work(device: str) -> None:
     """One depthwise convolution is faster than three, a quadratic FFN slower than a linear one."""

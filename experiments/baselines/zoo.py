@@ -1,0 +1,81 @@
+"""The baselines of Tables I and II by name, with the sizes that their papers give (paper sheet 3).
+
+DeiT and TNT come from timm where it is installed; nothing here has trained weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import nn
+
+from experiments.baselines.blocks import ConvNeXtBlock, conv_block, quadra_block, skip_block
+from experiments.baselines.hornet import hor_block
+from experiments.baselines.macro import ElementaryLayerNorm, Norm, four_stages
+from experiments.baselines.swin import swin_network
+from search_space.build import ChannelLayerNorm
+from search_space.errors import UnknownName, UserError, one_line
+
+Size = Literal["T", "S", "B"]
+TABLE2_DEPTHS = (2, 2, 18, 2)
+TABLE2_BLOCKS = ("skip", "conv", "swin", "hor", "quad", "convnext")
+TIMM = {  # name -> timm's; TNT as published, before timm's own repair
+    "deit-s": "deit_small_patch16_224",
+    "tnt-s": "tnt_s_legacy_patch16_224",
+}
+
+
+def convnext(size: Size, num_classes: int = 1000) -> nn.Module:
+    """ConvNeXt (arXiv 2201.03545): (N, 3, H, W) -> (N, classes)."""
+    width, depths = {"T": (96, (3, 3, 9, 3)), "S": (96, (3, 3, 27, 3)), "B": (128, (3, 3, 27, 3))}[size]
+    return four_stages(lambda stage, channels: ConvNeXtBlock(channels), depths, width, num_classes=num_classes)
+
+
+def hornet(size: Size, num_classes: int = 1000, norm: Norm = ChannelLayerNorm) -> nn.Module:
+    """HorNet 7x7 (arXiv 2207.14284): (N, 3, H, W) -> (N, classes)."""
+    width = {"T": 64, "S": 96, "B": 128}[size]
+    return four_stages(
+        lambda stage, channels: hor_block(stage, channels, norm), (2, 3, 18, 2), width, norm, num_classes
+    )
+
+
+def swin(size: Size, num_classes: int = 1000, resolution: int = 224) -> nn.Module:
+    """Swin (arXiv 2103.14030): (N, 3, R, R) -> (N, classes), R the resolution."""
+    width, depths = {"T": (96, (2, 2, 6, 2)), "S": (96, (2, 2, 18, 2)), "B": (128, (2, 2, 18, 2))}[size]
+    return swin_network(depths, width, resolution, num_classes)
+
+
+def table2_network(
+    block: str, width: int, norm: Norm = ElementaryLayerNorm, resolution: int = 224, num_classes: int = 1000
+) -> nn.Module:
+    """A network of Table II: one kind of block at depths 2, 2, 18, 2. (N, 3, R, R) -> (N, classes), R the resolution.
+
+    norm: over channels first; the released code's own by default. Raises `UnknownName`.
+    """
+    makers: dict[str, Callable[[int, int], nn.Module]] = {
+        "skip": lambda stage, channels: skip_block(channels),
+        "conv": lambda stage, channels: conv_block(channels, norm),
+        "hor": lambda stage, channels: hor_block(stage, channels, norm),
+        "quad": lambda stage, channels: quadra_block(channels, norm),
+        "convnext": lambda stage, channels: ConvNeXtBlock(channels),
+    }
+    if block == "swin":
+        return swin_network(TABLE2_DEPTHS, width, resolution, num_classes)
+    if block not in makers:
+        raise UnknownName("block", block, TABLE2_BLOCKS)
+    return four_stages(makers[block], TABLE2_DEPTHS, width, norm, num_classes)
+
+
+def timm_model(name: str) -> nn.Module:
+    """DeiT-S or TNT-S of Table I at 224 pixels. Raises `UserError` where timm is missing or does not import,
+    `UnknownName` for what timm does not have (PVT v1 and T2T-ViT among it)."""
+    if name not in TIMM:
+        raise UnknownName("model of timm", name, TIMM)
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision beside another build of torch
+        raise UserError(f"'{name}' needs timm ({one_line(error)}): pip install 'quadranas[baselines]'") from error
+    model = timm.create_model(TIMM[name], pretrained=False)
+    assert isinstance(model, nn.Module)
+    return model

@@ -1,0 +1,196 @@
+"""Table I: cost and speed of QuadraNets beside attention and other high-order networks.
+
+Question   Do the five QuadraNets have the published size and work, and are they as much faster than Swin,
+           ConvNeXt and HorNet here as the paper says (36-T: 1.49x Swin-T, 1.01x ConvNeXt-T, 1.57x HorNet-T)?
+Command    python -m experiments.table1 [models=swin-t,quadranet36-t] [batch=64] [minutes=5]
+           python -m experiments.table1 show
+Cost       A GPU: some minutes. A CPU: minutes=, plus one pass of every network to warm up; 4 GiB of memory.
+Expected   Counted equals published to the digits given but for QuadraNet36-S and 25-B, whose published
+           parameters are inconsistent. Order on a GPU as published; on a CPU depthwise convolutions weigh more.
+Missing    PVT-S and T2T-ViT-14 are in no library used here; DeiT-S and TNT-S need timm (`.[baselines]`).
+           Top-1 is the paper's: nothing here was trained on ImageNet.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from experiments.command import run_experiment
+from experiments.results import Results, Row, Value, markdown, ratio, shown, speed_shown, take_provenance
+from search_space.errors import UnknownName
+from search_space.family import PUBLISHED, RESOLUTION, TABLE1, counted, family_architecture
+from search_space.lower import lower
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from latency_models.options import Options
+
+OPTIONS = {
+    "models": "names with commas between (default: all that can be built here)",
+    "batch": "images a pass (default: 64 on a GPU, 8 on a CPU)",
+    "minutes": "how long a CPU measures (default: 5)",
+}
+HEADER = (
+    "network",
+    "blocks",
+    "params M",
+    "published",
+    "GMACs",
+    "published",
+    "top-1 published",
+    "img/s published (A100)",
+    "img/s here",
+    "quartiles",
+)
+RIVALS = ("swin", "convnext", "hornet")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row of Table I. size: T, S or B, within which ratios are taken; images_per_second on an A100."""
+
+    size: str
+    params_m: float
+    gmacs: float
+    blocks: int
+    top1: float
+    images_per_second: int
+
+
+def _quadranet(name: str, size: str, blocks: int) -> Line:
+    p = PUBLISHED[name]
+    assert p.images_per_second is not None
+    return Line(size, p.params_m, p.gmacs, blocks, p.top1, p.images_per_second)
+
+
+LINES: Mapping[str, Line] = {
+    "swin-t": Line("T", 29, 4.5, 12, 81.3, 1321),
+    "deit-s": Line("T", 22, 4.6, 12, 79.8, 1621),
+    "tnt-s": Line("T", 23.8, 5.2, 12, 81.5, 657),
+    "pvt-s": Line("T", 24.5, 3.8, 16, 79.8, 1433),
+    "t2t-vit-14": Line("T", 21.5, 4.8, 14, 81.5, 1376),
+    "convnext-t": Line("T", 28, 4.5, 18, 82.1, 1944),
+    "hornet-t": Line("T", 22, 4.0, 25, 82.8, 1254),
+    "quadranet25-t": _quadranet("quadranet25-t", "T", 25),
+    "quadranet36-t": _quadranet("quadranet36-t", "T", 36),
+    "swin-s": Line("S", 50, 8.7, 24, 83.0, 827),
+    "convnext-s": Line("S", 50, 8.7, 36, 83.1, 1275),
+    "hornet-s": Line("S", 50, 8.8, 25, 83.8, 813),
+    "quadranet36-s": _quadranet("quadranet36-s", "S", 36),
+    "swin-b": Line("B", 88, 15.4, 24, 83.5, 662),
+    "convnext-b": Line("B", 89, 15.4, 36, 83.8, 969),
+    "hornet-b": Line("B", 87, 15.6, 25, 84.2, 641),
+    "quadranet25-b": _quadranet("quadranet25-b", "B", 25),
+    "quadranet36-b": _quadranet("quadranet36-b", "B", 36),
+}
+
+
+def builders(resolution: int) -> dict[str, Callable[[], nn.Module]]:
+    """What builds each network of the table that can be built, timm's too where timm is missing."""
+    from experiments.baselines.zoo import TIMM, convnext, hornet, swin, timm_model
+    from search_space.build import Network
+
+    made: dict[str, Callable[[], nn.Module]] = {}
+    for size in ("T", "S", "B"):
+        made[f"swin-{size.lower()}"] = partial(swin, size, resolution=resolution)
+        made[f"convnext-{size.lower()}"] = partial(convnext, size)
+        made[f"hornet-{size.lower()}"] = partial(hornet, size)
+    made |= {name: partial(timm_model, name) for name in TIMM}
+    for name in TABLE1:
+        made[name] = partial(Network, lower(family_architecture(name), resolution, 1000))
+    return {name: made[name] for name in LINES if name in made}
+
+
+def measure(options: Options, quick: bool, command: str) -> Results:
+    """`quick`: the T group at 64 pixels, one image a pass."""
+    from experiments.baselines.zoo import TIMM
+    from experiments.counting import count
+    from experiments.throughput import Protocol, measure_throughput, measured_device, speed_columns
+
+    resolution = 64 if quick else RESOLUTION
+    make = builders(resolution)
+    available = [name for name in make if find_spec("timm") or name not in TIMM]
+    names = options.names("models", [n for n in available if not quick or LINES[n].size == "T"])
+    for name in names:
+        if name not in make:
+            raise UnknownName("model", name, make)
+    device = measured_device()
+    protocol = Protocol(
+        device,
+        options.integer("batch", 1 if quick else 64 if device == "cuda" else 8),
+        resolution,
+        options.number("minutes", 0.01 if quick else 5),
+    )
+    provenance = take_provenance(command, device)
+    speeds = measure_throughput({name: make[name]() for name in names}, protocol)
+    counts = {n: count(m) for n, m in builders(RESOLUTION).items() if n in available and n not in TABLE1}
+    rows = []
+    for name, line in LINES.items():
+        cost = counted(family_architecture(name)) if name in TABLE1 else counts.get(name)
+        row: dict[str, Value] = {
+            "network": name,
+            "size": line.size,
+            "blocks": line.blocks,
+            "params": cost.params if cost else None,
+            "published_params_m": line.params_m,
+            "macs": cost.macs if cost else None,
+            "published_gmacs": line.gmacs,
+            "published_top1": line.top1,
+            "published_images_per_second": line.images_per_second,
+            **speed_columns(speeds.get(name)),
+        }
+        rows.append(row)
+    return Results(
+        "table1", provenance, {"protocol": str(protocol), "batch": protocol.batch, "quick": quick}, tuple(rows)
+    )
+
+
+def render(results: Results) -> str:
+    """Both tables of a results file as Markdown."""
+    by_name = {str(row["network"]): row for row in results.rows}
+    cost = markdown(
+        HEADER,
+        [
+            (
+                str(row["network"]),
+                shown(row["blocks"]),
+                shown(row["params"], 2, 1e-6),
+                f"{row['published_params_m']}",
+                shown(row["macs"], 2, 1e-9),
+                f"{row['published_gmacs']}",
+                f"{row['published_top1']}",
+                shown(row["published_images_per_second"]),
+                *speed_shown(row),
+            )
+            for row in results.rows
+        ],
+    )
+    speed = markdown(
+        ("times as fast as", *(f"{rival}, {source}" for rival in RIVALS for source in ("published", "here"))),
+        [
+            (name, *(shown(x, 2) for rival in RIVALS for x in speedups(row, by_name[f"{rival}-{row['size']}".lower()])))
+            for name, row in by_name.items()
+            if name in TABLE1
+        ],
+    )
+    return f"{results.settings['protocol']}\n{results.provenance}\n\n{cost}\n\n{speed}"
+
+
+def speedups(row: Row, rival: Row) -> tuple[float | None, float | None]:
+    """How many times as fast as its rival of the same size a network is: as published, and here."""
+    published, here = "published_images_per_second", "images_per_second"
+    return ratio(row[published], rival[published]), ratio(row[here], rival[here])
+
+
+def main(arguments: Sequence[str]) -> int:
+    return run_experiment("table1", OPTIONS, measure, render, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,122 @@
+"""Images per second of networks timed side by side in one process.
+
+GPU: Swin's protocol, as the paper's numbers agree with ConvNeXt's TF32 + channels_last ones (paper sheet 1.5):
+50 passes to warm up, 30 timed between two synchronisations. CPU: one pass of every network a round, in an order
+drawn anew each round, so that what else the machine does hits all alike. Medians over rounds.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+import torch
+from torch import Tensor, nn
+
+from experiments.results import Value
+from search_space.build import to_channels_last
+
+FEWEST_ROUNDS = 3
+GPU_WARM, GPU_TIMED, GPU_ROUNDS = 50, 30, 3
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """`minutes`: after which a CPU starts no further round once there are three."""
+
+    device: str
+    batch: int
+    resolution: int
+    minutes: float = 0.0
+    seed: int = 0
+
+    def __str__(self) -> str:
+        rounds = (
+            f"{GPU_WARM} passes to warm up, {GPU_TIMED} timed, TF32"
+            if self.device == "cuda"
+            else "one pass a round, networks interleaved, fp32"
+        )
+        return (
+            f"inference on {self.device}, batch {self.batch}, {self.resolution} pixels, channels_last; {rounds}; median"
+        )
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Median over rounds with its quartiles."""
+
+    images_per_second: float
+    low: float
+    high: float
+    rounds: int
+
+
+def speed_columns(speed: Throughput | None) -> dict[str, Value]:
+    """What a row of a results file says of it; None where it was not measured."""
+    if speed is None:
+        return dict.fromkeys(("images_per_second", "quartile_low", "quartile_high", "rounds"))
+    return {
+        "images_per_second": speed.images_per_second,
+        "quartile_low": speed.low,
+        "quartile_high": speed.high,
+        "rounds": speed.rounds,
+    }
+
+
+def measured_device() -> str:
+    """'cuda' where there is one, else 'cpu'."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def measure_throughput(networks: Mapping[str, nn.Module], protocol: Protocol) -> dict[str, Throughput]:
+    """Of networks (N, 3, R, R) -> (N, classes), which are moved to the device and to evaluation."""
+    generator = torch.Generator().manual_seed(protocol.seed)
+    images = torch.randn(protocol.batch, 3, protocol.resolution, protocol.resolution, generator=generator)
+    images = images.to(protocol.device, memory_format=torch.channels_last)
+    ready = {name: to_channels_last(network.to(protocol.device)).eval() for name, network in networks.items()}
+    passes = _gpu_rounds if protocol.device == "cuda" else _cpu_rounds
+    with torch.inference_mode():
+        seconds = passes(ready, images, protocol)
+    return {name: _summary([protocol.batch / s for s in times]) for name, times in seconds.items()}
+
+
+def _cpu_rounds(networks: Mapping[str, nn.Module], images: Tensor, protocol: Protocol) -> dict[str, list[float]]:
+    order = list(networks)
+    shuffle = random.Random(protocol.seed).shuffle
+    seconds: dict[str, list[float]] = {name: [] for name in order}
+    begin = time.monotonic()
+    for network in networks.values():
+        network(images)
+    while len(seconds[order[0]]) < FEWEST_ROUNDS or time.monotonic() - begin < 60 * protocol.minutes:
+        shuffle(order)
+        for name in order:
+            start = time.perf_counter()
+            networks[name](images)
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _gpu_rounds(networks: Mapping[str, nn.Module], images: Tensor, protocol: Protocol) -> dict[str, list[float]]:
+    """Seconds a pass. Convolutions use TF32 as torch has it by default, matrix products by the line below."""
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    seconds: dict[str, list[float]] = {name: [] for name in networks}
+    for _ in range(GPU_ROUNDS):
+        for name, network in networks.items():
+            for _ in range(GPU_WARM):
+                network(images)
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(GPU_TIMED):
+                network(images)
+            torch.cuda.synchronize()
+            seconds[name].append((time.perf_counter() - start) / GPU_TIMED)
+    return seconds
+
+
+def _summary(rates: list[float]) -> Throughput:
+    low, _, high = quantiles(rates, n=4, method="inclusive")
+    return Throughput(median(rates), low, high, len(rates))

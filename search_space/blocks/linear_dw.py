@@ -1,0 +1,21 @@
+"""QuadraNet's block with one depthwise convolution in place of three: the linear twin of Fig. 5 (arXiv 2311.17956)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from search_space.blocks.graph import Graph
+from search_space.blocks.quadra import check, frame, head, pointwise, stem, transition
+
+if TYPE_CHECKING:
+    from search_space.space import BlockChoice
+
+__all__ = ["block", "check", "head", "stem", "transition"]
+
+
+def block(g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph:
+    return frame(g, choice, width, depthwise=linear_depthwise, expand=pointwise, project=pointwise)
+
+
+def linear_depthwise(g: Graph, kernel_size: int) -> int:
+    return g.dwconv("depthwise", kernel_size, bias=True)

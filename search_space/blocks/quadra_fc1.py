@@ -1,0 +1,26 @@
+"""QuadraNet's block with a quadratic first FFN layer: '+Conv1' of Table V (arXiv 2311.17956)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from search_space.blocks.graph import Graph
+from search_space.blocks.quadra import (
+    check,
+    frame,
+    head,
+    pointwise,
+    quadratic_depthwise,
+    quadratic_pointwise,
+    stem,
+    transition,
+)
+
+if TYPE_CHECKING:
+    from search_space.space import BlockChoice
+
+__all__ = ["block", "check", "head", "stem", "transition"]
+
+
+def block(g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph:
+    return frame(g, choice, width, depthwise=quadratic_depthwise, expand=quadratic_pointwise, project=pointwise)

@@ -1,0 +1,27 @@
+"""QuadraNet's block with both FFN layers quadratic: '+Conv1+Conv2' of Table V (arXiv 2311.17956)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from search_space.blocks.graph import Graph
+from search_space.blocks.quadra import (
+    check,
+    frame,
+    head,
+    quadratic_depthwise,
+    quadratic_pointwise,
+    stem,
+    transition,
+)
+
+if TYPE_CHECKING:
+    from search_space.space import BlockChoice
+
+__all__ = ["block", "check", "head", "stem", "transition"]
+
+
+def block(g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph:
+    return frame(
+        g, choice, width, depthwise=quadratic_depthwise, expand=quadratic_pointwise, project=quadratic_pointwise
+    )

@@ -1,0 +1,171 @@
+"""The commands of Tables I, II and V: a quick trial of each, its file, its table, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from experiments import table1, table2, table5, throughput
+from experiments.results import FOLDER, load_results, ratio, shown
+from experiments.throughput import FEWEST_ROUNDS, Protocol, measure_throughput
+from search_space.errors import BadFile
+
+Main = Callable[[Sequence[str]], int]
+MAINS: dict[str, Main] = {"table1": table1.main, "table2": table2.main, "table5": table5.main}
+cpu_only = pytest.mark.skipif(torch.cuda.is_available(), reason="what a CPU leaves unmeasured")
+
+
+def table_of(text: str, first: str) -> dict[str, list[str]]:
+    """The lines of the table whose header begins with `first`: cells by name."""
+    lines = text.split(f"| {first} |")[1].split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {line[0]: line[1:] for line in cells}
+
+
+@cpu_only
+def test_table1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = f"out={tmp_path / 'table1.json'}"
+    assert table1.main(["--quick", "models=swin-t,quadranet25-t", "batch=2", out]) == 0
+    measured = capsys.readouterr().out
+    rows = table_of(measured, "network")
+    assert len(rows) == 18
+    assert rows["quadranet36-s"][:6] == ["36", "51.62", "50.2", "9.03", "8.9", "83.8"]
+    assert rows["pvt-s"] == ["16", "not measured", "24.5", "not measured", "3.8", "79.8", "1433", "not measured", "-"]
+    assert float(rows["swin-t"][7]) > 0
+    ratios = table_of(measured, "times as fast as")
+    assert ratios["quadranet36-t"] == ["1.49", "not measured", "1.01", "not measured", "1.57", "not measured"]
+    assert float(ratios["quadranet25-t"][1]) > 0
+    assert table1.main(["show", out]) == 0
+    assert measured.startswith(capsys.readouterr().out.rstrip("\n"))
+    results = load_results(tmp_path / "table1.json", "table1")
+    assert (
+        results.provenance.command == f"python -m experiments.table1 --quick models=swin-t,quadranet25-t batch=2 {out}"
+    )
+    assert results.settings["batch"] == 2
+
+
+@cpu_only
+def test_table5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = f"out={tmp_path / 'table5.json'}"
+    assert table5.main(["--quick", "models=quadranet36-t", out]) == 0
+    measured = capsys.readouterr().out
+    rows = table_of(measured, "network")
+    assert rows["quadranet36-t-conv1-conv2"][:7] == ["65.57", "65.6", "2.78", "11.53", "11.5", "2.79", "82.7"]
+    assert rows["quadranet36-t"][-1] == "1.00"
+    assert rows["quadranet36-b-conv1"][7:] == ["not measured", "-", "not measured"]
+    assert table5.main(["show", out]) == 0
+    assert measured.startswith(capsys.readouterr().out.rstrip("\n"))
+
+
+@pytest.mark.slow
+@cpu_only
+def test_table2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = f"out={tmp_path / 'table2.json'}"
+    assert table2.main(["--quick", out]) == 0
+    measured = capsys.readouterr().out
+    rows = table_of(measured, "block")
+    assert list(rows) == ["skip", "conv", "swin", "hor", "quad", "quad, plain path", "quad, lean path"]
+    assert {row[4] for row in rows.values()} == {"not measured"}
+    assert rows["conv"][7] == "1.000"
+    saved = {name: float(row[2]) for name, row in rows.items()}
+    assert saved["quad, lean path"] < saved["skip"] < saved["conv"] < saved["quad"] < saved["hor"]
+    assert saved["quad, plain path"] < saved["quad"], "a fused norm keeps less"
+    assert table2.main(["show", out]) == 0
+    assert measured.startswith(capsys.readouterr().out.rstrip("\n"))
+
+
+def test_table2s_figures_are_the_sheets() -> None:
+    """Saved and derived memory of the released QuadraBlock at C = 64, batch 64 (7619 MiB)."""
+    params, per_image, fixed = table2.saved_memory(table2.builders(64, 224)["quad"](), 224)
+    assert fixed == 0
+    assert per_image / 2**20 == pytest.approx(115.20, abs=0.01)
+    assert (64 * per_image + 16 * params) / 2**20 == pytest.approx(7619, abs=1)
+
+
+@pytest.mark.parametrize("name", MAINS)
+def test_a_kept_result_is_shown(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What lies in the repository can be drawn by this code."""
+    if not (FOLDER / f"{name}.json").is_file():
+        pytest.skip("none is kept")
+    assert MAINS[name](["show"]) == 0
+    assert "published" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("table1", ["models=swin"], "unknown model 'swin'. Did you mean 'swin-"),
+        ("table1", ["models=pvt-s"], "unknown model 'pvt-s'"),
+        ("table1", ["model=swin-t"], "unknown option 'model'. Did you mean 'models'?"),
+        ("table1", ["batch=0"], "batch=0 is not an integer >= 1"),
+        ("table1", ["minutes=-1"], "minutes=-1 is not a finite number above 0"),
+        ("table1", ["show", "batch=4"], "'show' measures nothing and takes no batch="),
+        ("table2", ["widths=48"], "widths=48: a base width is a multiple of 32"),
+        ("table2", ["widths=x"], "widths=x: a base width is a multiple of 32"),
+        ("table5", ["models=quadranet36-t-conv2"], "Did you mean 'quadranet36-t-conv1'"),
+        (
+            "table5",
+            ["show", "out=nowhere.json"],
+            "no results 'nowhere.json'; python -m experiments.table5 measures them",
+        ),
+    ],
+)
+def test_refusals(name: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert MAINS[name](arguments) == 2
+    told = capsys.readouterr()
+    assert message in told.err
+    assert told.err.count("\n") == 1
+    assert not told.out
+
+
+@pytest.mark.parametrize(
+    "content", ["no json", "[]", "{}", json.dumps({"schema": 1, "experiment": "table5"}), json.dumps({"schema": 2})]
+)
+def test_files_that_are_no_results(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(BadFile, match=r"results\.json"):
+        load_results(path, "table1")
+
+
+def test_throughput_of_two_networks() -> None:
+    """The one that does more is slower; every round times both."""
+    torch.manual_seed(0)
+    small, large = nn.Conv2d(3, 8, 3), nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3))
+    found = measure_throughput({"small": small, "large": large}, Protocol("cpu", batch=2, resolution=64, minutes=1e-3))
+    assert found["small"].images_per_second > found["large"].images_per_second
+    assert found["small"].rounds == found["large"].rounds >= FEWEST_ROUNDS
+    for speed in found.values():
+        assert 0 < speed.low <= speed.images_per_second <= speed.high
+    assert not large.training
+
+
+def test_the_gpus_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run on a CPU: passes to warm up, timed ones between two synchronisations, three rounds over all networks."""
+    calls: list[str] = []
+    monkeypatch.setattr(throughput, "GPU_WARM", 2)
+    monkeypatch.setattr(throughput, "GPU_TIMED", 3)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("synchronize"))
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", calls.append)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    network = nn.Identity()
+    network.register_forward_hook(lambda *_: calls.append("pass"))
+    protocol = Protocol("cuda", batch=2, resolution=8)
+    seconds = throughput._gpu_rounds({"a": network, "b": network}, torch.zeros(2, 3, 8, 8), protocol)
+    one = ["pass"] * 2 + ["synchronize"] + ["pass"] * 3 + ["synchronize"]
+    assert calls == ["high", *one * 6]
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+    assert "batch 2" in str(protocol)
+
+
+def test_cells() -> None:
+    assert shown(None) == "not measured"
+    assert shown(1_234_567, 2, 1e-6) == "1.23"
+    assert shown("text") == "text"
+    assert ratio(3, 2) == 1.5
+    assert ratio(None, 2) is ratio(3, None) is None
