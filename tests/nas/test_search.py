@@ -262,7 +262,7 @@ def test_ctrl_c_keeps_what_was_logged(tmp_path: Path, monkeypatch: pytest.Monkey
             raise KeyboardInterrupt
         return checked(*arguments, **options)
 
-    monkeypatch.setattr("nas.strategies.proxyless.checked", interrupted)
+    monkeypatch.setattr("nas.strategies.weights.checked", interrupted)
     with pytest.raises(Stopped, match=r"no epoch had ended; the rows so far|last good state"):
         search(device="vpu", budget_ms=30, out=str(tmp_path / "run"), **{**SMALL, "train": {"batch_size": 8}})
     assert (tmp_path / "run" / "search.csv").is_file()
