@@ -69,16 +69,20 @@ def measure(options: Options, quick: bool, command: str) -> Results:
             )
             kept = run.result.budget
             assert kept is not None
-            rows.append({"budget_ms": budget_ms, "predicted_ms": kept.predicted_ms, "upper_ms": kept.kept_ms,
-                         "network": str(run.result.architecture)})  # fmt: skip
+            rows.append(
+                {
+                    "budget_ms": budget_ms,
+                    "predicted_ms": kept.predicted_ms,
+                    "upper_ms": kept.kept_ms,
+                    "network": str(run.result.architecture),
+                }
+            )
             model = (run.folder / "latency_224.onnx").read_bytes()
             items.append(Item(str(i), lambda model=model: model, ()))  # type: ignore[misc]
+        what = f"{device} {space} {n} {confidence}"
+        accept_noise = options.choice("busy", ("refuse", "accept")) == "accept"
         try:
-            what, accept = (
-                f"{device} {space} {n} {confidence}",
-                options.choice("busy", ("refuse", "accept")) == "accept",
-            )
-            here = time_here(profile, items, what, Path(folder) / "timings.csv", accept)
+            here = time_here(profile, items, what, Path(folder) / "timings.csv", accept_noise)
         except Refused as error:
             raise UserError(str(error)) from error
     measured = [
