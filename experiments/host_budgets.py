@@ -39,7 +39,7 @@ def measure(options: Options, quick: bool, command: str) -> Results:
     """`quick`: two budgets."""
     from device_profiles import load_profile
     from latency_models import fit_latency_model, latency_table
-    from latency_models.timing import Item, Refused
+    from latency_models.measure.timing import Item, Refused
     from latency_models.verify import time_here
     from nas.api import search
     from search_space import UserError, load_space

@@ -60,7 +60,7 @@ def take_provenance(command: str, device: str) -> Provenance:
     """Of this process, now. device: 'cpu' or 'cuda', on which is measured."""
     import torch
 
-    from latency_models.timing import cpu_name
+    from latency_models.measure.timing import cpu_name
     from nas.api import git_commit
 
     cpu = f"{cpu_name()}, {os.cpu_count()} cores"

@@ -282,7 +282,7 @@ def _header(facts: Facts, rules: FusionRules, rows: Sequence[KernelRow], models:
         date=facts.date or date.today().isoformat(),
         measured_by=facts.measured_by,
         sources=(Source("latency_models.profile", "the measurer's own", "kernels timed alone and whole networks"),),
-        row_origins={"measured": "kernels timed alone by the protocol of latency_models.timing"},
+        row_origins={"measured": "kernels timed alone by the protocol of latency_models.measure.timing"},
         kernel_rows=len(rows),
         fusion=rules,
         lanes=Lanes(),

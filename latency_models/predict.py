@@ -3,7 +3,7 @@
     python -m latency_models.predict device=NAME model=FILE.onnx [calibration=measured] [confidence=0.9]
         [resolution=224]
 
-Not for reading the file (`onnx_reader`).
+Not for reading the file (`onnx.reader`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from device_profiles import Kernel, load_profile
 from latency_models.fuse import fuse
 from latency_models.model import LatencyModel, fit_latency_model
-from latency_models.onnx_reader import read_onnx
+from latency_models.onnx.reader import read_onnx
 from latency_models.options import Options, run
 from search_space.layer import WEIGHTED
 from search_space.lower import Segment

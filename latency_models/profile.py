@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from device_profiles.profile import USER_FOLDER
-from latency_models.exchange import export_folder, read_results
 from latency_models.fit_rows import FEWEST_NETWORKS
 from latency_models.grid import RESOLUTION
-from latency_models.host import Limits, time_host
-from latency_models.measured import save_measured, summary
+from latency_models.measure.exchange import export_folder, read_results
+from latency_models.measure.host import Limits, time_host
+from latency_models.measure.measured import save_measured, summary
+from latency_models.measure.timing import OPTIMIZATIONS, Refused, make_settings
+from latency_models.measure.workload import Workload
 from latency_models.options import Options, run
-from latency_models.timing import OPTIMIZATIONS, Refused, make_settings
-from latency_models.workload import Workload
 from search_space.errors import Stopped, UserError
 from search_space.space import available_spaces, load_space
 

@@ -23,13 +23,23 @@ import numpy as np
 
 from device_profiles import DeviceProfile, load_profile
 from latency_models.grid import NUM_CLASSES, RESOLUTION
-from latency_models.kernel_onnx import REFERENCE, layer_records, network_model, nodes_model
-from latency_models.measured import results
+from latency_models.measure.kernel_onnx import REFERENCE, layer_records, network_model, nodes_model
+from latency_models.measure.measured import results
+from latency_models.measure.progress import TimingProgress
+from latency_models.measure.timing import (
+    OPTIMIZATIONS,
+    ROUNDS,
+    Bench,
+    Item,
+    Refused,
+    Result,
+    cpu_name,
+    make_settings,
+    pinned,
+)
 from latency_models.model import Prediction, fit_latency_model
 from latency_models.options import Options, run
-from latency_models.progress import TimingProgress
 from latency_models.scores import Evaluation
-from latency_models.timing import OPTIMIZATIONS, ROUNDS, Bench, Item, Refused, Result, cpu_name, make_settings, pinned
 from search_space.errors import BadFile, Stopped, UserError
 from search_space.files import write_whole
 from search_space.lower import Segment, lower

@@ -7,14 +7,12 @@ from pathlib import Path
 
 from device_profiles import Kernel
 from latency_models.public.cpu_fit import FORM, LANES
-from latency_models.public.data import MILLION, NAS_BENCH_201, read_rows, square
-from latency_models.public.vpu_nas_bench import CELLS, STAGES, Cell, parse_cell
+from latency_models.public.data import MILLION, read_rows, square
+from latency_models.public.nas_bench_201 import CELLS, CLASSES, NAS_BENCH_201, STAGES, WINDOWS, Cell, parse_cell
 from latency_models.regression import Sample, Terms
 from search_space.layer import Kind, LayerSpec
 
-WINDOWS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
 MOVES_OF_ADD = 1.5  # two reads and a write; a moved element is read once and written once
-CLASSES = 10
 
 
 def nas_bench_samples(folder: Path) -> list[Sample]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_profiles import Kernel
-from latency_models.regression import Terms
 from search_space.errors import BadFile
 from search_space.layer import Kind, LayerSpec
 
@@ -24,7 +23,6 @@ MYRIAD_LAYERS = "myriad_ncs2_layers.csv"
 MYRIAD_MICRO = "myriad_ncs2_micro.csv"
 MYRIAD_SYNC = "myriad_networks_sync.csv"
 MYRIAD_FPS = "myriad_ncs2_networks_fps.csv"
-NAS_BENCH_201 = "nb201_a76_vpu.csv"
 A100_NETWORKS = "a100_networks.csv"
 A100_ELEMENTWISE = "a100_elementwise_fp32.csv"
 V100_OPS = "v100_tensorrt_ops.csv.gz"
@@ -131,51 +129,3 @@ def _a76_spec(row: Row, kind: Kind) -> LayerSpec:
         if spec.out_height == row.integer("out_hw"):
             return spec
     raise BadFile(f"{row.where}: the sizes of this layer do not fit together")
-
-
-_EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # in the order of the string
-
-
-def nas_bench_201_terms(arch: str, terms: Terms, add_name: str, moved_launch: str, moved: str) -> None:
-    """Add a NAS-Bench-201 network (32x32 pixels, widths 16/32/64, five cells a stage) to `terms`.
-
-    Edges that no path from input to output uses cost nothing. Pooling goes to the two `moved` terms.
-    """
-    ops = [op.split("~")[0] for part in arch.split("+") for op in part.strip("|").split("|")]
-    used = _used_edges(ops)
-    sums = sum(max(0, sum(end == node for _, end in used) - 1) for node in (1, 2, 3))
-    terms.add(square(Kind.CONV, 3, 16, 32, 3))
-    for width, size in ((16, 32), (32, 16), (64, 8)):
-        for edge, op in zip(_EDGES, ops, strict=True):
-            if edge not in used:
-                continue
-            if op in ("nor_conv_3x3", "nor_conv_1x1"):
-                terms.add(square(Kind.CONV, width, width, size, 3 if op == "nor_conv_3x3" else 1), 5)
-            elif op == "avg_pool_3x3":
-                _moved(terms, moved_launch, moved, width * size**2, 5)
-        terms.add(square(Kind.ADD, width, width, size, inputs=2), 5 * sums)
-        if width < 64:
-            terms.add(square(Kind.CONV, width, 2 * width, size, 3, 2))
-            terms.add(square(Kind.CONV, 2 * width, 2 * width, size // 2, 3))
-            terms.add(square(Kind.CONV, width, 2 * width, size // 2))
-            _moved(terms, moved_launch, moved, width * size**2 // 4)
-            terms.add(square(Kind.ADD, 2 * width, 2 * width, size // 2, inputs=2))
-    _moved(terms, moved_launch, moved, 64 * 8**2)
-    terms.add(Kernel(LayerSpec(Kind.LINEAR, 64, 10, 1, 1)))
-
-
-def _moved(terms: Terms, launch: str, moved: str, elements: int, count: int = 1) -> None:
-    terms.add_value(launch, count)
-    terms.add_value(moved, count * elements / MILLION)
-
-
-def _used_edges(ops: list[str]) -> set[tuple[int, int]]:
-    alive = [edge for edge, op in zip(_EDGES, ops, strict=True) if op != "none"]
-    forward, backward = {0}, {3}
-    for start, end in alive:
-        if start in forward:
-            forward.add(end)
-    for start, end in sorted(alive, reverse=True):
-        if end in backward:
-            backward.add(start)
-    return {(start, end) for start, end in alive if start in forward and end in backward}

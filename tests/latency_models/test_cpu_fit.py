@@ -19,7 +19,7 @@ from latency_models.public.cpu_evaluation import network_evaluations
 from latency_models.public.cpu_fit import FORM, FP32, INT8, LANES, by_family, samples
 from latency_models.public.cpu_nas_bench import cell_terms, executed, nas_bench_samples
 from latency_models.public.data import square
-from latency_models.public.vpu_nas_bench import parse_cell
+from latency_models.public.nas_bench_201 import parse_cell
 from latency_models.regression import held_out_ratios, within
 from search_space.layer import Kind, LayerSpec
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from device_profiles import load_profile
-from latency_models import timing
+from latency_models.measure import timing
 from latency_models.profile import main
 from tests.latency_models.tiny import shorten_script, tiny_space
 

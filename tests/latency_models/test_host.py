@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 
 from device_profiles import KernelRow, available_devices, load_profile
-from latency_models import fuse, timing
-from latency_models.adaptive import next_kernels, predictor_error, seed_kernels
+from latency_models import fuse
 from latency_models.fit_rows import FEWEST_NETWORKS, fit_kinds
-from latency_models.host import NETWORK_BATCH, Limits, Step, next_step, run_steps
-from latency_models.kernel_onnx import kernel_name
+from latency_models.measure import timing
+from latency_models.measure.adaptive import next_kernels, predictor_error, seed_kernels
+from latency_models.measure.host import NETWORK_BATCH, Limits, Step, next_step, run_steps
+from latency_models.measure.kernel_onnx import kernel_name
+from latency_models.measure.timing import ROUNDS, Record, Settings
+from latency_models.measure.workload import Workload, random_network, workload_of
 from latency_models.profile import main
-from latency_models.timing import ROUNDS, Record, Settings
-from latency_models.workload import Workload, random_network, workload_of
 from search_space import UserError, cost_of, load_space, lower
 from tests.latency_models.simulated import alone_ms
 from tests.latency_models.tiny import shorten, tiny_space

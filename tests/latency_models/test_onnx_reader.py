@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from device_profiles import DeviceProfile, KindModel, load_profile, save_profile
 from latency_models import fit_latency_model
-from latency_models.onnx_reader import read_onnx
+from latency_models.onnx.reader import read_onnx
 from latency_models.predict import kernel_times, main
 from search_space import Kind, LayerSpec, Node, Segment, UserError, available_spaces, load_space, lower
 from search_space.build import Network, build_layer

@@ -13,8 +13,8 @@ import pytest
 
 from device_profiles import load_profile
 from latency_models import fit_latency_model
+from latency_models.measure.timing import ROUNDS
 from latency_models.profile import main
-from latency_models.timing import ROUNDS
 from latency_models.verify import main as verify
 from search_space import load_space, lower
 

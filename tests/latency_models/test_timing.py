@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import random
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -19,10 +18,10 @@ import pytest
 import torch
 
 from device_profiles import Kernel
-from latency_models import timing
 from latency_models.fuse import fuse
 from latency_models.grid import grid_kernels
-from latency_models.kernel_onnx import (
+from latency_models.measure import timing
+from latency_models.measure.kernel_onnx import (
     kernel_name,
     kernel_nodes,
     layer_records,
@@ -30,8 +29,8 @@ from latency_models.kernel_onnx import (
     nodes_model,
     uniform_weights,
 )
-from latency_models.timing import Bench, Item, Record, Refused, Settings, make_settings, measure, summarise
-from latency_models.workload import RULES
+from latency_models.measure.timing import Bench, Item, Record, Refused, Settings, make_settings, measure, summarise
+from latency_models.measure.workload import RULES
 from search_space import Kind, LayerSpec, Node, available_spaces, load_space, lower
 from search_space.build import Network
 from search_space.to_onnx import nodes_to_onnx, to_onnx
@@ -154,14 +153,12 @@ def test_a_process_that_waits_for_its_core_is_refused() -> None:
     assert not records
 
 
-def test_waiting_is_the_share_of_time_off_the_core() -> None:
+def test_waiting_is_the_share_of_time_off_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall, cpu = iter([10.0, 12.0, 13.0, 14.0]), iter([1.0, 1.5, 2.5, 3.6])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(wall))
+    monkeypatch.setattr(timing.time, "process_time", lambda: next(cpu))
     waited = timing.waiting()
-    time.sleep(0.05)
-    assert waited() > 0.7
-    begin = time.process_time()
-    while time.process_time() - begin < 0.05:
-        pass
-    assert waited() < 0.6
+    assert [waited(), waited(), waited()] == [0.75, 0.0, 0.0]
 
 
 FACTS = {"unit": "ms", "manifest": "m", "runtime": "r", "threads": 1}

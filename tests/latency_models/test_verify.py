@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from device_profiles import load_profile
 from latency_models import fit_latency_model, profile
+from latency_models.measure.workload import Workload
 from latency_models.verify import COLUMNS, main, random_networks
-from latency_models.workload import Workload
 from search_space import load_space
 from tests.latency_models.tiny import shorten, tiny_space
 

@@ -11,9 +11,9 @@ import pytest
 from device_profiles import Header, Kernel
 from latency_models.neural_engine import EngineConv
 from latency_models.public.data import Op
+from latency_models.public.nas_bench_201 import parse_cell
 from latency_models.public.vpu import evaluations, rebuild
 from latency_models.public.vpu_evaluation import distinct_layers
-from latency_models.public.vpu_nas_bench import parse_cell
 from latency_models.public.vpu_networks import (
     MOBILENET_V3_LARGE,
     MOBILENET_V3_SMALL,

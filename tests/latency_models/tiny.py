@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from latency_models import timing
+from latency_models.measure import timing
 
 SPACE = """
 name: tiny

@@ -1,7 +1,7 @@
 """From a user's ONNX classifier to the layers that profiles price. Nothing is ever priced at 0 ms for being unknown.
 
 Operators that no kind of layer stands for are refused by name. Not for prices (`predict`), not for file
-errors (`onnx_file`).
+errors (`onnx.file`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from latency_models.onnx_file import read_graph
-from latency_models.onnx_layers import SUPPORTED, Refused, Translation
-from latency_models.onnx_patterns import find_activations
+from latency_models.onnx.file import read_graph
+from latency_models.onnx.layers import SUPPORTED, Refused, Translation
+from latency_models.onnx.patterns import find_activations
 from search_space.errors import UserError
 from search_space.layer import SEGMENT_INPUT, Node
 from search_space.lower import Segment

@@ -20,8 +20,15 @@ from device_profiles import FusionRules, Kernel
 from latency_models.assemble import into
 from latency_models.fuse import fuse
 from latency_models.grid import NUM_CLASSES, grid_kernels
-from latency_models.kernel_onnx import REFERENCE, kernel_name, kernel_nodes, layer_records, network_model, nodes_model
-from latency_models.timing import Item, Settings
+from latency_models.measure.kernel_onnx import (
+    REFERENCE,
+    kernel_name,
+    kernel_nodes,
+    layer_records,
+    network_model,
+    nodes_model,
+)
+from latency_models.measure.timing import Item, Settings
 from search_space.architecture import GatePath
 from search_space.errors import UserError
 from search_space.layer import Kind

@@ -84,7 +84,7 @@ def uniform_weights(blocks: Iterable[Block]) -> dict[str, NDArray[np.float32]]:
 
 
 def layer_records(blocks: Iterable[Sequence[Node]]) -> list[dict[str, Any]]:
-    """Lists of layers, each reading the one before, as one list of records for `latency_models.timing.run_layers`."""
+    """Lists of layers, each reading the one before, as one list of records for `timing.run_layers`."""
     records: list[dict[str, Any]] = []
     before = SEGMENT_INPUT
     for nodes in blocks:

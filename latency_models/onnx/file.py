@@ -1,7 +1,7 @@
 """Reads an ONNX file that nobody vouches for: its operators and the sizes of its tensors at batch 1.
 
 Nothing is executed or unpickled, and no file beside the model is opened: weights' sizes are enough. Not for
-what the operators mean (`onnx_reader`).
+what the operators mean (`onnx.reader`).
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from typing import Any
 from device_profiles import DeviceProfile, KernelRow, save_profile
 from latency_models.fit_rows import Facts, MeasuredNetwork, fit_device
 from latency_models.grid import NUM_CLASSES
+from latency_models.measure.timing import ROUNDS, Record, Result, relative_range, summarise
+from latency_models.measure.workload import Workload
 from latency_models.model import fit_latency_model
 from latency_models.table import latency_table
-from latency_models.timing import ROUNDS, Record, Result, relative_range, summarise
-from latency_models.workload import Workload
 from search_space.space import available_spaces
 
 COMMAND = "python -m latency_models.profile"

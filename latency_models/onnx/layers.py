@@ -1,6 +1,6 @@
 """Which layers the operators of an ONNX graph are: the shape arithmetic and every assumption about operators.
 
-Not for which graphs are refused and how that is told (`onnx_reader`).
+Not for which graphs are refused and how that is told (`onnx.reader`).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt, prod
 
-from latency_models.onnx_file import OnnxGraph, Operator, Shape
-from latency_models.onnx_patterns import GATES, Activation
+from latency_models.onnx.file import OnnxGraph, Operator, Shape
+from latency_models.onnx.patterns import GATES, Activation
 from search_space.errors import BadFile, UserError
 from search_space.layer import SEGMENT_INPUT, WEIGHTED, Kind, LayerSpec, Node
 

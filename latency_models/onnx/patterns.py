@@ -1,6 +1,6 @@
 """Activations that exporters write as several operators: x * sigmoid(x), and GELU by erf or by tanh.
 
-Not for what they cost (`onnx_reader`).
+Not for what they cost (`onnx.reader`).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from latency_models.onnx_file import Operator
+from latency_models.onnx.file import Operator
 
 GATES = ("Sigmoid", "HardSigmoid")
 _INNER = {"Mul", "Add", "Sub", "Div", "Pow"}  # what may stand between x and its Erf or Tanh

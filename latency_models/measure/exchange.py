@@ -10,9 +10,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from latency_models import timing
-from latency_models.timing import MANIFEST, RESULTS, Record, Refused, make_settings
-from latency_models.workload import Workload, workload_of
+from latency_models.measure import timing
+from latency_models.measure.timing import MANIFEST, RESULTS, Record, Refused, make_settings
+from latency_models.measure.workload import Workload, workload_of
 from search_space.errors import BadFile, UserError
 from search_space.files import write_whole
 
@@ -56,7 +56,7 @@ def export_folder(folder: Path, workload: Workload) -> str:
         "reference": entries[0],
         "items": entries[1:],
     }
-    write_whole(folder / SCRIPT, resources.files("latency_models").joinpath("timing.py").read_bytes())
+    write_whole(folder / SCRIPT, resources.files("latency_models.measure").joinpath("timing.py").read_bytes())
     text = _README.format(
         kernels=len(workload.kernels),
         networks=len(workload.networks),

@@ -1,0 +1,1 @@
+"""Reading any ONNX classification model as layers that a latency model prices."""
