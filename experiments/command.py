@@ -12,9 +12,15 @@ from pathlib import Path
 from experiments.results import FOLDER, Results, load_results, save_results
 from latency_models.options import Options, run
 from search_space.errors import UserError
+from search_space.files import write_whole
 
 Measure = Callable[[Options, bool, str], Results]
 """(options, whether this is a quick trial, the command line) -> what was found."""
+
+
+def results_file(name: str, options: Options) -> Path:
+    """Where an experiment's results lie, or will."""
+    return Path(options.text("out", str(FOLDER / f"{name}.json")))
 
 
 def run_experiment(
@@ -23,24 +29,33 @@ def run_experiment(
     measure: Measure,
     render: Callable[[Results], str],
     arguments: Sequence[str],
+    draw: Callable[[Results], bytes] | None = None,
 ) -> int:
-    """The exit status. known: option -> what it means; out= is added to them."""
+    """The exit status. known: option -> what it means; out= is added to them, and figure= where `draw` makes an SVG."""
     flags = [argument for argument in arguments if argument in ("show", "--quick")]
     rest = [argument for argument in arguments if argument not in flags]
     usage = f"python -m experiments.{name} [show] [--quick] [option=value ...]"
-    known = {**known, "out": f"the results file (default: {FOLDER.name}/{name}.json beside this module)"}
+    of_any_run = {"out": f"the results file (default: {FOLDER.name}/{name}.json beside this module)"}
+    if draw is not None:
+        of_any_run["figure"] = "an SVG file to draw the results into"
 
     def task(options: Options) -> str:
-        path = Path(options.text("out")) if options.given("out") else FOLDER / f"{name}.json"
+        path, quick = results_file(name, options), "--quick" in flags
         if "show" in flags:
-            if unused := sorted(options.values.keys() - {"out"}):
+            if unused := sorted(options.values.keys() - of_any_run):
                 raise UserError(f"'show' measures nothing and takes no {unused[0]}=")
-            return render(load_results(path, name))
-        quick = "--quick" in flags
-        results = measure(options, quick, " ".join([f"python -m experiments.{name}", *arguments]))
-        if quick and not options.given("out"):
-            return f"{render(results)}\n\nA quick trial, not written (out=FILE writes it)."
-        save_results(path, results)
-        return f"{render(results)}\n\n-> {path}"
+            results = load_results(path, name)
+        else:
+            results = measure(options, quick, " ".join([f"python -m experiments.{name}", *arguments]))
+        told = [render(results)]
+        if "show" not in flags:
+            if quick and not options.given("out"):
+                told.append("A quick trial, not written (out=FILE writes it).")
+            else:
+                save_results(path, results)
+                told.append(f"-> {path}")
+        if draw is not None and options.given("figure"):
+            write_whole(Path(options.text("figure")), draw(results))
+        return "\n\n".join(told)
 
-    return run(task, known, usage, rest)
+    return run(task, {**known, **of_any_run}, usage, rest)

@@ -1,0 +1,53 @@
+"""The drawing of Fig. 5: accuracy against what a network costs. Needs matplotlib; measures nothing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Protocol
+
+import matplotlib
+from matplotlib.figure import Figure
+
+
+class Trained(Protocol):
+    """A network with its mean accuracy and standard deviation over seeds, in percent."""
+
+    @property
+    def form(self) -> str: ...
+    @property
+    def params(self) -> int: ...
+    @property
+    def macs(self) -> int: ...
+    @property
+    def mean(self) -> float: ...
+    @property
+    def deviation(self) -> float: ...
+
+
+def accuracy_against_cost(networks: Sequence[Trained], forms: Sequence[str], title: str) -> bytes:
+    """SVG with one panel against parameters and one against MACs, a line a form; the same bytes for the same input."""
+    figure = Figure(figsize=(8.4, 3.8))
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, cost, label in zip(panels, ("params", "macs"), ("parameters, M", "MACs, M"), strict=True):
+        for form, marker in zip(forms, "os", strict=True):
+            line = sorted((network for network in networks if network.form == form), key=lambda n: n.params)
+            panel.errorbar(
+                [getattr(network, cost) / 1e6 for network in line],
+                [network.mean for network in line],
+                [network.deviation for network in line],
+                marker=marker,
+                markersize=4,
+                capsize=3,
+                label=form,
+            )
+        panel.set(xscale="log", xlabel=label)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("test accuracy, %")
+    panels[0].legend()
+    figure.suptitle(f"{title}; bars: standard deviation over seeds", fontsize=9)
+    figure.tight_layout()
+    out = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "fig5"}):
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
