@@ -2,9 +2,9 @@
 
 Question   What do three depthwise convolutions in a quadratic neuron bring over one, at equal depth and width, and
            for as many parameters or multiply-accumulates? The paper's own figure: ImageNet, to convergence.
-Command    python -m experiments.fig5 data=FOLDER [sizes=12x8,12x16,12x32] [seeds=3] [epochs=5] [images=10000]
+Command    python -m experiments.fig5 data=FOLDER [sizes=12x8,12x16,12x32] [seeds=3] [epochs=3] [images=10000]
            python -m experiments.fig5 show [figure=fig5.svg]
-Cost       About 25 minutes of one core in all; minutes=N starts no further training after N, and the same command
+Cost       About 20 minutes of one core in all; minutes=N starts no further training after N, and the same command
            later goes on where the file ends. Seeds come one after another, so that an unfinished file is useful.
 Expected   Not known beforehand: the accuracies of the paper's Fig. 5 were not found. A short schedule on small
            images says which form learns faster at this scale, and nothing of ImageNet.
@@ -44,7 +44,7 @@ OPTIONS = {
     "data": "folder of CIFAR-10, the binary version or packed (needed)",
     "sizes": "blocks x base width, commas between; 12 or 36 blocks (default: 12x8,12x16,12x32)",
     "seeds": "trainings of every network (default: 3)",
-    "epochs": "of every training (default: 5)",
+    "epochs": "of every training (default: 3)",
     "images": "to train on (default: 10000)",
     "threads": "of torch (default: 1; networks so small gain little from more)",
     "minutes": "after which no further training starts (default: none)",
@@ -90,7 +90,7 @@ def measure(options: Options, quick: bool, command: str) -> Results:
     for job in planned:
         lower(job.architecture, RESOLUTION, NUM_CLASSES)  # refused before the first training, not in the middle
     limit_s = 60 * options.number("minutes") if options.given("minutes") else math.inf
-    epochs, images = options.integer("epochs", 1 if quick else 5), options.integer("images", 200 if quick else 10_000)
+    epochs, images = options.integer("epochs", 1 if quick else 3), options.integer("images", 200 if quick else 10_000)
     torch.set_num_threads(options.integer("threads", 1))
     path = None if quick and not options.given("out") else results_file("fig5", options)
     settings: dict[str, Value] = {"data": "CIFAR-10", "epochs": epochs, "images": images, "resolution": RESOLUTION}

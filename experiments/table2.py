@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from experiments.command import run_experiment
 from experiments.results import Results, Value, markdown, ratio, shown, take_provenance
 from search_space.errors import UserError
-from search_space.family import NUM_CLASSES, RESOLUTION, quadranet
+from search_space.family import DEPTHS_24, NUM_CLASSES, RESOLUTION, quadranet
 from search_space.lower import lower
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ OPTIONS = {
 }
 BYTES_PER_PARAM = 16  # weight, gradient and AdamW's two moments
 MIB = 2.0**-20
-DEPTHS = (2, 2, 18, 2)
 PUBLISHED_MB: dict[str, dict[int, int]] = {  # row -> base width -> megabytes; other rows and widths are not published
     "skip": {64: 5515, 128: 12027},
     "conv": {64: 7364, 128: 15711},
@@ -75,7 +74,7 @@ def builders(width: int, resolution: int) -> dict[str, Callable[[], nn.Module]]:
     from experiments.baselines.zoo import table2_network
     from search_space.build import Network
 
-    ours = lower(quadranet(f"table2-c{width}", width, DEPTHS), resolution, NUM_CLASSES)
+    ours = lower(quadranet(f"table2-c{width}", width, DEPTHS_24), resolution, NUM_CLASSES)
     made: dict[str, Callable[[], nn.Module]] = {
         block: partial(table2_network, block, width, resolution=resolution)
         for block in ("skip", "conv", "swin", "hor", "quad")

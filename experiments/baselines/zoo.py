@@ -16,9 +16,9 @@ from experiments.baselines.macro import ElementaryLayerNorm, Norm, four_stages
 from experiments.baselines.swin import swin_network
 from search_space.build import ChannelLayerNorm
 from search_space.errors import UnknownName, UserError, one_line
+from search_space.family import DEPTHS_24
 
 Size = Literal["T", "S", "B"]
-TABLE2_DEPTHS = (2, 2, 18, 2)
 TABLE2_BLOCKS = ("skip", "conv", "swin", "hor", "quad", "convnext")
 TIMM = {  # name -> timm's; TNT as published, before timm's own repair
     "deit-s": "deit_small_patch16_224",
@@ -49,7 +49,7 @@ def swin(size: Size, num_classes: int = 1000, resolution: int = 224) -> nn.Modul
 def table2_network(
     block: str, width: int, norm: Norm = ElementaryLayerNorm, resolution: int = 224, num_classes: int = 1000
 ) -> nn.Module:
-    """A network of Table II: one kind of block at depths 2, 2, 18, 2. (N, 3, R, R) -> (N, classes), R the resolution.
+    """A network of Table II: one kind of block at `DEPTHS_24`. (N, 3, R, R) -> (N, classes), R the resolution.
 
     norm: over channels first; the released code's own by default. Raises `UnknownName`.
     """
@@ -61,10 +61,10 @@ def table2_network(
         "convnext": lambda stage, channels: ConvNeXtBlock(channels),
     }
     if block == "swin":
-        return swin_network(TABLE2_DEPTHS, width, resolution, num_classes)
+        return swin_network(DEPTHS_24, width, resolution, num_classes)
     if block not in makers:
         raise UnknownName("block", block, TABLE2_BLOCKS)
-    return four_stages(makers[block], TABLE2_DEPTHS, width, norm, num_classes)
+    return four_stages(makers[block], DEPTHS_24, width, norm, num_classes)
 
 
 def timm_model(name: str) -> nn.Module:

@@ -17,7 +17,6 @@ from experiments.baselines.macro import ElementaryLayerNorm
 from experiments.baselines.swin import SwinBlock, from_windows, relative_positions, shift_mask, to_windows
 from experiments.baselines.zoo import (
     TABLE2_BLOCKS,
-    TABLE2_DEPTHS,
     Size,
     convnext,
     hornet,
@@ -30,7 +29,7 @@ from experiments.saved_activations import saved_bytes
 from search_space import UserError, lower
 from search_space.build import ChannelLayerNorm, Network
 from search_space.errors import UnknownName
-from search_space.family import counted, family_architecture, quadranet
+from search_space.family import DEPTHS_24, counted, family_architecture, quadranet
 
 MIB = 2**20
 
@@ -64,9 +63,9 @@ def test_the_counter_counts_as_the_layers_do() -> None:
 
 @pytest.mark.parametrize("width", [64, 128])
 def test_table2s_quadratic_network_is_the_familys(width: int) -> None:
-    cost = counted(quadranet("24", width, TABLE2_DEPTHS))
+    cost = counted(quadranet("24", width, DEPTHS_24))
     assert count(partial(table2_network, "quad", width)) == (cost.params, cost.macs)
-    twin = counted(quadranet("24", width, TABLE2_DEPTHS, "linear_dw"))
+    twin = counted(quadranet("24", width, DEPTHS_24, "linear_dw"))
     assert count(partial(table2_network, "conv", width)) == (twin.params, twin.macs)
 
 
