@@ -111,11 +111,11 @@ def shown(value: Value, digits: int = 0, scale: float = 1.0) -> str:
     return value if isinstance(value, str) else f"{value * scale:.{digits}f}"
 
 
-def speed_shown(row: Row) -> tuple[str, str]:
-    """Two cells: images per second, and the quartiles over rounds."""
-    low, high = row["quartile_low"], row["quartile_high"]
-    spread = "-" if low is None else f"{shown(low, 2)}..{shown(high, 2)}"
-    return shown(row["images_per_second"], 2), spread
+def spread_shown(row: Row, name: str) -> str:
+    """A cell: a median over rounds with its quartiles."""
+    if row[name] is None:
+        return NOT_MEASURED
+    return f"{shown(row[name], 2)} ({shown(row[f'{name}_low'], 2)}..{shown(row[f'{name}_high'], 2)})"
 
 
 def ratio(numerator: Value, denominator: Value) -> float | None:

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from experiments.command import run_experiment
-from experiments.results import Results, Row, Value, markdown, ratio, shown, speed_shown, take_provenance
+from experiments.results import Results, Row, Value, markdown, ratio, shown, spread_shown, take_provenance
 from search_space.errors import UnknownName
 from search_space.family import PUBLISHED, RESOLUTION, TABLE1, counted, family_architecture
 from search_space.lower import lower
@@ -45,8 +45,7 @@ HEADER = (
     "published",
     "top-1 published",
     "img/s published (A100)",
-    "img/s here",
-    "quartiles",
+    "img/s here (quartiles)",
 )
 RIVALS = ("swin", "convnext", "hornet")
 
@@ -111,7 +110,14 @@ def measure(options: Options, quick: bool, command: str) -> Results:
     """`quick`: the T group at 64 pixels, one image a pass."""
     from experiments.baselines.zoo import TIMM
     from experiments.counting import count
-    from experiments.throughput import Protocol, measure_throughput, measured_device, speed_columns
+    from experiments.throughput import (
+        Protocol,
+        measure_throughput,
+        measured_device,
+        protocol_settings,
+        spread_columns,
+        times_as_fast,
+    )
 
     resolution = 64 if quick else RESOLUTION
     make = builders(resolution)
@@ -128,7 +134,7 @@ def measure(options: Options, quick: bool, command: str) -> Results:
         options.number("minutes", 0.01 if quick else 5),
     )
     provenance = take_provenance(command, device)
-    speeds = measure_throughput({name: make[name]() for name in names}, protocol)
+    rates = measure_throughput({name: make[name]() for name in names}, protocol)
     counts = {n: count(m) for n, m in builders(RESOLUTION).items() if n in available and n not in TABLE1}
     rows = []
     for name, line in LINES.items():
@@ -143,12 +149,14 @@ def measure(options: Options, quick: bool, command: str) -> Results:
             "published_gmacs": line.gmacs,
             "published_top1": line.top1,
             "published_images_per_second": line.images_per_second,
-            **speed_columns(speeds.get(name)),
+            **spread_columns("images_per_second", rates.get(name)),
         }
+        if name in TABLE1:
+            for rival in RIVALS:
+                speedup = times_as_fast(rates.get(name), rates.get(_of_size(rival, line.size)))
+                row |= spread_columns(f"times_{rival}", speedup)
         rows.append(row)
-    return Results(
-        "table1", provenance, {"protocol": str(protocol), "batch": protocol.batch, "quick": quick}, tuple(rows)
-    )
+    return Results("table1", provenance, protocol_settings(protocol, rates, quick), tuple(rows))
 
 
 def render(results: Results) -> str:
@@ -166,7 +174,7 @@ def render(results: Results) -> str:
                 f"{row['published_gmacs']}",
                 f"{row['published_top1']}",
                 shown(row["published_images_per_second"]),
-                *speed_shown(row),
+                spread_shown(row, "images_per_second"),
             )
             for row in results.rows
         ],
@@ -174,18 +182,23 @@ def render(results: Results) -> str:
     speed = markdown(
         ("times as fast as", *(f"{rival}, {source}" for rival in RIVALS for source in ("published", "here"))),
         [
-            (name, *(shown(x, 2) for rival in RIVALS for x in speedups(row, by_name[f"{rival}-{row['size']}".lower()])))
-            for name, row in by_name.items()
+            (name, *(cell for rival in RIVALS for cell in _speedups(by_name, name, rival)))
+            for name in by_name
             if name in TABLE1
         ],
     )
     return f"{results.settings['protocol']}\n{results.provenance}\n\n{cost}\n\n{speed}"
 
 
-def speedups(row: Row, rival: Row) -> tuple[float | None, float | None]:
-    """How many times as fast as its rival of the same size a network is: as published, and here."""
-    published, here = "published_images_per_second", "images_per_second"
-    return ratio(row[published], rival[published]), ratio(row[here], rival[here])
+def _speedups(by_name: Mapping[str, Row], name: str, rival: str) -> tuple[str, str]:
+    """Two cells: how many times as fast as its rival of the same size a network is, as published and here."""
+    row, other = by_name[name], by_name[_of_size(rival, str(by_name[name]["size"]))]
+    published = "published_images_per_second"
+    return shown(ratio(row[published], other[published]), 2), spread_shown(row, f"times_{rival}")
+
+
+def _of_size(rival: str, size: str) -> str:
+    return f"{rival}-{size.lower()}"
 
 
 def main(arguments: Sequence[str]) -> int:

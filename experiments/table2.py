@@ -8,8 +8,9 @@ Cost       A GPU of 32 GiB or more: a minute. A CPU: two to four minutes; it cou
            step at the batch is then derived, not measured.
 Expected   Order as published, skip < conv < quad < hor, but for Swin: by counting its blocks lie under Quadra's, and
            its published row is not reproduced. Derived totals at batch 64 lie 0.5 GB (C = 64) to 1.6 GB (C = 128)
-           under the published ones, which hold context, workspaces and temporaries. The lean row undercuts
-           QuadraBlock*, and the Skip block too.
+           under the published ones, which hold context, workspaces and temporaries. A neuron that stores its input
+           only brings the released block down to ConvBlock; the lean path undercuts the Skip block too, and costs a
+           quadratic network no more than its linear twin.
 Setting    Not stated by the authors but derived (the released code has these very networks; differences between
            published rows give batch 62): depths 2, 2, 18, 2, width C, 1000 classes, 224 pixels, FP32, AdamW.
            Published megabytes are read as MiB.
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING
 from experiments.command import run_experiment
 from experiments.results import Results, Value, markdown, ratio, shown, take_provenance
 from search_space.errors import UserError
-from search_space.family import DEPTHS_24, NUM_CLASSES, RESOLUTION, quadranet
+from search_space.family import DEPTHS_24, NUM_CLASSES, RESOLUTION, linear_twin, quadranet
 from search_space.lower import lower
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
 
     from latency_models.options import Options
 
+BATCH = 64  # the paper's, derived
 OPTIONS = {
     "widths": "base widths C with commas between (default: 64,128)",
-    "batch": "images a step (default: 64)",
+    "batch": f"images a step (default: {BATCH})",
 }
 BYTES_PER_PARAM = 16  # weight, gradient and AdamW's two moments
 MIB = 2.0**-20
@@ -46,7 +48,7 @@ PUBLISHED_MB: dict[str, dict[int, int]] = {  # row -> base width -> megabytes; o
     "swin": {64: 12674, 128: 23472},
     "hor": {64: 10724, 128: 20715},
     "quad": {64: 8108, 128: 17191},
-    "quad, lean path": {64: 7794, 128: 16730},
+    "quad, X only": {64: 7794, 128: 16730},
 }
 MEANING = {
     "skip": "SkipBlock",
@@ -54,8 +56,11 @@ MEANING = {
     "swin": "SwinBlock",
     "hor": "HorBlock",
     "quad": "QuadraBlock, as released: norms from elementary operations, both factors stored",
+    "quad, X only": "QuadraBlock, as released but for a quadratic neuron that stores its input only; published: "
+    "QuadraBlock* (QuadraLib)",
     "quad, plain path": "QuadraBlock, this project's modules one by one (`lean=False`)",
-    "quad, lean path": "QuadraBlock, this project's training path; published: QuadraBlock* (QuadraLib)",
+    "quad, lean path": "QuadraBlock, this project's training path: norms, GELUs and layer scales store nothing either",
+    "conv, lean path": "ConvBlock, the same path",
 }
 HEADER = ("block", "C", "params M", "saved MiB/image", "derived MiB", "measured MiB", "reserved MiB", "published MB",
           "x conv, here", "x conv, published")  # fmt: skip
@@ -71,16 +76,19 @@ class StepMemory:
 
 def builders(width: int, resolution: int) -> dict[str, Callable[[], nn.Module]]:
     """What builds the network of every row."""
+    from experiments.baselines.blocks import LAYER_SCALE
     from experiments.baselines.zoo import table2_network
     from search_space.build import Network
 
-    ours = lower(quadranet(f"table2-c{width}", width, DEPTHS_24), resolution, NUM_CLASSES)
+    quadratic = quadranet(f"table2-c{width}", width, DEPTHS_24)
+    ours, twin = (lower(a, resolution, NUM_CLASSES) for a in (quadratic, linear_twin(quadratic)))
     made: dict[str, Callable[[], nn.Module]] = {
         block: partial(table2_network, block, width, resolution=resolution)
-        for block in ("skip", "conv", "swin", "hor", "quad")
+        for block in ("skip", "conv", "swin", "hor", "quad", "quad, X only")
     }
-    made["quad, plain path"] = partial(Network, ours, layer_scale=1e-6, lean=False)
-    made["quad, lean path"] = partial(Network, ours, layer_scale=1e-6, lean=True)
+    made["quad, plain path"] = partial(Network, ours, layer_scale=LAYER_SCALE, lean=False)
+    made["quad, lean path"] = partial(Network, ours, layer_scale=LAYER_SCALE)
+    made["conv, lean path"] = partial(Network, twin, layer_scale=LAYER_SCALE)
     return made
 
 
@@ -89,7 +97,7 @@ def measure(options: Options, quick: bool, command: str) -> Results:
     from experiments.throughput import measured_device
 
     widths = tuple(map(int, _widths(options.names("widths", ("32",) if quick else ("64", "128")))))
-    batch = options.integer("batch", 2 if quick else 64)
+    batch = options.integer("batch", 2 if quick else BATCH)
     resolution = 64 if quick else RESOLUTION
     device = measured_device()
     provenance = take_provenance(command, device)
@@ -185,7 +193,25 @@ def render(results: Results) -> str:
         f"{results.settings['batch']}. Saved: what autograd keeps, counted exactly. Derived: saved x batch + "
         f"{BYTES_PER_PARAM} bytes a parameter, without workspaces and temporaries; 'x conv, here' compares "
         f"{'measured' if on_gpu else 'derived'} ones.\n{results.provenance}\n\n{markdown(HEADER, lines)}\n\n{meanings}"
+        f"{_with_published_rest(results)}"
     )
+
+
+def _with_published_rest(results: Results) -> str:
+    """What the lean path would need on the paper's machine, by adding what ConvBlock needed there beyond the count."""
+    if (results.settings["batch"], results.settings["resolution"]) != (BATCH, RESOLUTION):
+        return ""
+    derived = {(row["block"], row["width"]): float(str(row["derived_bytes"])) * MIB for row in results.rows}
+    told = ""
+    for width, conv in PUBLISHED_MB["conv"].items():
+        if ("conv", width) in derived:
+            rest = conv - derived["conv", width]
+            lean, star = derived["quad, lean path", width] + rest, PUBLISHED_MB["quad, X only"][width]
+            told += (
+                f"\n\nC = {width}: the published ConvBlock needs {rest:.0f} MB beyond what is derived; with as much "
+                f"added, QuadraBlock in the lean path would need {lean:.0f} MB, {lean / star:.2f} of QuadraBlock*."
+            )
+    return told
 
 
 def main(arguments: Sequence[str]) -> int:

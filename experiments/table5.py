@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from experiments.command import run_experiment
-from experiments.results import Results, Value, markdown, ratio, shown, speed_shown, take_provenance
+from experiments.results import Results, Value, markdown, ratio, shown, spread_shown, take_provenance
 from search_space.errors import UnknownName
 from search_space.family import NUM_CLASSES, PUBLISHED, RESOLUTION, TABLE5, counted, family_architecture
 from search_space.lower import lower
@@ -38,15 +38,21 @@ HEADER = (
     "published",
     "x",
     "top-1 published",
-    "img/s here",
-    "quartiles",
+    "img/s here (quartiles)",
     "x",
 )
 
 
 def measure(options: Options, quick: bool, command: str) -> Results:
     """`quick`: the T networks at 64 pixels, one image a pass."""
-    from experiments.throughput import Protocol, measure_throughput, measured_device, speed_columns
+    from experiments.throughput import (
+        Protocol,
+        measure_throughput,
+        measured_device,
+        protocol_settings,
+        spread_columns,
+        times_as_fast,
+    )
     from search_space.build import Network
 
     names = options.names("models", [n for n in TABLE5 if not quick or n.startswith("quadranet36-t")])
@@ -62,24 +68,24 @@ def measure(options: Options, quick: bool, command: str) -> Results:
     )
     provenance = take_provenance(command, device)
     networks = {n: Network(lower(family_architecture(n), protocol.resolution, NUM_CLASSES)) for n in names}
-    speeds = measure_throughput(networks, protocol)
+    rates = measure_throughput(networks, protocol)
     rows = []
     for name in TABLE5:
         cost, published = counted(family_architecture(name)), PUBLISHED[name]
+        plain = "-".join(name.split("-")[:2])
         row: dict[str, Value] = {
             "network": name,
-            "plain": "-".join(name.split("-")[:2]),
+            "plain": plain,
             "params": cost.params,
             "published_params_m": published.params_m,
             "macs": cost.macs,
             "published_gmacs": published.gmacs,
             "published_top1": published.top1,
-            **speed_columns(speeds.get(name)),
+            **spread_columns("images_per_second", rates.get(name)),
+            **spread_columns("times_plain", times_as_fast(rates.get(name), rates.get(plain))),
         }
         rows.append(row)
-    return Results(
-        "table5", provenance, {"protocol": str(protocol), "batch": protocol.batch, "quick": quick}, tuple(rows)
-    )
+    return Results("table5", provenance, protocol_settings(protocol, rates, quick), tuple(rows))
 
 
 def render(results: Results) -> str:
@@ -97,8 +103,8 @@ def render(results: Results) -> str:
                 f"{row['published_gmacs']}",
                 shown(ratio(row["macs"], plain[row["plain"]]["macs"]), 2),
                 f"{row['published_top1']}",
-                *speed_shown(row),
-                shown(ratio(row["images_per_second"], plain[row["plain"]]["images_per_second"]), 2),
+                spread_shown(row, "images_per_second"),
+                spread_shown(row, "times_plain"),
             )
             for row in results.rows
         ],

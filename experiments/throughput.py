@@ -1,17 +1,18 @@
 """Images per second of networks timed side by side in one process.
 
 GPU: Swin's protocol, as the paper's numbers agree with ConvNeXt's TF32 + channels_last ones (paper sheet 1.5):
-50 passes to warm up, 30 timed between two synchronisations. CPU: one pass of every network a round, in an order
-drawn anew each round, so that what else the machine does hits all alike. Medians over rounds.
+50 passes to warm up, 30 timed between two events of the GPU. CPU: one pass of every network a round, in an order
+drawn anew each round, so that what else the machine does hits all alike. Figures are medians over rounds with their
+quartiles; how many times as fast one network is as another is taken within each round.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median, quantiles
+from statistics import quantiles
 
 import torch
 from torch import Tensor, nn
@@ -39,31 +40,33 @@ class Protocol:
             if self.device == "cuda"
             else "one pass a round, networks interleaved, fp32"
         )
-        return (
-            f"inference on {self.device}, batch {self.batch}, {self.resolution} pixels, channels_last; {rounds}; median"
-        )
+        return f"inference on {self.device}, batch {self.batch}, {self.resolution} pixels, channels_last; {rounds}"
 
 
-@dataclass(frozen=True)
-class Throughput:
-    """Median over rounds with its quartiles."""
-
-    images_per_second: float
-    low: float
-    high: float
-    rounds: int
+Rates = tuple[float, ...]
+"""Images per second, round by round."""
 
 
-def speed_columns(speed: Throughput | None) -> dict[str, Value]:
-    """What a row of a results file says of it; None where it was not measured."""
-    if speed is None:
-        return dict.fromkeys(("images_per_second", "quartile_low", "quartile_high", "rounds"))
-    return {
-        "images_per_second": speed.images_per_second,
-        "quartile_low": speed.low,
-        "quartile_high": speed.high,
-        "rounds": speed.rounds,
-    }
+def spread_columns(name: str, values: Sequence[float] | None) -> dict[str, Value]:
+    """What a row of a results file says of values over rounds: median, both quartiles; None where not measured."""
+    columns = (name, f"{name}_low", f"{name}_high")
+    if values is None:
+        return dict.fromkeys(columns)
+    low, middle, high = quantiles(values, n=4, method="inclusive")
+    return dict(zip(columns, (middle, low, high), strict=True))
+
+
+def times_as_fast(rates: Rates | None, rival: Rates | None) -> Rates | None:
+    """Within each round; None where either was not measured."""
+    if rates is None or rival is None:
+        return None
+    return tuple(own / other for own, other in zip(rates, rival, strict=True))
+
+
+def protocol_settings(protocol: Protocol, rates: Mapping[str, Rates], quick: bool) -> dict[str, Value]:
+    """What a results file says of how it was measured."""
+    rounds = len(next(iter(rates.values())))
+    return {"protocol": f"{protocol}, {rounds} rounds", "batch": protocol.batch, "quick": quick}
 
 
 def measured_device() -> str:
@@ -71,7 +74,7 @@ def measured_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def measure_throughput(networks: Mapping[str, nn.Module], protocol: Protocol) -> dict[str, Throughput]:
+def measure_throughput(networks: Mapping[str, nn.Module], protocol: Protocol) -> dict[str, Rates]:
     """Of networks (N, 3, R, R) -> (N, classes), which are moved to the device and to evaluation."""
     generator = torch.Generator().manual_seed(protocol.seed)
     images = torch.randn(protocol.batch, 3, protocol.resolution, protocol.resolution, generator=generator)
@@ -80,7 +83,7 @@ def measure_throughput(networks: Mapping[str, nn.Module], protocol: Protocol) ->
     passes = _gpu_rounds if protocol.device == "cuda" else _cpu_rounds
     with torch.inference_mode():
         seconds = passes(ready, images, protocol)
-    return {name: _summary([protocol.batch / s for s in times]) for name, times in seconds.items()}
+    return {name: tuple(protocol.batch / s for s in times) for name, times in seconds.items()}
 
 
 def _cpu_rounds(networks: Mapping[str, nn.Module], images: Tensor, protocol: Protocol) -> dict[str, list[float]]:
@@ -100,23 +103,20 @@ def _cpu_rounds(networks: Mapping[str, nn.Module], images: Tensor, protocol: Pro
 
 
 def _gpu_rounds(networks: Mapping[str, nn.Module], images: Tensor, protocol: Protocol) -> dict[str, list[float]]:
-    """Seconds a pass. Convolutions use TF32 as torch has it by default, matrix products by the line below."""
-    torch.set_float32_matmul_precision("high")
+    """Seconds a pass. Matrix products and convolutions of FP32 tensors use TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(GPU_ROUNDS):
         for name, network in networks.items():
             for _ in range(GPU_WARM):
                 network(images)
             torch.cuda.synchronize()
-            start = time.perf_counter()
+            begin.record()
             for _ in range(GPU_TIMED):
                 network(images)
+            end.record()
             torch.cuda.synchronize()
-            seconds[name].append((time.perf_counter() - start) / GPU_TIMED)
+            seconds[name].append(begin.elapsed_time(end) / 1e3 / GPU_TIMED)
     return seconds
-
-
-def _summary(rates: list[float]) -> Throughput:
-    low, _, high = quantiles(rates, n=4, method="inclusive")
-    return Throughput(median(rates), low, high, len(rates))

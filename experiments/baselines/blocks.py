@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from experiments.baselines.macro import Norm
 from search_space.build import ChannelLayerNorm
+from search_space.operators.layers import QuadraticConv2d
 
 LAYER_SCALE = 1e-6
 
@@ -58,18 +59,6 @@ class FeedForwardBranch(nn.Module):
         return x + branch.permute(0, 3, 1, 2)
 
 
-class QuadraticDepthwise(nn.Module):
-    """a(x) * b(x) + c(x), each depthwise 7x7; autograd keeps x, a(x) and b(x)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.a, self.b, self.c = (depthwise(channels) for _ in range(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (N, C, H, W) -> (N, C, H, W)."""
-        return self.a(x) * self.b(x) + self.c(x)
-
-
 class ConvNeXtBlock(nn.Module):
     """x + scale * FFN(LayerNorm(dw7x7(x))): one residual."""
 
@@ -100,9 +89,9 @@ def conv_block(channels: int, norm: Norm = ChannelLayerNorm) -> nn.Module:
     return framed(channels, depthwise(channels), norm)
 
 
-def quadra_block(channels: int, norm: Norm = ChannelLayerNorm) -> nn.Module:
-    """The frame around the quadratic depthwise neuron."""
-    return framed(channels, QuadraticDepthwise(channels), norm)
+def quadra_block(channels: int, norm: Norm = ChannelLayerNorm, lean: bool = False) -> nn.Module:
+    """The frame around a(x) * b(x) + c(x), each depthwise. For it autograd keeps x, a(x) and b(x); `lean`: x only."""
+    return framed(channels, QuadraticConv2d(channels, channels, 7, padding=3, groups=channels, lean=lean), norm)
 
 
 def framed(channels: int, operator: nn.Module, norm: Norm) -> nn.Module:

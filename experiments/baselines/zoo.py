@@ -19,7 +19,7 @@ from search_space.errors import UnknownName, UserError, one_line
 from search_space.family import DEPTHS_24
 
 Size = Literal["T", "S", "B"]
-TABLE2_BLOCKS = ("skip", "conv", "swin", "hor", "quad", "convnext")
+TABLE2_BLOCKS = ("skip", "conv", "swin", "hor", "quad", "quad, X only", "convnext")
 TIMM = {  # name -> timm's; TNT as published, before timm's own repair
     "deit-s": "deit_small_patch16_224",
     "tnt-s": "tnt_s_legacy_patch16_224",
@@ -58,6 +58,7 @@ def table2_network(
         "conv": lambda stage, channels: conv_block(channels, norm),
         "hor": lambda stage, channels: hor_block(stage, channels, norm),
         "quad": lambda stage, channels: quadra_block(channels, norm),
+        "quad, X only": lambda stage, channels: quadra_block(channels, norm, lean=True),
         "convnext": lambda stage, channels: ConvNeXtBlock(channels),
     }
     if block == "swin":

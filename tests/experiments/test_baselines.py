@@ -115,6 +115,7 @@ def units(block: nn.Module, channels: int, pixels: int = 16) -> float:
         (ConvNeXtBlock, 12),
         (partial(conv_block, norm=ElementaryLayerNorm), 16),
         (partial(quadra_block, norm=ElementaryLayerNorm), 18),
+        (partial(quadra_block, norm=ElementaryLayerNorm, lean=True), 16),
         (conv_block, 14),
         (quadra_block, 16),
     ],
