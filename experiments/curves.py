@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 
 class Trained(Protocol):
-    """A network with its mean accuracy and standard deviation over seeds, in percent."""
+    """A network with its mean accuracy and standard deviation over seeds (None for one), in percent."""
 
     @property
     def form(self) -> str: ...
@@ -22,7 +22,7 @@ class Trained(Protocol):
     @property
     def mean(self) -> float: ...
     @property
-    def deviation(self) -> float: ...
+    def deviation(self) -> float | None: ...
 
 
 def accuracy_against_cost(networks: Sequence[Trained], forms: Sequence[str], title: str) -> bytes:
@@ -35,7 +35,7 @@ def accuracy_against_cost(networks: Sequence[Trained], forms: Sequence[str], tit
             panel.errorbar(
                 [getattr(network, cost) / 1e6 for network in line],
                 [network.mean for network in line],
-                [network.deviation for network in line],
+                [network.deviation or 0.0 for network in line],
                 marker=marker,
                 markersize=4,
                 capsize=3,

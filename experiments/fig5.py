@@ -65,7 +65,7 @@ class Job:
     def architecture(self) -> Architecture:
         """Raises `UserError` for a size that the family does not have."""
         blocks, _, width = self.size.partition("x")
-        if blocks not in DEPTHS or not width.isdecimal() or int(width) < 1:
+        if blocks not in DEPTHS or not width.isdecimal() or width.startswith("0"):
             raise UserError(f"sizes={self.size}: a size is 12 or 36 blocks x a base width, as 12x16")
         quadratic = quadranet(f"fig5-{self.size}", int(width), DEPTHS[blocks])
         return quadratic if self.form == "quadratic" else linear_twin(quadratic)
@@ -73,7 +73,7 @@ class Job:
 
 def jobs(sizes: Sequence[str], seeds: int) -> Iterator[Job]:
     for seed in range(seeds):
-        for size in sizes:
+        for size in dict.fromkeys(sizes):
             for form in FORMS:
                 yield Job(size, form, seed)
 
@@ -169,9 +169,9 @@ class Point:
         return fmean(self.accuracies.values())
 
     @property
-    def deviation(self) -> float:
-        """Over seeds; 0 for one alone."""
-        return stdev(self.accuracies.values()) if len(self.accuracies) > 1 else 0.0
+    def deviation(self) -> float | None:
+        """Over seeds; None for one alone."""
+        return stdev(self.accuracies.values()) if len(self.accuracies) > 1 else None
 
 
 def points(results: Results) -> list[Point]:
@@ -229,7 +229,7 @@ def render(results: Results) -> str:
                 point.form,
                 shown(point.params, 3, 1e-6),
                 shown(point.macs, 2, 1e-6),
-                f"{point.mean:.2f} ± {point.deviation:.2f}",
+                f"{point.mean:.2f}" if point.deviation is None else f"{point.mean:.2f} ± {point.deviation:.2f}",
                 shown(len(point.accuracies)),
                 *cells,
             )
