@@ -1,0 +1,136 @@
+"""The door of experiments made of many jobs: rows are kept as each job ends, and a later call goes on from there.
+
+`python -m experiments.NAME [show] [--quick] [jobs=N] [minutes=M] [out=FILE] [option=value ...]`. The results file is
+written whole after every job, so it can be read, and the call stopped, at any moment. Not for what a job does.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from experiments.results import FOLDER, Results, Row, Value, load_results, save_results, take_provenance
+from latency_models.options import Options, run
+from search_space.errors import Stopped, UserError
+
+
+class Job(Protocol):
+    """One piece of work; a frozen value, since it may travel to another process."""
+
+    @property
+    def name(self) -> str:
+        """Unique in its experiment: the rows of a job that was done carry it as `job`."""
+
+
+J = TypeVar("J", bound=Job)
+
+
+@dataclass(frozen=True)
+class Work(Generic[J]):
+    """jobs: in the order to be done; do(job) -> its rows; settings: what a file's rows have in common."""
+
+    settings: Mapping[str, Value]
+    jobs: Sequence[J]
+    do: Callable[[J], Sequence[Row]]
+
+
+def run_jobs(
+    experiment: str,
+    known: Mapping[str, str],
+    prepare: Callable[[Options, bool], Work[J]],
+    render: Callable[[Results], str],
+    arguments: Sequence[str],
+) -> int:
+    """The exit status. known: option -> what it means; prepare(options, whether this is a quick trial)."""
+    flags = [argument for argument in arguments if argument in ("show", "--quick")]
+    rest = [argument for argument in arguments if argument not in flags]
+    usage = f"python -m experiments.{experiment} [show] [--quick] [option=value ...]"
+    known = {
+        **known,
+        "jobs": "processes that work at the same time, one thread each (default: 1)",
+        "minutes": "begin no job after so long (default: until all are done)",
+        "out": f"the results file, gone on with if it exists (default: {FOLDER.name}/{experiment}.json beside this)",
+    }
+
+    def task(options: Options) -> str:
+        path = Path(options.text("out")) if options.given("out") else FOLDER / f"{experiment}.json"
+        if "show" in flags:
+            if unused := sorted(options.values.keys() - {"out"}):
+                raise UserError(f"'show' measures nothing and takes no {unused[0]}=")
+            return render(load_results(path, experiment))
+        quick = "--quick" in flags
+        work = prepare(options, quick)
+        command = " ".join([f"python -m experiments.{experiment}", *arguments])
+        kept = not quick or options.given("out")
+        results = _started(path, experiment, work.settings, command, kept)
+        minutes = options.number("minutes") if options.given("minutes") else None
+        deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        done = {str(row["job"]) for row in results.rows}
+        left = [job for job in work.jobs if job.name not in done]
+        count = 0
+        try:
+            for job, rows in _completed(left, work.do, options.integer("jobs", 1), deadline):
+                marked = tuple({"job": job.name, "commit": results.provenance.commit, **row} for row in rows)
+                results = replace(results, rows=(*results.rows, *marked))
+                count += 1
+                if kept:
+                    save_results(path, results)
+                print(f"{len(work.jobs) - len(left) + count}/{len(work.jobs)} {job.name}", flush=True)
+        except KeyboardInterrupt as error:
+            raise Stopped(f"stopped; {count} jobs were added{f' to {path}' if kept else ''}") from error
+        waiting = len(left) - count
+        end = f"-> {path}" if kept else "A quick trial, not written (out=FILE writes it)."
+        return f"{render(results)}\n\n{end}{f'; {waiting} jobs are left, the same command goes on' if waiting else ''}"
+
+    return run(task, known, usage, rest)
+
+
+def _started(path: Path, experiment: str, settings: Mapping[str, Value], command: str, kept: bool) -> Results:
+    """The results so far, with this call's provenance. Raises `UserError` where they were measured otherwise."""
+    rows: tuple[Row, ...] = ()
+    if kept and path.exists():
+        before = load_results(path, experiment)
+        for name in {**before.settings, **settings}:
+            old, new = before.settings.get(name), settings.get(name)
+            if old != new:
+                raise UserError(f"'{path}' was measured with {name}={old}, not {new}; name another file with out=")
+        rows = before.rows
+    return Results(experiment, take_provenance(command, "cpu"), settings, rows)
+
+
+def _completed(
+    jobs: Sequence[J], do: Callable[[J], Sequence[Row]], workers: int, deadline: float | None
+) -> Iterator[tuple[J, Sequence[Row]]]:
+    """Jobs and their rows as they end; none begins after the deadline (of time.monotonic())."""
+
+    def late() -> bool:
+        return deadline is not None and time.monotonic() > deadline
+
+    if workers == 1:
+        for job in jobs:
+            if late():
+                return
+            yield job, do(job)
+        return
+    waiting = list(reversed(jobs))
+    running: dict[Future[Sequence[Row]], J] = {}
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+        while running or (waiting and not late()):
+            while waiting and len(running) < workers and not late():
+                job = waiting.pop()
+                running[pool.submit(partial(do, job))] = job
+            ended, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                yield running.pop(future), future.result()
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
