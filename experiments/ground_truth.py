@@ -267,7 +267,7 @@ def load_images(scale: Scale, root: str) -> DataSet:
 def prepare(options: Options, quick: bool) -> Work[Job]:
     scale = QUICK if quick else Scale()
     device, seeds = options.text("device", "cpu"), options.integer("seeds", 2 if quick else 3)
-    settings: dict[str, Value] = {key: str(value) for key, value in asdict(scale).items()} | {"device": device}
+    settings: dict[str, Value] = {**{key: str(value) for key, value in asdict(scale).items()}, "device": device}
     kinds = options.names("kinds", KINDS)
     for kind in kinds:
         if kind not in KINDS:

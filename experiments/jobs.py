@@ -65,6 +65,7 @@ def run_jobs(
                 raise UserError(f"'show' measures nothing and takes no {unused[0]}=")
             return render(load_results(path, experiment))
         quick = "--quick" in flags
+        _one_thread()
         work = prepare(options, quick)
         command = " ".join([f"python -m experiments.{experiment}", *arguments])
         kept = not quick or options.given("out")

@@ -1,0 +1,149 @@
+"""Regret and rank correlation from the rows of `experiments.ground_truth`. Not for training, nor for tables.
+
+A network's true accuracy is the mean of its own trainings' test accuracy over the seeds that are complete.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import comb
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.results import Row
+
+Array = NDArray[np.float64]
+Accuracies = Mapping[str, float]
+"""Network -> accuracy, a share."""
+
+
+def kendall(first: Accuracies, second: Accuracies) -> float:
+    """Tau-b over the networks that both know; NaN where one ranks nothing."""
+    from scipy.stats import kendalltau
+
+    both = [name for name in first if name in second]
+    return float(kendalltau([first[name] for name in both], [second[name] for name in both]).statistic)
+
+
+def expected_best(order: Sequence[str], value: Accuracies, draws: int) -> float:
+    """The expected value of the first in `order` among `draws` networks drawn uniformly without replacement.
+
+    Exact: the i-th is the first of the drawn where all others come from those behind it.
+    """
+    draws = min(draws, len(order))
+    ways = [comb(len(order) - 1 - i, draws - 1) for i in range(len(order))]
+    return sum(way * value[name] for way, name in zip(ways, order, strict=True)) / comb(len(order), draws)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """by_seed: seed -> accuracies of networks trained on their own; latency_ms: of every network of the space."""
+
+    by_seed: Mapping[int, Accuracies]
+    latency_ms: Mapping[str, float]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Truth:
+        by_seed: dict[int, dict[str, float]] = defaultdict(dict)
+        for row in rows:
+            if row["kind"] == "network":
+                by_seed[int(number(row, "seed"))][str(row["network"])] = number(row, "test")
+        latency_ms = {str(row["network"]): number(row, "latency_ms") for row in rows if row["kind"] == "space"}
+        return cls(by_seed, latency_ms)
+
+    @cached_property
+    def complete(self) -> Mapping[int, Accuracies]:
+        """The seeds by which every network was trained: only these are compared."""
+        return {seed: found for seed, found in self.by_seed.items() if found.keys() >= self.latency_ms.keys() > set()}
+
+    @cached_property
+    def accuracy(self) -> Accuracies:
+        """Means over the complete seeds; empty without any."""
+        seeds = list(self.complete.values())
+        return {name: fmean(found[name] for found in seeds) for name in self.latency_ms} if seeds else {}
+
+    @cached_property
+    def table(self) -> Array:
+        """(seeds, networks)."""
+        return np.array([[found[name] for name in self.latency_ms] for found in self.complete.values()])
+
+    def feasible(self, budget_ms: float) -> list[str]:
+        return [name for name, ms in self.latency_ms.items() if ms <= budget_ms]
+
+    def best(self, budget_ms: float) -> float:
+        return max(self.accuracy[name] for name in self.feasible(budget_ms))
+
+    def regret(self, network: str, budget_ms: float) -> float:
+        """In points of accuracy."""
+        return 100 * (self.best(budget_ms) - self.accuracy[network])
+
+    def random_regret(self, ranking: Accuracies, budget_ms: float, draws: int) -> float:
+        """Expected, in points: of `draws` feasible networks drawn at random, the first by `ranking` is taken."""
+        order = sorted(self.feasible(budget_ms), key=lambda name: -ranking[name])
+        return 100 * (self.best(budget_ms) - expected_best(order, self.accuracy, draws))
+
+    @property
+    def seed_deviation(self) -> float:
+        """Of one network's accuracy between seeds, in points: the root of the mean variance."""
+        return 100 * float(np.sqrt(self.table.var(axis=0, ddof=1).mean()))
+
+    @property
+    def network_deviation(self) -> float:
+        """Of the mean accuracies between networks, in points."""
+        return 100 * float(self.table.mean(axis=0).std(ddof=1))
+
+    @property
+    def half_taus(self) -> list[float]:
+        """Tau between each seed and the mean of the others."""
+        taus = []
+        for seed, found in self.complete.items():
+            others = [other for s, other in self.complete.items() if s != seed]
+            taus.append(kendall(found, {name: fmean(o[name] for o in others) for name in found}))
+        return taus
+
+
+def number(row: Row, column: str) -> float:
+    """A cell that holds one."""
+    value = row[column]
+    assert isinstance(value, int | float), f"{column}={value!r}"
+    return float(value)
+
+
+@dataclass(frozen=True)
+class Supernet:
+    """One that was trained on uniform paths: inherited accuracy of every network on validation images."""
+
+    inherited: Accuracies
+    training_cpu_s: float
+    evaluation_cpu_s: float
+
+
+def supernets_of(rows: Sequence[Row]) -> dict[tuple[bool, int], Supernet]:
+    """By (share_weights, seed)."""
+    inherited: dict[tuple[bool, int], dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        if row["kind"] == "inherited":
+            inherited[key_of(row)][str(row["network"])] = number(row, "validation")
+    return {
+        key_of(row): Supernet(inherited[key_of(row)], number(row, "training_cpu_s"), number(row, "evaluation_cpu_s"))
+        for row in rows
+        if row["kind"] == "supernet"
+    }
+
+
+def key_of(row: Row) -> tuple[bool, int]:
+    return bool(row["share_weights"]), int(number(row, "seed"))
+
+
+def equal_draws(supernets: Sequence[Supernet], searches: Sequence[Row]) -> int | None:
+    """How many networks random search can evaluate, after a supernet's training, in the CPU time that a gradient
+    search takes; None where either was not measured."""
+    if not supernets or not searches:
+        return None
+    left = fmean(number(row, "cpu_s") for row in searches) - fmean(net.training_cpu_s for net in supernets)
+    return max(1, round(left / fmean(net.evaluation_cpu_s for net in supernets)))
