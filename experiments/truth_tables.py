@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 
 from experiments.results import NOT_MEASURED, Results, Row, markdown, shown
@@ -149,12 +150,13 @@ def _regret_table(truth: Truth, supernets: Mapping[tuple[bool, int], Supernet], 
 def _marks(lines: Sequence[Line]) -> str:
     """Every strategy against the mark, with each meaning of random search at equal cost."""
     body = []
-    for line in (line for line in lines if line.role == "strategy" and line.mean is not None):
-        for other in (other for other in lines if other.role == "random" and other.mean):
-            if other.share_weights in (line.share_weights, None):
-                kept = line.mean <= MARK and line.mean < SHARE_OF_RANDOM * other.mean
-                share = f"{line.mean / other.mean:.0%}"
-                body.append((str(line), f"{line.mean:.2f}", other.method, share, "yes" if kept else "no"))
+    for line, other in product(lines, lines):
+        ours, random = line.mean, other.mean
+        if (line.role, other.role) != ("strategy", "random") or ours is None or not random:
+            continue
+        if other.share_weights in (line.share_weights, None):
+            kept = ours <= MARK and ours < SHARE_OF_RANDOM * random
+            body.append((str(line), f"{ours:.2f}", other.method, f"{ours / random:.0%}", "yes" if kept else "no"))
     header = ("strategy", "mean regret", "random search", "share of its regret", "mark kept")
     return (
         f"Mark: at most {MARK} points and less than {SHARE_OF_RANDOM:.0%} of random search's at equal cost.\n\n"
