@@ -4,9 +4,9 @@ Question   How much larger, heavier and slower does QuadraNet36 get with a quadr
            and with both quadratic (+Conv1+Conv2)? The paper: 1.9x to 2.8x for at most 0.5 points of accuracy.
 Command    python -m experiments.table5 [models=quadranet36-t,quadranet36-t-conv1] [batch=64] [minutes=5]
            python -m experiments.table5 show
-Cost       A GPU: some minutes. A CPU: minutes=, plus one pass of every network to warm up; 4 GiB of memory.
+Cost       A GPU: some minutes. A CPU: minutes=, of which one pass of every network to warm up; 4 GiB of memory.
 Expected   Counted equals published: 23.60, 44.61, 65.57M for T and 90.45, 174.35, 258.14M for B. Speed falls
-           nearly as the work grows. Top-1 is the paper's: nothing here was trained on ImageNet.
+           nearly as the work grows (to 0.5 and 0.4). Top-1 is the paper's: nothing here was trained on ImageNet.
 """
 
 from __future__ import annotations

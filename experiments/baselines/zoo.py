@@ -6,6 +6,7 @@ DeiT and TNT come from timm where it is installed; nothing here has trained weig
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Literal
 
 from torch import nn
@@ -19,6 +20,7 @@ from search_space.errors import UnknownName, UserError, one_line
 from search_space.family import DEPTHS_24
 
 Size = Literal["T", "S", "B"]
+IMPORT_ERRORS = (ImportError, RuntimeError)  # RuntimeError: torchvision beside another build of torch
 TABLE2_BLOCKS = ("skip", "conv", "swin", "hor", "quad", "quad, X only", "convnext")
 TIMM = {  # name -> timm's; TNT as published, before timm's own repair
     "deit-s": "deit_small_patch16_224",
@@ -68,15 +70,23 @@ def table2_network(
     return four_stages(makers[block], DEPTHS_24, width, norm, num_classes)
 
 
-def timm_model(name: str) -> nn.Module:
-    """DeiT-S or TNT-S of Table I at 224 pixels. Raises `UserError` where timm is missing or does not import,
-    `UnknownName` for what timm does not have (PVT v1 and T2T-ViT among it)."""
+def timm_model(name: str, resolution: int = 224) -> nn.Module:
+    """DeiT-S or TNT-S of Table I: (N, 3, R, R) -> (N, 1000), R the resolution. Raises `UserError` where timm is
+    missing or does not import, `UnknownName` for what timm does not have (PVT v1 and T2T-ViT among it)."""
     if name not in TIMM:
         raise UnknownName("model of timm", name, TIMM)
     try:
-        import timm
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision beside another build of torch
+        timm = import_module("timm")
+    except IMPORT_ERRORS as error:
         raise UserError(f"'{name}' needs timm ({one_line(error)}): pip install 'quadranas[baselines]'") from error
-    model = timm.create_model(TIMM[name], pretrained=False)
-    assert isinstance(model, nn.Module)
+    model: nn.Module = timm.create_model(TIMM[name], pretrained=False, img_size=resolution)
     return model
+
+
+def has_timm() -> bool:
+    """Whether timm is here and imports."""
+    try:
+        import_module("timm")
+    except IMPORT_ERRORS:
+        return False
+    return True

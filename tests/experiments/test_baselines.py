@@ -19,6 +19,7 @@ from experiments.baselines.zoo import (
     TABLE2_BLOCKS,
     Size,
     convnext,
+    has_timm,
     hornet,
     swin,
     table2_network,
@@ -228,6 +229,7 @@ def test_timm_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"'deit-s' needs timm .*pip install 'quadranas\[baselines\]'"):
         timm_model("deit-s")
+    assert not has_timm()
     with pytest.raises(UnknownName, match="Known: deit-s, tnt-s"):
         timm_model("pvt-s")
 
@@ -236,11 +238,12 @@ def test_timm_is_asked_for_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None
     asked = []
     stand_in = ModuleType("timm")
 
-    def create_model(name: str, pretrained: bool) -> nn.Module:
-        asked.append((name, pretrained))
+    def create_model(name: str, pretrained: bool, img_size: int) -> nn.Module:
+        asked.append((name, pretrained, img_size))
         return nn.Identity()
 
     stand_in.__dict__["create_model"] = create_model
     monkeypatch.setitem(sys.modules, "timm", stand_in)
-    assert isinstance(timm_model("deit-s"), nn.Module)
-    assert asked == [("deit_small_patch16_224", False)]
+    assert has_timm()
+    assert isinstance(timm_model("deit-s", 64), nn.Module)
+    assert asked == [("deit_small_patch16_224", False, 64)]

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import table1, table2, table5, throughput
+from experiments import fig5, table1, table2, table5, throughput
+from experiments.baselines.zoo import TIMM
 from experiments.results import FOLDER, load_results, ratio, shown, spread_shown
 from experiments.throughput import FEWEST_ROUNDS, Protocol, measure_throughput, spread_columns, times_as_fast
 from search_space.errors import BadFile
 
 Main = Callable[[Sequence[str]], int]
-MAINS: dict[str, Main] = {"table1": table1.main, "table2": table2.main, "table5": table5.main}
+MAINS: dict[str, Main] = {"table1": table1.main, "table2": table2.main, "table5": table5.main, "fig5": fig5.main}
 cpu_only = pytest.mark.skipif(torch.cuda.is_available(), reason="what a CPU leaves unmeasured")
 
 
@@ -45,6 +46,8 @@ def test_table1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ratios = table_of(measured, "times as fast as")
     assert ratios["quadranet36-t"] == ["1.49", "not measured", "1.01", "not measured", "1.57", "not measured"]
     assert first_number(ratios["quadranet25-t"][1]) > 0
+    assert "- quadranet36-s: inconsistent: 50.2M" in measured and "- quadranet25-b: inconsistent: 61.2M" in measured
+    assert "- pvt-s, t2t-vit-14: in no library used here" in measured
     assert table1.main(["show", out]) == 0
     assert measured.startswith(capsys.readouterr().out.rstrip("\n"))
     results = load_results(tmp_path / "table1.json", "table1")
@@ -94,12 +97,17 @@ def test_table2s_figures_are_the_sheets() -> None:
 
 
 @pytest.mark.parametrize("name", MAINS)
-def test_a_kept_result_is_shown(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What lies in the repository can be drawn by this code."""
-    if not (FOLDER / f"{name}.json").is_file():
-        pytest.skip("none is kept")
+def test_the_kept_table_is_drawn_from_the_kept_file(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """By `python -m experiments.NAME show > experiments/results/NAME.md`; no trial, and on a commit as it stands."""
     assert MAINS[name](["show"]) == 0
-    assert "published" in capsys.readouterr().out
+    assert (FOLDER / f"{name}.md").read_text(encoding="utf-8") == capsys.readouterr().out
+    kept = load_results(FOLDER / f"{name}.json", name)
+    assert not kept.settings.get("quick") and not str(kept.provenance.commit).endswith("-dirty")
+
+
+def test_the_timm_models_are_named_once() -> None:
+    assert set(table1.NEED_TIMM) == set(TIMM)
+    assert set(table1.LINES) == set(table1.builders(64)) | set(table1.IN_NO_LIBRARY)
 
 
 @pytest.mark.parametrize(
