@@ -22,6 +22,7 @@ import torch
 from device_profiles import available_devices, load_profile
 from latency_models import fit_latency_model
 from nas import data as data_sets
+from nas.checkpoint import Checkpoints
 from nas.data import DataSet
 from nas.export import export_network, load_supernet, onnx_predictor
 from nas.gates import Gates
@@ -29,15 +30,16 @@ from nas.log import LOG_EVERY, Row, SearchLog
 from nas.preflight import Plan, plan_search
 from nas.progress import SearchProgress
 from nas.report import write_report
-from nas.result import Accuracy, Budget, DeviceLatency, InputFormat, Resolution, SearchResult, save_result
+from nas.result import Accuracy, Budget, DeviceLatency, InputFormat, Resolution, SearchResult, load_result, save_result
+from nas.resume import Begun, only_process
 from nas.settings import DataSettings, SearchSettings, settings_from_dict, with_data_defaults
 from nas.strategies import proxyless
-from nas.strategies.base import Found, Strategy, choose
+from nas.strategies.base import Strategy, choose
 from nas.supernet import Supernet
 from nas.training import NotFinite, Recipe, accuracy, recalibrate, train_network
-from search_space import Architecture, UserError, cost_of, lower
+from search_space import Architecture, GatePath, UserError, cost_of, lower
 from search_space.build import Network, to_channels_last
-from search_space.errors import Stopped
+from search_space.errors import CannotWrite, Stopped
 
 STRATEGIES: Mapping[str, Strategy] = {"proxyless": proxyless}
 
@@ -55,9 +57,13 @@ def search(
     data: str | Mapping[str, Any] | DataSet = "digits",
     resolution: int | None = None,
     progress: bool | None = None,
+    resume: str | Path | None = None,
     **options: Any,
 ) -> Finished:
     """Search a network and write its folder. Options and defaults are those of `python -m nas.search`.
+
+    resume: the folder of a run that was stopped or killed, which goes on with its own options
+    (your own `data` is given again).
 
     data: a name, a dict of `data.*` options, or your own `nas.data.DataSet`; resolution: pixels to
     train at. Nested options are dicts:
@@ -65,6 +71,10 @@ def search(
     Raises `UserError` with a one-line message for anything that cannot be done.
     """
     own = data if isinstance(data, DataSet) else None
+    if resume is not None:
+        if options or resolution is not None or (own is None and data != "digits"):
+            raise UserError(f"resume={resume} goes on with the run's own options; give no others")
+        return resume_search(Path(resume), own, progress)
     if isinstance(data, str):
         options["data"] = {"name": data}
     elif isinstance(data, Mapping):
@@ -92,48 +102,101 @@ def load_data(settings: DataSettings) -> DataSet:
             return data_sets.load_packed(settings.train, settings.test, share, limit)
 
 
+def resume_search(folder: Path, own: DataSet | None = None, progress: bool | None = None) -> Finished:
+    """Go on with the run in a folder; a finished one is read back. Raises `BadFile`."""
+    begun = Begun.load(folder, "search")
+    if begun is None:
+        return Finished(load_result(folder / "architecture.json"), folder)
+    plan = plan_search(settings_from_dict(SearchSettings, dict(begun.options)), own.num_classes if own else None)
+    return run_search(plan, own, progress=progress, resume=(folder, begun))
+
+
 def run_search(
     plan: Plan,
     data: DataSet | None = None,
     command: str | None = None,
     progress: bool | None = None,
     say: Callable[[str], None] = lambda line: None,
+    resume: tuple[Path, Begun] | None = None,
 ) -> Finished:
-    """Carry out a plan. `say` gets the lines that a person should read, the plan's own notes apart.
+    """Carry out a plan, or go on with it in the folder where it was begun.
 
-    What was logged stays in the folder when the run is stopped; a folder with nothing in it goes.
+    `say` gets the lines that a person should read, the plan's own notes apart. What was done stays in the folder
+    when the run ends early, for `resume`; a folder with nothing in it goes.
     """
     settings = plan.settings
-    started, clock = datetime.now(UTC), time.monotonic()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     data = load_data(settings.data) if data is None else data
-    stem = f"{started:%Y%m%d-%H%M%S}-{settings.device}-{settings.budget_ms:g}ms-{plan.space.name}"
-    folder = make_folder(settings.out, stem)
-    log = SearchLog(folder)
     notes = (*plan.notes, *_proxy_notes(settings, plan))
     for note in notes[len(plan.notes) :]:
         say(f"note: {note}")
-    strategy = STRATEGIES[settings.strategy]
-    finetune_steps = settings.finetune.epochs * data.steps(data.train, settings.train.batch_size)
+    if resume:
+        folder, begun = resume
+    else:
+        begun = Begun("search", asdict(settings), command, datetime.now(UTC))
+        stem = f"{begun.started:%Y%m%d-%H%M%S}-{settings.device}-{settings.budget_ms:g}ms-{plan.space.name}"
+        folder = make_folder(settings.out, stem)
     try:
-        with SearchProgress(strategy.total_steps(plan, data) + finetune_steps, progress) as bar:
-            found = strategy.search(plan, data, log, bar)
-            network = _finetune(plan, data, found, log, bar)
-        result = _conclude(
-            folder, plan, data, found, network, notes, provenance(settings.seed, command, started, clock)
-        )
-        epochs = settings.finetune.epochs
-        log.add(Row(log.rows[-1].step, "finetune", epochs, val_accuracy=result.accuracy.validation))
-        log.save()
-        write_report(folder)
-    except NotFinite as error:
-        raise NotFinite(f"{error}; {_kept(folder, log)}") from error
-    except KeyboardInterrupt as error:
-        raise Stopped(f"stopped; {_kept(folder, log)}") from error
+        if not resume:
+            begun.save(folder)
+        with only_process(folder):
+            result = _carry_out(plan, data, folder, begun, notes, progress, say, resume is not None)
     finally:
         remove_if_empty(folder)
     return Finished(result, folder)
+
+
+def _carry_out(
+    plan: Plan,
+    data: DataSet,
+    folder: Path,
+    begun: Begun,
+    notes: tuple[str, ...],
+    progress: bool | None,
+    say: Callable[[str], None],
+    resume: bool,
+) -> SearchResult:
+    settings = plan.settings
+    checkpoints = Checkpoints(folder, settings.checkpoint.minutes, settings.checkpoint.steps, say, resume)
+    checkpoints.require_same({"data": data.digest, "device profile": plan.profile.digest})
+    log = SearchLog(folder, checkpoints)
+    strategy = STRATEGIES[settings.strategy]
+    search_steps = strategy.total_steps(plan, data)
+    finetune_steps = settings.finetune.epochs * data.steps(data.train, settings.train.batch_size)
+    try:
+        with SearchProgress(search_steps + finetune_steps, progress) as bar:
+            if "found" not in checkpoints.facts:
+                found = strategy.search(plan, data, log, bar)
+                network = found.supernet.extract(found.path)
+                checkpoints.facts["found"] = {
+                    "path": found.path.choices,
+                    "accuracy": found.validation_accuracy,
+                    "step": log.rows[-1].step if log.rows else 0,
+                }
+                path = found.path
+            else:
+                path = GatePath(tuple(checkpoints.facts["found"]["path"]))
+                network = Network(lower(plan.space.architecture(path), settings.data.resolution, data.num_classes))
+            _finetune(plan, data, network, path, log, bar)
+        origin = provenance(settings.seed, begun.command, begun.started, checkpoints.seconds)
+        result = _conclude(folder, plan, data, path, network, notes, origin)
+        last = log.rows[-1].step if log.rows else 0
+        log.add(Row(last, "finetune", settings.finetune.epochs, val_accuracy=result.accuracy.validation))
+        log.save()
+        write_report(folder)
+        checkpoints.clear()
+        begun.forget(folder)
+    except NotFinite as error:
+        log.save_meanwhile()
+        kept = f"; the state before it is in '{checkpoints.folder}'" if checkpoints.exist() else ""
+        raise NotFinite(f"{error}{kept}; '{folder / 'search.csv'}' shows the course") from error
+    except KeyboardInterrupt as error:
+        log.save_meanwhile()
+        raise Stopped(f"stopped; go on with resume={folder}") from error
+    except CannotWrite as error:
+        raise CannotWrite(f"{error}; mend that and go on with resume={folder}") from error
+    return result
 
 
 def derive_from_checkpoint(plan: Plan, checkpoint: Path, command: str | None = None) -> Finished:
@@ -157,8 +220,11 @@ def derive_from_checkpoint(plan: Plan, checkpoint: Path, command: str | None = N
     folder = make_folder(settings.out, stem)
     notes = (*plan.notes, f"Chosen anew from the gates and weights in {checkpoint}; nothing was trained")
     try:
-        origin = {"derived_from": str(checkpoint), **provenance(settings.seed, command, started, clock)}
-        return Finished(_conclude(folder, plan, data, found, network, notes, origin), folder)
+        origin = {
+            "derived_from": str(checkpoint),
+            **provenance(settings.seed, command, started, time.monotonic() - clock),
+        }
+        return Finished(_conclude(folder, plan, data, found.path, network, notes, origin), folder)
     finally:
         remove_if_empty(folder)
 
@@ -167,14 +233,14 @@ def _conclude(
     folder: Path,
     plan: Plan,
     data: DataSet,
-    found: Found,
+    path: GatePath,
     network: Network,
     notes: tuple[str, ...],
     origin: Mapping[str, Any],
 ) -> SearchResult:
     """Write what a search found; `origin` goes into the provenance beside settings and profile."""
     settings = plan.settings
-    architecture = plan.space.architecture(found.path)
+    architecture = plan.space.architecture(path)
     return finish(
         folder,
         network,
@@ -183,7 +249,7 @@ def _conclude(
         Resolution(settings.deployment_resolution, settings.data.resolution),
         budget=kept_budget(plan, architecture),
         gate_path=tuple(
-            str(slot.candidates[choice]) for slot, choice in zip(plan.space.slots, found.path.choices, strict=True)
+            str(slot.candidates[choice]) for slot, choice in zip(plan.space.slots, path.choices, strict=True)
         ),
         notes=notes,
         provenance={
@@ -192,15 +258,6 @@ def _conclude(
             **origin,
         },
     )
-
-
-def _kept(folder: Path, log: SearchLog) -> str:
-    """Save the rows of a run that ends early and say what is left of it."""
-    if log.rows:
-        log.save()
-    if (folder / "checkpoint.safetensors").is_file():
-        return f"the last good state is in '{folder / 'checkpoint.safetensors'}'"
-    return f"no epoch had ended; the rows so far are in '{folder}'" if log.rows else "nothing had been logged"
 
 
 def remove_if_empty(folder: Path) -> None:
@@ -245,8 +302,8 @@ def finish(
     return result
 
 
-def provenance(seed: int, command: str | None, started: datetime, clock: float) -> dict[str, Any]:
-    """Where a result comes from; `clock` is time.monotonic() at the start."""
+def provenance(seed: int, command: str | None, started: datetime, seconds: float) -> dict[str, Any]:
+    """Where a result comes from; `seconds` is what it took."""
     return {
         "seed": seed,
         "versions": versions(),
@@ -254,28 +311,29 @@ def provenance(seed: int, command: str | None, started: datetime, clock: float) 
         "threads": torch.get_num_threads(),
         "command": command,
         "started": started.isoformat(timespec="seconds"),
-        "wall_time_s": round(time.monotonic() - clock, 1),
+        "wall_time_s": round(seconds, 1),
     }
 
 
-def _finetune(plan: Plan, data: DataSet, found: Found, log: SearchLog, bar: SearchProgress) -> Network:
-    """The chosen path as a network of its own, trained on a little with its inherited weights."""
+def _finetune(plan: Plan, data: DataSet, network: Network, path: GatePath, log: SearchLog, bar: SearchProgress) -> None:
+    """Train the chosen path's network on, with its inherited weights."""
     settings = plan.settings
-    network = found.supernet.extract(found.path)
     to_channels_last(network)
-    first = log.rows[-1].step if log.rows else 0
-    latency_ms = plan.table.path_ms(found.path)
+    found = log.checkpoints.facts["found"]
+    latency_ms = plan.table.path_ms(path)
 
     def on_step(step: int, epoch: int, loss: float) -> None:
         bar.advance(
             "finetune",
             loss=loss,
-            accuracy=found.validation_accuracy,
+            accuracy=found["accuracy"],
             expected_ms=latency_ms,
             budget_ms=settings.budget_ms,
         )
         if step % LOG_EVERY == 0:
-            row = Row(first + step, "finetune", epoch + 1, loss, expected_ms=latency_ms, budget_ms=settings.budget_ms)
+            row = Row(
+                found["step"] + step, "finetune", epoch + 1, loss, expected_ms=latency_ms, budget_ms=settings.budget_ms
+            )
             log.add(row)
 
     if settings.finetune.epochs:
@@ -288,8 +346,9 @@ def _finetune(plan: Plan, data: DataSet, found: Found, log: SearchLog, bar: Sear
             label_smoothing=settings.train.label_smoothing,
             gradient_clip=settings.train.gradient_clip,
         )
-        train_network(network, data, data.train, settings.data.resolution, recipe, settings.seed, on_step)
-    return network
+        train_network(
+            network, data, data.train, settings.data.resolution, recipe, settings.seed, on_step, log.checkpoints
+        )
 
 
 def kept_budget(plan: Plan, architecture: Architecture) -> Budget:

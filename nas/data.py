@@ -7,6 +7,7 @@ run can be repeated. Files are never unpickled. Not for transforming labels (mix
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -106,34 +107,52 @@ class DataSet:
         return len(self.class_names)
 
     def batches(
-        self, split: Split, resolution: int, batch_size: int, seed: int = 0, epoch: int = 0, training: bool = False
+        self,
+        split: Split,
+        resolution: int,
+        batch_size: int,
+        seed: int = 0,
+        epoch: int = 0,
+        training: bool = False,
+        start: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """(images (N, 3, R, R) normalised channels_last, labels (N,)) over one epoch.
+        """(images (N, 3, R, R) normalised channels_last, labels (N,)) over one epoch, from batch `start` on.
 
         `training` shuffles, augments and drops the last partial batch (unless it is the only one);
         otherwise every image comes once, in batches of nearly equal size.
         """
-        rng = np.random.default_rng((seed, epoch))
-        order = rng.permutation(len(split)) if training else np.arange(len(split))
+        order = np.random.default_rng((seed, epoch)).permutation(len(split)) if training else np.arange(len(split))
         if training and len(order) >= batch_size:
             chunks = np.split(order[: len(order) // batch_size * batch_size], len(order) // batch_size)
         else:  # nearly equal, since a last batch of one image has no batch statistics
             chunks = np.array_split(order, -(-len(order) // batch_size))
-        jobs = ((split.take(chunk), int(rng.integers(2**31))) for chunk in chunks)
+        draws = (seed, epoch) if training else None
+        jobs = (split.take(chunk) for chunk in chunks[start:])
         with ThreadPoolExecutor(1) as ahead:  # the next batch is made while this one is used
-            waiting = [ahead.submit(self._batch, *job, resolution, training) for job in islice(jobs, 2)]
+            waiting = [ahead.submit(self._batch, job, resolution, draws) for job in islice(jobs, 2)]
             while waiting:
                 images, labels = waiting.pop(0).result()
-                waiting += [ahead.submit(self._batch, *job, resolution, training) for job in islice(jobs, 1)]
+                waiting += [ahead.submit(self._batch, job, resolution, draws) for job in islice(jobs, 1)]
                 yield images, labels
 
     def steps(self, split: Split, batch_size: int) -> int:
         """Training batches in one epoch."""
         return max(1, len(split) // batch_size)
 
-    def _batch(self, split: Split, seed: int, resolution: int, training: bool) -> tuple[Tensor, Tensor]:
-        rng = np.random.default_rng(seed)
-        images = [_augment(split.source.read(int(i)), self, rng, training) for i in split.indices]
+    @property
+    def digest(self) -> str:
+        """Tells data sets apart by what is cheap to read: classes, and which image with which label is where."""
+        digest = hashlib.sha256("\n".join(self.class_names).encode())
+        for split in (self.train, self.validation, self.test):
+            digest.update(split.indices.tobytes() + split.labels.tobytes())
+        return digest.hexdigest()
+
+    def _batch(self, split: Split, resolution: int, draws: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+        """`draws` seed the augmentation of every image, whatever batch it is in; None: no augmentation."""
+        images = []
+        for index in split.indices:
+            rng = None if draws is None else np.random.default_rng((*draws, int(index)))
+            images.append(_augment(split.source.read(int(index)), self, rng))
         if len({image.shape for image in images}) == 1:
             x = _resize(np.stack(images), resolution)
         else:
@@ -152,24 +171,25 @@ def _resize(images: NDArray[np.uint8], resolution: int) -> Tensor:
     return x
 
 
-def _augment(image: NDArray[np.uint8], data: DataSet, rng: np.random.Generator, training: bool) -> NDArray[np.uint8]:
+def _augment(image: NDArray[np.uint8], data: DataSet, rng: np.random.Generator | None) -> NDArray[np.uint8]:
+    """The image at random place and side, or as it is without `rng`."""
     height, width = image.shape[:2]
-    if training and data.crop == "shift":
+    if rng and data.crop == "shift":
         border = max(1, height // 8)
         padded = np.pad(image, ((border, border), (border, border), (0, 0)), mode="edge")
         top, left = rng.integers(0, 2 * border + 1, size=2)
         image = padded[top : top + height, left : left + width]
     elif data.crop == "resized":
-        area = height * width * (rng.uniform(0.08, 1.0) if training else 0.875**2)
-        ratio = float(np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))) if training else 1.0
+        area = height * width * (rng.uniform(0.08, 1.0) if rng else 0.875**2)
+        ratio = float(np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))) if rng else 1.0
         h = min(height, max(1, round((area / ratio) ** 0.5)))
         w = min(width, max(1, round((area * ratio) ** 0.5)))
-        if not training:  # the centre square
+        if not rng:  # the centre square
             h = w = max(1, round(0.875 * min(height, width)))
-        top = int(rng.integers(0, height - h + 1)) if training else (height - h) // 2
-        left = int(rng.integers(0, width - w + 1)) if training else (width - w) // 2
+        top = int(rng.integers(0, height - h + 1)) if rng else (height - h) // 2
+        left = int(rng.integers(0, width - w + 1)) if rng else (width - w) // 2
         image = image[top : top + h, left : left + w]
-    if training and data.flip and rng.random() < 0.5:
+    if rng and data.flip and rng.random() < 0.5:
         image = image[:, ::-1].copy()  # one pixel wide, it would keep a negative stride
     return np.ascontiguousarray(image)
 

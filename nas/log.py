@@ -1,20 +1,24 @@
-"""The course of a search: rows for search.csv and gates.csv, and the last good state.
+"""The course of a search: rows for search.csv and gates.csv, the supernet as the search left it.
 
-Rows are kept in memory and the files rewritten whole, so that they are never half a line.
+Rows are kept in memory and the files rewritten whole, so that they are never half a line; checkpoints carry them.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import time
-from dataclasses import asdict, dataclass, fields
+import json
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
 
+from nas.checkpoint import Checkpoints
 from search_space import SearchSpace
+from search_space.errors import CannotWrite
 from search_space.files import write_whole
 
 LOG_EVERY = 5  # steps
@@ -38,34 +42,49 @@ class Row:
 
 
 class SearchLog:
-    """Collects rows; `save` writes search.csv, gates.csv and checkpoint.safetensors."""
+    """Collects rows; `save` writes search.csv and gates.csv. `checkpoints` carry the rows through a resume."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, checkpoints: Checkpoints) -> None:
         self.folder = folder
-        self.rows: list[Row] = []
-        self._gates: list[tuple[int, int, int, int, str, float]] = []
-        self._start = time.monotonic()
+        self.checkpoints = checkpoints
+        journal = json.loads(checkpoints.restored_journal() or '{"rows": [], "gates": []}')
+        self.rows = [Row(*values) for values in journal["rows"]]
+        self._gates: list[list[Any]] = journal["gates"]
+        checkpoints.journal = self._journal
 
     def add(self, row: Row) -> None:
-        self.rows.append(Row(**{**asdict(row), "seconds": round(time.monotonic() - self._start, 2)}))
+        self.rows.append(replace(row, seconds=round(self.checkpoints.seconds, 2)))
 
     def add_gates(self, step: int, space: SearchSpace, probabilities: torch.Tensor) -> None:
         """probabilities: (slots, candidates)."""
         for index, slot in enumerate(space.slots):
             for choice, candidate in enumerate(slot.candidates):
                 p = float(probabilities[index, choice])
-                self._gates.append((step, index, slot.stage + 1, slot.index + 1, str(candidate), p))
+                self._gates.append([step, index, slot.stage + 1, slot.index + 1, str(candidate), p])
 
-    def save(self, state: dict[str, torch.Tensor] | None = None) -> None:
-        """Write the files so far; `state` becomes checkpoint.safetensors, the last good state."""
+    def save(self) -> None:
+        """Write the rows so far."""
         names = [f.name for f in fields(Row)]
-        rows = [["" if v is None else _short(v) for v in asdict(row).values()] for row in self.rows]
+        rows = [["" if v is None else _short(v) for v in astuple(row)] for row in self.rows]
         write_whole(self.folder / "search.csv", _csv(names, rows))
         header = ["step", "slot", "stage", "block", "candidate", "probability"]
         gates = [[_short(v) for v in row] for row in self._gates]
         write_whole(self.folder / "gates.csv", _csv(header, gates))
-        if state is not None:
-            write_whole(self.folder / "checkpoint.safetensors", save(state))
+
+    def save_meanwhile(self) -> None:
+        """`save`, and go on if the disk refuses: checkpoints carry the rows too."""
+        try:
+            self.save()
+        except CannotWrite as error:
+            self.checkpoints.say(f"note: {error}; the run goes on")
+
+    def save_supernet(self, supernet: Mapping[str, torch.Tensor], alpha: torch.Tensor) -> None:
+        """Write checkpoint.safetensors, from which `nas.rederive` chooses anew."""
+        state = {f"supernet.{name}": value.cpu().contiguous() for name, value in supernet.items()}
+        write_whole(self.folder / "checkpoint.safetensors", save({**state, "gates.alpha": alpha.detach()}))
+
+    def _journal(self) -> str:
+        return json.dumps({"rows": [astuple(row) for row in self.rows], "gates": self._gates})
 
 
 def _short(value: object) -> str:

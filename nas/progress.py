@@ -35,6 +35,10 @@ class SearchProgress:
     ) -> None:
         self._progress.stop()
 
+    def skip(self, steps: int) -> None:
+        """Of a run that goes on: steps done before."""
+        self._progress.update(self._task, completed=steps)
+
     def advance(
         self,
         phase: str,

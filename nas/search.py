@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from nas.door import run_command
+from nas.resume import Begun, check_unchanged
 from nas.settings import SearchSettings, settings_from_dict
 
 
@@ -15,6 +17,15 @@ def main() -> None:
 
 def _search(values: dict[str, Any]) -> None:
     values["data"].pop("epochs")  # already copied to where they act
+    resume = values.pop("resume")
+    begun = None
+    if resume is not None:
+        begun = Begun.load(Path(resume), "search")
+        if begun is None:
+            _say_finished(Path(resume))
+            return
+        check_unchanged(begun.options, values, sys.argv[1:])
+        values = dict(begun.options)
     settings = settings_from_dict(SearchSettings, values)
     from nas.preflight import plan_search, what_is_kept  # no torch up to here: a hopeless request is refused at once
 
@@ -33,8 +44,21 @@ def _search(values: dict[str, Any]) -> None:
     from nas.summary import summary
 
     command = " ".join(["python -m nas.search", *(a for a in sys.argv[1:] if not a.startswith("out="))])
-    finished = run_search(plan, command=command, say=lambda line: print(line, flush=True))
+    finished = run_search(
+        plan,
+        command=command,
+        say=lambda line: print(line, flush=True),
+        resume=(Path(resume), begun) if begun else None,
+    )
     print(summary(finished.result, finished.folder))
+
+
+def _say_finished(folder: Path) -> None:
+    from nas.result import load_result
+    from nas.summary import summary
+
+    print(f"the run in {folder} has finished")
+    print(summary(load_result(folder / "architecture.json"), folder))
 
 
 if __name__ == "__main__":

@@ -84,7 +84,8 @@ class TrainSettings:
         _require(0 < self.lr < math.inf, "train.lr", self.lr, "above 0")
         _require(0 <= self.weight_decay < math.inf, "train.weight_decay", self.weight_decay, "0 or more")
         _require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "at least 0 and below 1")
-        _require(self.gradient_clip > 0, "train.gradient_clip", self.gradient_clip, "above 0 (inf: off)")
+        clip = self.gradient_clip
+        _require(0 <= clip < math.inf, "train.gradient_clip", clip, "0 or more (0: off)")
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,18 @@ class PenaltySettings:
 
 
 @dataclass(frozen=True)
+class CheckpointSettings:
+    """How often the run's whole state is written, for `resume=`: every so many minutes, or steps too."""
+
+    minutes: float = 2.0
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.minutes < math.inf, "checkpoint.minutes", self.minutes, "0 or more")
+        _require(self.steps is None or self.steps >= 1, "checkpoint.steps", self.steps, "1 or more")
+
+
+@dataclass(frozen=True)
 class SearchSettings:
     """A whole search.
 
@@ -147,6 +160,7 @@ class SearchSettings:
     train: TrainSettings = field(default_factory=TrainSettings)
     gates: GateSettings = field(default_factory=GateSettings)
     penalty: PenaltySettings = field(default_factory=PenaltySettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     use_at_least: float = 0.97
     rerank: int = 6
     deployment_resolution: int = 224

@@ -6,15 +6,17 @@ Recipes: `recipe=small` for small data, `recipe=imagenet` for 300 epochs on Imag
 from __future__ import annotations
 
 import sys
-import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.door import run_command
-from nas.settings import DataSettings, settings_from_dict
+from nas.resume import Begun, check_unchanged, only_process
+from nas.settings import CheckpointSettings, DataSettings, settings_from_dict
 from search_space import UserError
+from search_space.errors import CannotWrite, Stopped
 
 if TYPE_CHECKING:
     from nas.result import SearchResult
@@ -50,15 +52,32 @@ class TrainCommand:
 
 
 def _train(values: dict[str, Any]) -> None:
-    data, recipe = values.pop("data"), values.pop("recipe")
-    data.pop("epochs")
+    values["data"].pop("epochs")
+    resume = values.pop("resume")
+    begun = None
+    if resume is not None:
+        begun = Begun.load(Path(resume), "train")
+        if begun is None:
+            raise UserError(f"the run in '{resume}' has finished: see {Path(resume) / 'architecture.json'}")
+        check_unchanged(begun.options, values, sys.argv[1:])
+        values = dict(begun.options)
+    data, recipe, minutes = values.pop("data"), values.pop("recipe"), values.pop("checkpoint")
     command = settings_from_dict(TrainCommand, values)
     data_settings = settings_from_dict(DataSettings, data, "data.")
+    checkpoint = settings_from_dict(CheckpointSettings, minutes, "checkpoint.")
 
     from nas.training import Recipe
 
     line = " ".join(["python -m nas.train", *(a for a in sys.argv[1:] if not a.startswith("out="))])
-    result, folder = full_training(command, data_settings, settings_from_dict(Recipe, recipe, "recipe."), line)
+    result, folder = full_training(
+        command,
+        data_settings,
+        settings_from_dict(Recipe, recipe, "recipe."),
+        checkpoint,
+        line,
+        say=lambda line: print(line, flush=True),
+        resume=(Path(resume), begun) if begun else None,
+    )
     print(
         f"{result.accuracy.data} test accuracy {result.accuracy.test:.1%} (model.onnx at "
         f"{result.resolution.training} pixels, {result.accuracy.test_images} images), "
@@ -70,29 +89,29 @@ def full_training(
     command: TrainCommand,
     data_settings: DataSettings,
     recipe: Recipe,
+    checkpoint: CheckpointSettings | None = None,
     line: str | None = None,
     progress: bool | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    resume: tuple[Path, Begun] | None = None,
 ) -> tuple[SearchResult, Path]:
     """Train the network of an architecture.json from scratch, or from weights, and export it to a new folder.
 
-    Every epoch's weights are kept in checkpoint.safetensors. Raises `UserError` for anything that
-    cannot be done.
+    `resume`: go on in the folder where it was begun. Raises `UserError` for anything that cannot be done.
     """
     import torch
-    from safetensors.torch import save
 
     from nas.api import finish, load_data, make_folder, provenance, remove_if_empty, reprice
+    from nas.checkpoint import Checkpoints
     from nas.export import load_weights
     from nas.progress import SearchProgress
     from nas.result import Resolution, load_result
     from nas.training import NotFinite, steps_per_epoch, train_network
     from search_space import lower
     from search_space.build import Network, to_channels_last
-    from search_space.errors import Stopped
-    from search_space.files import write_whole
 
     assert command.architecture is not None
-    started, clock = datetime.now(UTC), time.monotonic()
+    checkpoint = checkpoint or CheckpointSettings()
     if command.threads:
         torch.set_num_threads(command.threads)
     found = load_result(Path(command.architecture))
@@ -103,40 +122,54 @@ def full_training(
     if command.weights is not None:
         load_weights(network, Path(command.weights))
     to_channels_last(network)
-    folder = make_folder(command.out, f"{started:%Y%m%d-%H%M%S}-train-{found.architecture.space.name}")
+    if resume:
+        folder, begun = resume
+    else:
+        options = {
+            **asdict(command),
+            "data": asdict(data_settings),
+            "recipe": asdict(recipe),
+            "checkpoint": asdict(checkpoint),
+        }
+        begun = Begun("train", options, line, datetime.now(UTC))
+        folder = make_folder(command.out, f"{begun.started:%Y%m%d-%H%M%S}-train-{found.architecture.space.name}")
     per_epoch = steps_per_epoch(data, data.train, recipe)
-    checkpoint = folder / "checkpoint.safetensors"
     try:
-        with SearchProgress(recipe.epochs * per_epoch, progress) as bar:
+        if not resume:
+            begun.save(folder)
+        with only_process(folder):
+            checkpoints = Checkpoints(folder, checkpoint.minutes, checkpoint.steps, say, resume is not None)
+            checkpoints.require_same({"data": data.digest, "architecture": str(found.architecture)})
+            with SearchProgress(recipe.epochs * per_epoch, progress) as bar:
 
-            def on_step(step: int, epoch: int, loss: float) -> None:
-                bar.advance(f"epoch {epoch + 1}", loss=loss)
-                if step % per_epoch == 0:
-                    state = {key: value.contiguous() for key, value in network.state_dict().items()}
-                    write_whole(checkpoint, save(state))
+                def on_step(step: int, epoch: int, loss: float) -> None:
+                    bar.skip(step - 1)
+                    bar.advance(f"epoch {epoch + 1}", loss=loss)
 
-            train_network(network, data, data.train, command.resolution, recipe, command.seed, on_step)
-        result = finish(
-            folder,
-            network,
-            found.architecture,
-            data,
-            Resolution(found.resolution.deployment, command.resolution),
-            budget=reprice(found, data.num_classes),
-            gate_path=found.gate_path,
-            notes=(f"Trained in full at {command.resolution} pixels for {recipe.epochs} epochs",),
-            provenance={
-                "recipe": asdict(recipe),
-                "search": dict(found.provenance),
-                **provenance(command.seed, line, started, clock),
-            },
-        )
-        checkpoint.unlink(missing_ok=True)
-    except (NotFinite, KeyboardInterrupt) as error:
-        kept = f"the last epoch's weights are in '{checkpoint}'" if checkpoint.is_file() else "no epoch had ended"
-        if isinstance(error, NotFinite):
-            raise NotFinite(f"{error}; {kept}") from error
-        raise Stopped(f"stopped; {kept}") from error
+                train_network(network, data, data.train, command.resolution, recipe, command.seed, on_step, checkpoints)
+            result = finish(
+                folder,
+                network,
+                found.architecture,
+                data,
+                Resolution(found.resolution.deployment, command.resolution),
+                budget=reprice(found, data.num_classes),
+                gate_path=found.gate_path,
+                notes=(f"Trained in full at {command.resolution} pixels for {recipe.epochs} epochs",),
+                provenance={
+                    "recipe": asdict(recipe),
+                    "search": dict(found.provenance),
+                    **provenance(command.seed, begun.command, begun.started, checkpoints.seconds),
+                },
+            )
+            checkpoints.clear()
+            begun.forget(folder)
+    except NotFinite as error:
+        raise NotFinite(f"{error}; the state before it is in '{checkpoints.folder}'") from error
+    except KeyboardInterrupt as error:
+        raise Stopped(f"stopped; go on with resume={folder}") from error
+    except CannotWrite as error:
+        raise CannotWrite(f"{error}; mend that and go on with resume={folder}") from error
     finally:
         remove_if_empty(folder)
     return result, folder

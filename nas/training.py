@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas.checkpoint import Checkpoint, Checkpoints, load_optimizer, optimizer_tensors, part, under
 from nas.data import DataSet, Split
 from search_space import UserError
+
+PHASE = "training"  # of checkpoints
 
 
 class NotFinite(UserError):
@@ -128,46 +132,95 @@ def train_network(
     recipe: Recipe,
     seed: int,
     on_step: Callable[[int, int, float], None] = lambda step, epoch, loss: None,
+    checkpoints: Checkpoints | None = None,
 ) -> None:
     """Train in place for `recipe.epochs`. The weights end as the moving average where `recipe.ema` > 0.
 
+    With `checkpoints` it goes on from them if they are of this phase, and keeps them from its first state to its last.
     Raises `NotFinite`; the network then holds the last state.
     """
-    optimizer = make_optimizer(network, recipe.lr, recipe.weight_decay)
-    averaged = None
-    if recipe.ema:
-        averaged = torch.optim.swa_utils.AveragedModel(
-            network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema), use_buffers=True
-        )
+    run = _Training(network, recipe, seed)
     per_epoch = steps_per_epoch(data, split, recipe)
     total = recipe.epochs * per_epoch
     warmup = min(round(recipe.warmup_epochs * per_epoch), total // 2)
-    rng = torch.Generator().manual_seed(seed)
     augment = _augmentation(recipe, data)
-    network.train()
-    step = 0
-    for epoch in range(recipe.epochs):
-        batches = data.batches(split, resolution, recipe.batch_size, seed, epoch, training=True)
-        for group in _groups(batches, recipe.accumulate):
-            set_cosine_lr(optimizer, step, total, recipe.lr, warmup, recipe.final_lr)
-            value = 0.0
-            for images, labels in group:
-                images, targets = mix(augment(images), labels, data.num_classes, recipe.mixup, recipe.cutmix, rng)
-                loss = F.cross_entropy(network(images), targets, label_smoothing=recipe.label_smoothing)
-                loss = loss / recipe.accumulate
-                value += checked(loss, f"training epoch {epoch + 1}")
-                loss.backward()
-            norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip or math.inf)
-            checked(norm, f"training epoch {epoch + 1}", "gradient")
-            optimizer.step()
-            optimizer.zero_grad()
-            if averaged is not None:
-                averaged.update_parameters(network)
-            step += 1
-            on_step(step, epoch, value)
-    if averaged is not None:
-        network.load_state_dict(averaged.module.state_dict())
+    if checkpoints and (saved := checkpoints.going_on(PHASE)):
+        run.restore(saved)
+    with checkpoints.stopping_between_steps() if checkpoints else nullcontext():
+        if checkpoints:
+            checkpoints.keep(PHASE, run.step, run.state, now=True)
+        network.train()
+        for epoch in range(run.step // per_epoch, recipe.epochs):
+            batches = data.batches(
+                split,
+                resolution,
+                recipe.batch_size,
+                seed,
+                epoch,
+                training=True,
+                start=run.step % per_epoch * recipe.accumulate,
+            )
+            for group in _groups(batches, recipe.accumulate):
+                set_cosine_lr(run.optimizer, run.step, total, recipe.lr, warmup, recipe.final_lr)
+                value = 0.0
+                for images, labels in group:
+                    images, targets = mix(
+                        augment(images), labels, data.num_classes, recipe.mixup, recipe.cutmix, run.draws
+                    )
+                    loss = F.cross_entropy(network(images), targets, label_smoothing=recipe.label_smoothing)
+                    loss = loss / recipe.accumulate
+                    value += checked(loss, f"training epoch {epoch + 1}")
+                    loss.backward()
+                norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip or math.inf)
+                checked(norm, f"training epoch {epoch + 1}", "gradient")
+                run.take_step()
+                on_step(run.step, epoch, value)
+                if checkpoints:
+                    checkpoints.keep(PHASE, run.step, run.state, now=run.step == total)
+    if run.averaged is not None:
+        network.load_state_dict(run.averaged.module.state_dict())
     network.eval()
+
+
+class _Training:
+    """The state of `train_network` between two steps."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe, seed: int) -> None:
+        self.network = network
+        self.optimizer = make_optimizer(network, recipe.lr, recipe.weight_decay)
+        self.averaged = None
+        if recipe.ema:
+            self.averaged = torch.optim.swa_utils.AveragedModel(
+                network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema), use_buffers=True
+            )
+        self.draws = torch.Generator().manual_seed(seed)
+        self.step = 0
+
+    def take_step(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
+        self.step += 1
+
+    def state(self) -> Checkpoint:
+        tensors = {
+            **under("network", self.network.state_dict()),
+            **under("optimizer", optimizer_tensors(self.optimizer)),
+            **(under("average", self.averaged.state_dict()) if self.averaged is not None else {}),
+            "draws": self.draws.get_state(),
+            "default_draws": torch.get_rng_state(),  # of drop path and of kornia
+        }
+        return Checkpoint(tensors, {"step": self.step})
+
+    def restore(self, saved: Checkpoint) -> None:
+        self.network.load_state_dict(part(saved.tensors, "network"))
+        load_optimizer(self.optimizer, part(saved.tensors, "optimizer"))
+        if self.averaged is not None:
+            self.averaged.load_state_dict(part(saved.tensors, "average"))
+        self.draws.set_state(saved.tensors["draws"])
+        torch.set_rng_state(saved.tensors["default_draws"])
+        self.step = saved.facts["step"]
 
 
 def _groups(batches: Iterator[tuple[Tensor, Tensor]], size: int) -> Iterator[list[tuple[Tensor, Tensor]]]:

@@ -30,5 +30,9 @@ class Stopped(UserError):
     """The user pressed Ctrl-C; what is left of the work is said."""
 
 
+class CannotWrite(UserError):
+    """The disk refuses: full, read-only, or not there."""
+
+
 class BadFile(UserError):
     """A file that is missing, truncated or not what it should be."""

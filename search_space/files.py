@@ -6,11 +6,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from search_space.errors import UserError
+from search_space.errors import CannotWrite
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file atomically. Raises `UserError` when the disk refuses (full, read-only)."""
+    """Write a file atomically. Raises `CannotWrite` when the disk refuses (full, read-only)."""
     data = content.encode() if isinstance(content, str) else content
     aside = path.with_name(f".{path.name}.partial")
     try:
@@ -22,4 +22,4 @@ def write_whole(path: Path, content: bytes | str) -> None:
     except OSError as error:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
-        raise UserError(f"cannot write '{path}': {error.strerror}") from error
+        raise CannotWrite(f"cannot write '{path}': {error.strerror}") from error

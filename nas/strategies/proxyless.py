@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nas.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, part, under
 from nas.data import DataSet
 from nas.gates import Gates, GateSample
 from nas.log import LOG_EVERY, Row, SearchLog
@@ -28,20 +29,25 @@ from nas.supernet import Supernet, frozen
 from nas.training import accuracy, checked
 from search_space import GatePath
 
+PHASE = "search"  # of checkpoints; warm-up included
+
 
 def total_steps(plan: Plan, data: DataSet) -> int:
     return weight_steps(plan, data)
 
 
 def search(plan: Plan, data: DataSet, log: SearchLog, progress: SearchProgress) -> Found:
-    """Raises `NotFinite` with the last good state in the log's folder."""
+    """Goes on from the log's checkpoints, if they are of this phase. Raises `NotFinite`."""
     settings = plan.settings
     supernet = new_supernet(plan, data)
     run = _Run(plan, data, supernet, log, progress)
-    for epoch in range(settings.warmup.epochs):
-        run.warmup_epoch(epoch)
-    for epoch in range(settings.warmup.epochs, settings.warmup.epochs + settings.epochs):
-        run.search_epoch(epoch)
+    if saved := log.checkpoints.going_on(PHASE):
+        run.restore(saved)
+    progress.skip(run.weights.step)
+    with log.checkpoints.stopping_between_steps():
+        for epoch in range(run.weights.step // run.weights.epoch_steps, settings.warmup.epochs + settings.epochs):
+            run.epoch(epoch)
+    log.save_supernet(supernet.state_dict(), run.gates.alpha)
     return choose(plan, data, supernet, run.gates)
 
 
@@ -68,28 +74,57 @@ class _Run:
         self.weights = WeightTraining(plan, data, supernet)
         self.gate_optimizer = torch.optim.Adam(self.gates.parameters(), lr=self.settings.gates.lr, betas=(0.0, 0.999))
         self.figures = _Figures()
-        self.validation_batches = self._endless_validation()
+        self.gate_steps = 0
+        self.validation_batches = self._validation_batches()
 
-    def warmup_epoch(self, epoch: int) -> None:
+    def state(self) -> Checkpoint:
+        """Between two steps, everything that the next ones depend on."""
+        weights = self.weights.state()
+        return Checkpoint(
+            tensors={
+                **under("weights", weights.tensors),
+                **under("gates", self.gates.state_dict()),
+                **under("gate_optimizer", optimizer_tensors(self.gate_optimizer)),
+                "draws": self.draws.get_state(),
+            },
+            facts={
+                "weights": weights.facts,
+                "gate_steps": self.gate_steps,
+                "multiplier": asdict(self.multiplier),
+                "figures": asdict(self.figures),
+            },
+        )
+
+    def restore(self, saved: Checkpoint) -> None:
+        self.weights.restore(Checkpoint(part(saved.tensors, "weights"), saved.facts["weights"]))
+        self.gates.load_state_dict(part(saved.tensors, "gates"))
+        load_optimizer(self.gate_optimizer, part(saved.tensors, "gate_optimizer"))
+        self.draws.set_state(saved.tensors["draws"])
+        self.gate_steps = saved.facts["gate_steps"]
+        self.multiplier = Multiplier(**saved.facts["multiplier"])
+        self.figures = _Figures(**saved.facts["figures"])
+
+    def epoch(self, epoch: int) -> None:
+        """From where the run is in it to its end."""
+        phase = "warmup" if epoch < self.settings.warmup.epochs else "search"
         for images, labels in self.weights.batches(epoch):
             self.weights.train_path(images, labels, self.gates.sample_path(self.draws), epoch)
-            self._report("warmup", epoch)
-        self._end_of_epoch("warmup", epoch)
-
-    def search_epoch(self, epoch: int) -> None:
-        for images, labels in self.weights.batches(epoch):
-            self.weights.train_path(images, labels, self.gates.sample_path(self.draws), epoch)
-            if self.weights.step % self.settings.gates.every == 0:
+            if phase == "search" and self.weights.step % self.settings.gates.every == 0:
                 self._gate_step(*next(self.validation_batches), epoch)
-            self._report("search", epoch)
-        self._end_of_epoch("search", epoch)
+            self._report(phase, epoch)
+            if self.weights.step % self.weights.epoch_steps == 0:
+                self._end_of_epoch(phase, epoch)
+            self.log.checkpoints.keep(PHASE, self.weights.step, self.state)
 
-    def _endless_validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        s = self.settings
-        for epoch in itertools.count():
+    def _validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Without end, from the first that no architecture step has seen."""
+        s, split = self.settings, self.data.validation
+        first, done = divmod(self.gate_steps, self.data.steps(split, s.train.batch_size))
+        for epoch in itertools.count(first):
             yield from self.data.batches(
-                self.data.validation, s.data.resolution, s.train.batch_size, s.seed + 1, epoch, training=True
+                split, s.data.resolution, s.train.batch_size, s.seed + 1, epoch, training=True, start=done
             )
+            done = 0
 
     def _gate_step(self, images: Tensor, labels: Tensor, epoch: int) -> None:
         budget_ms = self.settings.budget_ms
@@ -105,6 +140,7 @@ class _Run:
         if self.settings.gates.mode == "two":
             self.gates.keep_unsampled(sample, before)
         self.multiplier.update(self._expected_ms(), budget_ms)
+        self.gate_steps += 1
 
     def _with_penalty(self, loss: Tensor, sample: GateSample) -> Tensor:
         penalty, budget_ms = self.settings.penalty, self.settings.budget_ms
@@ -147,7 +183,7 @@ class _Run:
         )
 
     def _end_of_epoch(self, phase: str, epoch: int) -> None:
-        """Measure the most probable path on all validation images; save the last good state."""
+        """Measure the most probable path on all validation images."""
         with torch.no_grad():
             probabilities = self.gates.probabilities()
         path = GatePath(tuple(probabilities.argmax(1).tolist()))
@@ -155,5 +191,4 @@ class _Run:
         self.figures.val_accuracy = accuracy(lambda images: self.supernet(images, path), batches)
         self.log.add(self._row(phase, epoch, self.figures.val_accuracy))
         self.log.add_gates(self.weights.step, self.plan.space, probabilities)
-        state = {f"supernet.{key}": value.contiguous() for key, value in self.supernet.state_dict().items()}
-        self.log.save({**state, "gates.alpha": self.gates.alpha.detach()})
+        self.log.save_meanwhile()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, part, under
 from nas.data import DataSet
 from nas.preflight import Plan
 from nas.supernet import Supernet
@@ -43,13 +45,29 @@ class WeightTraining:
         self.settings, self.data, self.supernet = plan.settings, data, supernet
         self.optimizer = make_optimizer(supernet, self.settings.train.lr, self.settings.train.weight_decay)
         self.total = weight_steps(plan, data)
+        self.epoch_steps = data.steps(data.train, self.settings.train.batch_size)
         self.step = 0
         self.loss: float | None = None
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Train images (N, 3, R, R) and labels (N,) of an epoch, in an order of the seed and the epoch."""
-        s = self.settings
-        return self.data.batches(self.data.train, s.data.resolution, s.train.batch_size, s.seed, epoch, training=True)
+        """Train images (N, 3, R, R) and labels (N,) of what is left of an epoch, in an order of its own."""
+        s, done = self.settings, self.step % self.epoch_steps
+        return self.data.batches(
+            self.data.train, s.data.resolution, s.train.batch_size, s.seed, epoch, training=True, start=done
+        )
+
+    def state(self) -> Checkpoint:
+        """Between two steps, everything that the next ones depend on."""
+        tensors = {
+            **under("supernet", self.supernet.state_dict()),
+            **under("optimizer", optimizer_tensors(self.optimizer)),
+        }
+        return Checkpoint(tensors, {"step": self.step, "loss": self.loss})
+
+    def restore(self, saved: Checkpoint) -> None:
+        self.supernet.load_state_dict(part(saved.tensors, "supernet"))
+        load_optimizer(self.optimizer, part(saved.tensors, "optimizer"))
+        self.step, self.loss = saved.facts["step"], saved.facts["loss"]
 
     def train_path(self, images: Tensor, labels: Tensor, path: GatePath, epoch: int) -> None:
         """One step of the weights on the path. Raises `NotFinite`."""
@@ -60,7 +78,7 @@ class WeightTraining:
         self.loss = checked(loss, f"weight step {self.step} (epoch {epoch + 1})")
         loss.backward()
         active = list(self.supernet.path_parameters(path))
-        norm = nn.utils.clip_grad_norm_(active, s.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(active, s.gradient_clip or math.inf)
         checked(norm, f"weight step {self.step} (epoch {epoch + 1})", "gradient")
         self.optimizer.step()
         for parameter in active:  # the only ones that have a gradient

@@ -18,6 +18,7 @@ from device_profiles import load_profile
 from latency_models import fit_latency_model
 from nas.api import Finished, search
 from nas.build import build
+from nas.checkpoint import Checkpoints
 from nas.data import Split, load_digits
 from nas.result import load_result
 from nas.settings import DATA_SETS, DataSettings, SearchSettings, settings_from_dict, with_data_defaults
@@ -194,13 +195,12 @@ def test_nan_loss_stops_and_keeps_the_last_good_state(tmp_path: Path, monkeypatc
     folder = tmp_path / "run"
     options = {key: value for key, value in SMALL.items() if key != "data"}
     with pytest.raises(NotFinite, match="the loss became nan") as caught:
-        search(data=data, device="vpu", budget_ms=30, out=str(folder), **options)
-    assert "checkpoint.safetensors" in str(caught.value)
-    names = {p.name for p in folder.iterdir()}
-    assert names == {"checkpoint.safetensors", "search.csv", "gates.csv"}
-    from safetensors.torch import load_file
-
-    assert all(value.isfinite().all() for value in load_file(folder / "checkpoint.safetensors").values())
+        search(data=data, device="vpu", budget_ms=30, out=str(folder), checkpoint={"steps": 1}, **options)
+    assert f"the state before it is in '{folder / 'checkpoints'}'" in str(caught.value)
+    assert {p.name for p in folder.iterdir()} == {"checkpoints", "run.json", "search.csv", "gates.csv"}
+    saved = Checkpoints(folder, resume=True).restored
+    assert saved is not None and saved.facts["state"]["weights"]["step"] == 2
+    assert all(value.isfinite().all() for name, value in saved.tensors.items() if "supernet" in name)
 
 
 def test_existing_run_folder_is_left_alone(tmp_path: Path) -> None:
@@ -236,6 +236,7 @@ def test_options_from_python_have_the_commands_defaults() -> None:
             values = OmegaConf.to_container(compose("search", [f"data={name}"]), resolve=True)
         assert isinstance(values, dict)
         values["data"].pop("epochs")
+        assert values.pop("resume") is None
         composed = settings_from_dict(SearchSettings, {str(k): v for k, v in values.items()})
         assert composed == settings_from_dict(SearchSettings, with_data_defaults({"data": {"name": name}}))
 
@@ -263,7 +264,7 @@ def test_ctrl_c_keeps_what_was_logged(tmp_path: Path, monkeypatch: pytest.Monkey
         return checked(*arguments, **options)
 
     monkeypatch.setattr("nas.strategies.weights.checked", interrupted)
-    with pytest.raises(Stopped, match=r"no epoch had ended; the rows so far|last good state"):
+    with pytest.raises(Stopped, match=r"stopped; go on with resume="):
         search(device="vpu", budget_ms=30, out=str(tmp_path / "run"), **{**SMALL, "train": {"batch_size": 8}})
     assert (tmp_path / "run" / "search.csv").is_file()
 
