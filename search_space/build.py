@@ -16,11 +16,12 @@ from search_space.branches import branch_ends
 from search_space.errors import UserError
 from search_space.layer import SEGMENT_INPUT, Kind, Node
 from search_space.lower import Segment
-from search_space.operators.lean import Gelu, Norm, autocast_dtype, is_plain, lean_layer
+from search_space.operators.lean import Gelu, Norm, autocast_dtype, is_plain, lean_layer, plain_layer
 from search_space.operators.linear_maps import Convolution, LinearMap, Pointwise
 from search_space.operators.patterns import LeanNodes, Step, with_lean_layers
 
 NORM_EPS = 1e-6
+SMALL = 2**16  # elements of a map; a layer that takes a smaller one costs mostly its calls
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -163,7 +164,10 @@ def run_lean_layer(nodes: LeanNodes, x: Tensor, tensors_of: Callable[[Node], tup
         assert bias is not None
         pre = Norm(weight, bias, NORM_EPS)
     factors = [t for node in nodes.convolutions for t in tensors_of(node)]
-    return lean_layer(x, linear, factors, pre, None if nodes.scale is None else tensors_of(nodes.scale)[0])
+    scale = None if nodes.scale is None else tensors_of(nodes.scale)[0]
+    if isinstance(pre, Norm) and x.device.type == "cpu" and x.numel() < SMALL:
+        return plain_layer(x, linear, factors, pre, scale)
+    return lean_layer(x, linear, factors, pre, scale)
 
 
 class Block(nn.Module):
