@@ -16,12 +16,13 @@ from search_space.branches import branch_ends
 from search_space.errors import UserError
 from search_space.layer import SEGMENT_INPUT, Kind, Node
 from search_space.lower import Segment
+from search_space.operators import depthwise_cpu
 from search_space.operators.lean import Gelu, Norm, autocast_dtype, is_plain, lean_layer, plain_layer
 from search_space.operators.linear_maps import Convolution, LinearMap, Pointwise
 from search_space.operators.patterns import LeanNodes, Step, with_lean_layers
 
 NORM_EPS = 1e-6
-SMALL = 2**16  # elements of a map; a layer that takes a smaller one costs mostly its calls
+SMALL = 2**17  # elements of a map; on CPUs, to compute again from a smaller one costs more than it is worth
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -165,17 +166,32 @@ def run_lean_layer(nodes: LeanNodes, x: Tensor, tensors_of: Callable[[Node], tup
         pre = Norm(weight, bias, NORM_EPS)
     factors = [t for node in nodes.convolutions for t in tensors_of(node)]
     scale = None if nodes.scale is None else tensors_of(nodes.scale)[0]
-    if isinstance(pre, Norm) and x.device.type == "cpu" and x.numel() < SMALL:
+    if isinstance(pre, Norm) and _is_small(x, nodes):
         return plain_layer(x, linear, factors, pre, scale)
     return lean_layer(x, linear, factors, pre, scale)
+
+
+def _is_small(x: Tensor, nodes: LeanNodes) -> bool:
+    """Whether the plain steps of a neuron after a LayerNorm are worth what they store.
+
+    Not for a quadratic 1x1 convolution, which would store two of the widest activations; nor for autocast's types,
+    in which torch's backward of a large depthwise kernel is slower than `depthwise_cpu` on any map.
+    """
+    if x.device.type != "cpu" or x.numel() >= SMALL:
+        return False
+    spec = nodes.convolutions[0].spec
+    if spec.kind is Kind.DWCONV:
+        return autocast_dtype(x) is None or not depthwise_cpu.usable(x, spec.kernel_size)
+    return len(nodes.convolutions) == 1
 
 
 class Block(nn.Module):
     """Runs a list of nodes; an empty list is the identity. Submodules carry the nodes' names.
 
     While training, what follows a LayerNorm or GELU is computed as layers that store their input only
-    (`operators.lean`), unless `lean` is False, a module of theirs was replaced or has hooks, or they compute in
-    float16. Values and gradients are those of the modules, to rounding; there is no second derivative.
+    (`operators.lean`; on small maps both factors too), unless `lean` is False, a module of theirs was replaced or has
+    hooks, or they compute in float16. Values and gradients are those of the modules, to rounding; there is no second
+    derivative.
     """
 
     def __init__(

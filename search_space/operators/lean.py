@@ -4,7 +4,7 @@ What plain autograd would keep beside x (the LayerNorm's or GELU's output, both 
 value before the layer scale) is computed again in backward, or not needed: the scale is folded into the weights,
 so that its gradient passes through tensors of their size. QuadraNet's block (arXiv 2311.17956) is three such layers
 and keeps 6 activations of C channels at expansion ratio 4: its input, that of its second branch, and the 4 before the
-GELU. First derivatives alone.
+GELU. First derivatives alone, but for `plain_layer`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def plain_layer(
 ) -> Tensor:
     """What `lean_layer` gives, in the steps of the plain modules, which store more and have no fixed cost."""
     inner = last_to_second(F.layer_norm(second_to_last(x), norm.weight.shape, norm.weight, norm.bias, norm.eps))
-    a, *bc = (linear(inner, weight, factors[i + 1]) for i, weight in enumerate(factors) if not i % 2 and weight is not None)
+    a, *bc = (
+        linear(inner, weight, factors[i + 1]) for i, weight in enumerate(factors) if not i % 2 and weight is not None
+    )
     y = a if not bc else a * bc[0] if len(bc) == 1 else bc[1].addcmul_(a, bc[0])
     return y if scale is None else y * scale.view(-1, 1, 1)
 

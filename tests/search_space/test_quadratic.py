@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from search_space import BlockChoice, Node, SearchSpace, Stage, load_space, lower
+from search_space import BlockChoice, Node, SearchSpace, Stage, build, load_space, lower
 from search_space.architecture import Architecture
 from search_space.blocks.graph import Graph
 from search_space.build import Block, Network, to_channels_last
@@ -32,7 +32,12 @@ from search_space.to_onnx import to_onnx
 from tests.saved_activations import saved_activations
 
 FAMILIES = ("quadra", "quadra_fc1", "quadra_fc12", "linear_dw")
-Factors = list[Tensor | None]
+
+
+@pytest.fixture(autouse=True)
+def no_map_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' maps are, so that the lean layers' rule would be seen nowhere."""
+    monkeypatch.setattr(build, "SMALL", 0)
 
 
 def draws(*sizes: Sequence[int], dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -192,6 +197,49 @@ def test_a_block_stores_6_activations(family: str, most: int) -> None:
     assert units[False] == pytest.approx(most, abs=0.3)  # the LayerNorms' statistics
 
 
+@pytest.mark.parametrize(
+    ("family", "units"), [("quadra", 11), ("linear_dw", 9), ("quadra_fc1", 10), ("quadra_fc12", 10)]
+)
+def test_on_small_maps_a_block_stores_12_activations_at_most(
+    family: str, units: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    for smaller_than, expected in ((x.numel(), 6), (x.numel() + 1, units)):
+        monkeypatch.setattr(build, "SMALL", smaller_than)
+        model = block(family, 16)
+        with saved_activations(model) as storages:
+            model(x)
+        assert sum(storages.values()) / x.untyped_storage().nbytes() == pytest.approx(expected, abs=0.3)  # statistics
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_in_bfloat16_large_depthwise_kernels_stay_lean(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "SMALL", 2**20)
+    model, x = block(kernel_size=size), torch.randn(2, 8, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = model(x)
+    with Calls() as calls:
+        y.float().sum().backward()
+    assert calls.count["convolution"] == (2 if size == 5 else 0)  # the factors, again
+
+
+@pytest.mark.parametrize("small", [0, 2**20])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_derivatives_of_a_block(family: str, small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "SMALL", small)
+    torch.manual_seed(0)
+    model = block(family, width=2, kernel_size=3).double()
+    names, values = zip(*model.named_parameters(), strict=True)
+    assert model.runs_lean(torch.zeros(1, 2, 4, 3))
+
+    def value(x: Tensor, *parameters: Tensor) -> Tensor:
+        y: Tensor = torch.func.functional_call(model, dict(zip(names, parameters, strict=True)), (x,))
+        return y
+
+    (x,) = draws((1, 2, 4, 3))
+    assert torch.autograd.gradcheck(value, (x, *(v.detach().requires_grad_() for v in values)))
+
+
 @pytest.mark.parametrize("frozen", ["all", "weights", "second branch"])
 def test_frozen_parts_cost_no_storage_beyond_the_plain_modules(frozen: str) -> None:
     x = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_(frozen != "all")
@@ -276,7 +324,11 @@ def test_the_fused_kernel_is_used_where_it_can(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("kernel_size", [3, 7])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("last", [False, True])
-def test_values_and_gradients_are_those_of_the_plain_modules(family: str, kernel_size: int, last: bool) -> None:
+@pytest.mark.parametrize("small", [0, 2**20])
+def test_values_and_gradients_are_those_of_the_plain_modules(
+    family: str, kernel_size: int, last: bool, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "SMALL", small)
     plain, lean = (m.double() for m in pair(family, kernel_size=kernel_size))
     x = images(dtype=torch.float64)
     if last:
