@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from search_space import BlockChoice, Node, SearchSpace, Stage, build, load_space, lower
+from search_space import BlockChoice, Node, SearchSpace, Stage, load_space, lower
 from search_space.architecture import Architecture
 from search_space.blocks.graph import Graph
 from search_space.build import Block, Network, to_channels_last
@@ -32,12 +32,6 @@ from search_space.to_onnx import to_onnx
 from tests.saved_activations import saved_activations
 
 FAMILIES = ("quadra", "quadra_fc1", "quadra_fc12", "linear_dw")
-
-
-@pytest.fixture(autouse=True)
-def no_map_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests' maps are, so that the lean layers' rule would be seen nowhere."""
-    monkeypatch.setattr(build, "SMALL", 0)
 
 
 def draws(*sizes: Sequence[int], dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -55,11 +49,11 @@ def architecture(family: str = "quadra", width: int = 8, kernel_size: int = 3, r
     return Architecture(space, ((choice, choice), (choice,)))
 
 
-def pair(family: str = "quadra", resolution: int = 24, **options: Any) -> tuple[Network, Network]:
-    """The same network plain and lean."""
+def pair(family: str = "quadra", resolution: int = 24, small: int = 0, **options: Any) -> tuple[Network, Network]:
+    """The same network plain and lean, without the exception for small maps."""
     torch.manual_seed(0)
     segments = lower(architecture(family, **options), resolution, 5)
-    plain, lean = Network(segments, lean=False), Network(segments)
+    plain, lean = Network(segments, lean=False), Network(segments, small=small)
     with torch.no_grad():
         for parameter in plain.parameters():  # biases too, and scales that differ
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -67,9 +61,9 @@ def pair(family: str = "quadra", resolution: int = 24, **options: Any) -> tuple[
     return plain, lean
 
 
-def block(family: str = "quadra", width: int = 8, kernel_size: int = 7, lean: bool = True) -> Block:
+def block(family: str = "quadra", width: int = 8, kernel_size: int = 7, lean: bool = True, small: int = 0) -> Block:
     segments = lower(architecture(family, width, kernel_size), 32, 5)
-    return Block(segments[1].nodes, lean=lean)
+    return Block(segments[1].nodes, lean=lean, small=small)
 
 
 def images(n: int = 4, resolution: int = 24, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -200,22 +194,18 @@ def test_a_block_stores_6_activations(family: str, most: int) -> None:
 @pytest.mark.parametrize(
     ("family", "units"), [("quadra", 11), ("linear_dw", 9), ("quadra_fc1", 10), ("quadra_fc12", 10)]
 )
-def test_on_small_maps_a_block_stores_12_activations_at_most(
-    family: str, units: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_small_maps_a_block_stores_12_activations_at_most(family: str, units: int) -> None:
     x = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
-    for smaller_than, expected in ((x.numel(), 6), (x.numel() + 1, units)):
-        monkeypatch.setattr(build, "SMALL", smaller_than)
-        model = block(family, 16)
+    for small, expected in ((x.numel(), 6), (x.numel() + 1, units)):
+        model = block(family, 16, small=small)
         with saved_activations(model) as storages:
             model(x)
         assert sum(storages.values()) / x.untyped_storage().nbytes() == pytest.approx(expected, abs=0.3)  # statistics
 
 
 @pytest.mark.parametrize("size", [3, 5])
-def test_in_bfloat16_large_depthwise_kernels_stay_lean(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "SMALL", 2**20)
-    model, x = block(kernel_size=size), torch.randn(2, 8, 8, 8)
+def test_in_bfloat16_large_depthwise_kernels_stay_lean(size: int) -> None:
+    model, x = block(kernel_size=size, small=2**20), torch.randn(2, 8, 8, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = model(x)
     with Calls() as calls:
@@ -225,10 +215,9 @@ def test_in_bfloat16_large_depthwise_kernels_stay_lean(size: int, monkeypatch: p
 
 @pytest.mark.parametrize("small", [0, 2**20])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_derivatives_of_a_block(family: str, small: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "SMALL", small)
+def test_derivatives_of_a_block(family: str, small: int) -> None:
     torch.manual_seed(0)
-    model = block(family, width=2, kernel_size=3).double()
+    model = block(family, width=2, kernel_size=3, small=small).double()
     names, values = zip(*model.named_parameters(), strict=True)
     assert model.runs_lean(torch.zeros(1, 2, 4, 3))
 
@@ -326,10 +315,9 @@ def test_the_fused_kernel_is_used_where_it_can(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("small", [0, 2**20])
 def test_values_and_gradients_are_those_of_the_plain_modules(
-    family: str, kernel_size: int, last: bool, small: int, monkeypatch: pytest.MonkeyPatch
+    family: str, kernel_size: int, last: bool, small: int
 ) -> None:
-    monkeypatch.setattr(build, "SMALL", small)
-    plain, lean = (m.double() for m in pair(family, kernel_size=kernel_size))
+    plain, lean = (m.double() for m in pair(family, kernel_size=kernel_size, small=small))
     x = images(dtype=torch.float64)
     if last:
         to_channels_last(plain), to_channels_last(lean)
@@ -372,7 +360,10 @@ def test_gradients_with_some_parameters_frozen(family: str, share: float) -> Non
 def test_drop_path_acts_on_the_same_branches() -> None:
     torch.manual_seed(0)
     segments = lower(architecture(), 24, 5)
-    plain, lean = Network(segments, drop_path=0.6, lean=False).double(), Network(segments, drop_path=0.6).double()
+    plain, lean = (
+        Network(segments, drop_path=0.6, lean=False).double(),
+        Network(segments, drop_path=0.6, small=0).double(),
+    )
     lean.load_state_dict(plain.state_dict())
     found = []
     for model in (plain, lean):
