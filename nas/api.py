@@ -24,7 +24,7 @@ from latency_models import fit_latency_model
 from nas import data as data_sets
 from nas.checkpoint import Checkpoints
 from nas.data import DataSet
-from nas.export import export_network, load_supernet, onnx_predictor
+from nas.export import export_network, find_checkpoint, load_supernet, onnx_predictor
 from nas.gates import Gates
 from nas.log import LOG_EVERY, Row, SearchLog
 from nas.preflight import Plan, plan_search
@@ -35,7 +35,7 @@ from nas.resume import Begun, only_process
 from nas.settings import DataSettings, SearchSettings, settings_from_dict, with_data_defaults
 from nas.strategies import proxyless
 from nas.strategies.base import Strategy, choose
-from nas.supernet import Supernet
+from nas.strategies.weights import new_supernet
 from nas.training import NotFinite, Recipe, accuracy, recalibrate, train_network
 from search_space import Architecture, GatePath, UserError, cost_of, lower
 from search_space.build import Network, to_channels_last
@@ -128,7 +128,7 @@ def run_search(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     data = load_data(settings.data) if data is None else data
-    notes = (*plan.notes, *_proxy_notes(settings, plan))
+    notes = (*plan.notes, *proxy_notes(settings, plan))
     for note in notes[len(plan.notes) :]:
         say(f"note: {note}")
     if resume:
@@ -141,13 +141,14 @@ def run_search(
         if not resume:
             begun.save(folder)
         with only_process(folder):
-            result = _carry_out(plan, data, folder, begun, notes, progress, say, resume is not None)
+            strategy = STRATEGIES[settings.strategy]
+            result = carry_out(plan, data, folder, begun, notes, progress, say, resume is not None, strategy)
     finally:
         remove_if_empty(folder)
     return Finished(result, folder)
 
 
-def _carry_out(
+def carry_out(
     plan: Plan,
     data: DataSet,
     folder: Path,
@@ -156,12 +157,13 @@ def _carry_out(
     progress: bool | None,
     say: Callable[[str], None],
     resume: bool,
+    strategy: Strategy,
 ) -> SearchResult:
+    """Search, fine-tune, export and report in a folder; `resume`: from the checkpoints there, if any."""
     settings = plan.settings
     checkpoints = Checkpoints(folder, settings.checkpoint.minutes, settings.checkpoint.steps, say, resume)
     checkpoints.require_same({"data": data.digest, "device profile": plan.profile.digest})
     log = SearchLog(folder, checkpoints)
-    strategy = STRATEGIES[settings.strategy]
     search_steps = strategy.total_steps(plan, data)
     finetune_steps = settings.finetune.epochs * data.steps(data.train, settings.train.batch_size)
     try:
@@ -199,7 +201,7 @@ def _carry_out(
     return result
 
 
-def derive_from_checkpoint(plan: Plan, checkpoint: Path, command: str | None = None) -> Finished:
+def derive_from_checkpoint(plan: Plan, run_folder: Path, command: str | None = None) -> Finished:
     """Choose anew with the gates and weights that a search left, under the plan's device and budget.
 
     Nothing is trained. Raises `BadFile` for a checkpoint that is missing, damaged or of another space.
@@ -207,12 +209,9 @@ def derive_from_checkpoint(plan: Plan, checkpoint: Path, command: str | None = N
     settings = plan.settings
     started, clock = datetime.now(UTC), time.monotonic()
     data = load_data(settings.data)
-    supernet = Supernet(
-        plan.space, settings.data.resolution, data.num_classes, share_weights=settings.train.share_weights
-    )
-    gates = Gates(plan.space)
-    load_supernet(checkpoint, supernet, gates)
-    to_channels_last(supernet)
+    checkpoint, key = find_checkpoint(run_folder)
+    supernet, gates = new_supernet(plan, data), Gates(plan.space)
+    load_supernet(checkpoint, supernet, gates, key)
     found = choose(plan, data, supernet, gates)
     network = supernet.extract(found.path)
     to_channels_last(network)
@@ -241,13 +240,21 @@ def _conclude(
     """Write what a search found; `origin` goes into the provenance beside settings and profile."""
     settings = plan.settings
     architecture = plan.space.architecture(path)
+    budget = kept_budget(plan, architecture)
+    if budget.binds and budget.used < settings.use_at_least - 1e-9:
+        kept = " that keeps the limits" if plan.limits else ""
+        notes = (
+            *notes,
+            f"No network of '{plan.space.name}'{kept} takes between {settings.use_at_least:.0%} and all of "
+            f"{settings.budget_ms:g} ms; this is the best below, at {budget.used:.1%}",
+        )
     return finish(
         folder,
         network,
         architecture,
         data,
         Resolution(settings.deployment_resolution, settings.data.resolution),
-        budget=kept_budget(plan, architecture),
+        budget=budget,
         gate_path=tuple(
             str(slot.candidates[choice]) for slot, choice in zip(plan.space.slots, path.choices, strict=True)
         ),
@@ -352,9 +359,11 @@ def _finetune(plan: Plan, data: DataSet, network: Network, path: GatePath, log: 
 
 
 def kept_budget(plan: Plan, architecture: Architecture) -> Budget:
-    """Check the winner with the full predictor, not the table that chose it."""
+    """Check the winner with the full predictor and the full count, not the tables that chose it."""
     settings = plan.settings
-    predicted = plan.model.predict(lower(architecture, settings.deployment_resolution, plan.num_classes))
+    segments = lower(architecture, settings.deployment_resolution, plan.num_classes)
+    plan.limits.check(cost_of(segments))
+    predicted = plan.model.predict(segments)
     kept_ms = predicted.high_ms if settings.confidence else predicted.latency_ms
     used = kept_ms / settings.budget_ms
     if used > 1 + 1e-9:
@@ -370,6 +379,7 @@ def kept_budget(plan: Plan, architecture: Architecture) -> Budget:
         confidence=settings.confidence,
         kept_ms=kept_ms,
         calibration=settings.calibration,
+        limits=plan.limits.most,
     )
 
 
@@ -415,7 +425,7 @@ def latency_everywhere(
     return table
 
 
-def _proxy_notes(settings: SearchSettings, plan: Plan) -> list[str]:
+def proxy_notes(settings: SearchSettings, plan: Plan) -> list[str]:
     trained, deployed = settings.data.resolution, settings.deployment_resolution
     notes = [f"Latency is predicted at {deployed} pixels, batch 1; weights are trained at {trained} pixels"]
     smallest = lower(plan.space.smallest(), trained, plan.num_classes)

@@ -73,7 +73,7 @@ def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
 class Checkpoints:
     """The last checkpoints of a run, in its folder; due every so many minutes, or steps.
 
-    facts: JSON that every checkpoint carries besides what its phase says. journal: a text that it carries too.
+    facts: JSON that every checkpoint carries besides what its phase says. journals: texts that it carries too.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Checkpoints:
         """`resume`: go on from what an earlier process left there, if anything."""
         self.folder = run_folder / FOLDER
         self.minutes, self.steps, self.say = minutes, steps, say
-        self.journal: Callable[[], str] = str
+        self.journals: dict[str, Callable[[], str]] = {}
         self.restored = self._newest() if resume else None
         facts = self.restored.facts if self.restored else {}
         self.facts: dict[str, Any] = dict(facts.get("run", {}))
@@ -114,8 +114,11 @@ class Checkpoints:
             return None
         return Checkpoint(part(self.restored.tensors, "state"), self.restored.facts["state"])
 
-    def restored_journal(self) -> str | None:
-        return None if self.restored is None else self.restored.tensors["journal"].numpy().tobytes().decode()
+    def restored_journal(self, name: str) -> str | None:
+        if self.restored is None:
+            return None
+        journals = json.loads(self.restored.tensors["journals"].numpy().tobytes())
+        return str(journals[name]) if name in journals else None
 
     def keep(self, phase: str, step: int, make: Callable[[], Checkpoint], now: bool = False) -> None:
         """Call after every step: saves what `make` gives if it is due (or `now`), and stops here if asked to."""
@@ -159,8 +162,11 @@ class Checkpoints:
     def _save(self, phase: str, state: Checkpoint) -> None:
         """A disk that refuses is said, not raised: the run goes on, and the earlier checkpoints are still there."""
         self._last = time.monotonic()
-        journal = torch.frombuffer(bytearray(self.journal().encode() or b" "), dtype=torch.uint8)
-        tensors = {**under("state", state.tensors), "journal": journal}
+        journals = json.dumps({name: make() for name, make in self.journals.items()})
+        tensors = {
+            **under("state", state.tensors),
+            "journals": torch.frombuffer(bytearray(journals.encode()), dtype=torch.uint8),
+        }
         facts = {"phase": phase, "seconds": self.seconds, "run": self.facts, "state": state.facts}
         number = int(self._paths()[-1].stem) + 1 if self._paths() else 0
         try:

@@ -5,6 +5,7 @@ Not for searching, nor for what the files are worth: `nas.api.finish` measures m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnxruntime
@@ -22,6 +23,7 @@ from search_space.errors import BadFile, one_line
 from search_space.files import write_whole
 from search_space.to_onnx import to_onnx
 
+CHECKPOINT = "checkpoint.safetensors"  # of a run folder: the supernet and its gates
 TOLERANCE = 1e-4  # largest difference allowed between onnxruntime's and torch's logits, or share of the largest
 
 
@@ -99,14 +101,34 @@ def load_network(result: SearchResult, weights: Path | None) -> Network:
     return network.eval()
 
 
-def load_supernet(checkpoint: Path, supernet: Supernet, gates: Gates) -> None:
-    """Fill a supernet and its gates from the checkpoint of a search. Raises `BadFile`."""
+def gates_key(target: str | None = None) -> str:
+    """The name of alpha in a checkpoint; `target`: of which, where several share the supernet."""
+    return f"gates.{target}.alpha" if target else "gates.alpha"
+
+
+def find_checkpoint(run_folder: Path) -> tuple[Path, str]:
+    """The file with a run's supernet and the name of its gates there; targets of a front share the one above them."""
+    own, shared = run_folder / CHECKPOINT, run_folder.resolve().parent / CHECKPOINT
+    if shared.is_file() and not own.is_file():
+        return shared, gates_key(run_folder.resolve().name)
+    return own, gates_key()
+
+
+def save_supernet(checkpoint: Path, supernet: Supernet, alphas: Mapping[str, Tensor]) -> None:
+    """alphas: by `gates_key`. Raises `CannotWrite`."""
+    state = {f"supernet.{name}": value.cpu().contiguous() for name, value in supernet.state_dict().items()}
+    write_whole(checkpoint, save({**state, **{key: alpha.detach().cpu() for key, alpha in alphas.items()}}))
+
+
+def load_supernet(checkpoint: Path, supernet: Supernet, gates: Gates, key: str = "gates.alpha") -> None:
+    """Fill a supernet, and gates by their name there, from what a search left. Raises `BadFile`."""
     try:
         state = load_file(checkpoint)
-        gates.alpha.data.copy_(state.pop("gates.alpha"))
-        supernet.load_state_dict({key.removeprefix("supernet."): value for key, value in state.items()})
+        gates.alpha.data.copy_(state[key])
+        weights = {name: value for name, value in state.items() if name.startswith("supernet.")}
+        supernet.load_state_dict({name.removeprefix("supernet."): value for name, value in weights.items()})
     except FileNotFoundError as error:
-        raise BadFile(f"no file '{checkpoint}'; a search leaves it at the end of every epoch") from error
+        raise BadFile(f"no file '{checkpoint}'; a search leaves it at the end of its search phase") from error
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise BadFile(f"'{checkpoint}' is not of this search: {' '.join(str(error).split())[:160]}") from error
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from latency_models import LatencyTable
+from nas.tilt import tilt_within
 from search_space import GatePath, SearchSpace
 
 
@@ -45,27 +48,18 @@ class Gates(nn.Module):
         self.register_buffer("exists", exists)
 
     @torch.no_grad()
-    def start_within(self, slot_ms: Tensor, fixed_ms: float, budget_ms: float) -> None:
+    def keep_within(self, table: LatencyTable, budget_ms: float) -> None:
         """Tilt alpha by latency until the expected latency is at most the budget.
 
-        Of all distributions that meet it this one is nearest to the gates' own (exponential tilting,
-        alpha - t * ms); gates that meet the budget stay as they are. slot_ms: (slots, candidates).
+        Of all distributions that meet it this one is nearest to the gates' own by Kullback-Leibler divergence
+        (exponential tilting, alpha - t * ms); gates that meet the budget stay as they are. A budget at the
+        fastest network's time or below leaves that network alone.
         """
-        uniform = self.alpha.clone()
-
-        def expected_ms(tilt: float) -> float:
-            self.alpha.copy_(uniform - tilt * slot_ms)
-            return fixed_ms + float((self.probabilities() * slot_ms).sum())
-
-        low, high = 0.0, 1.0 / budget_ms
-        if expected_ms(low) <= budget_ms:
-            return
-        while expected_ms(high) > budget_ms and high * budget_ms < 1e6:
-            high *= 2
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (middle, high) if expected_ms(middle) > budget_ms else (low, middle)
-        expected_ms(high)
+        alpha = self.alpha.detach().double().masked_fill(~self.exists, -torch.inf).cpu().numpy()
+        if tilt := tilt_within(alpha, np.nan_to_num(table.slot_ms), table.fixed_ms, budget_ms):
+            tilted = alpha - tilt * np.nan_to_num(table.slot_ms)
+            tilted = np.where(np.isfinite(tilted), tilted - tilted.max(1, keepdims=True), 0.0)
+            self.alpha.copy_(torch.from_numpy(tilted))
 
     def log_probabilities(self, involved: Tensor | None = None) -> Tensor:
         """(slots, candidates) log softmax over the candidates involved (default all); -inf elsewhere."""

@@ -8,13 +8,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from nas.checkpoint import Checkpoints
 from search_space import SearchSpace
@@ -44,13 +43,14 @@ class Row:
 class SearchLog:
     """Collects rows; `save` writes search.csv and gates.csv. `checkpoints` carry the rows through a resume."""
 
-    def __init__(self, folder: Path, checkpoints: Checkpoints) -> None:
+    def __init__(self, folder: Path, checkpoints: Checkpoints, name: str = "run") -> None:
+        """name: of this log among those that the checkpoints carry."""
         self.folder = folder
         self.checkpoints = checkpoints
-        journal = json.loads(checkpoints.restored_journal() or '{"rows": [], "gates": []}')
+        journal = json.loads(checkpoints.restored_journal(name) or '{"rows": [], "gates": []}')
         self.rows = [Row(*values) for values in journal["rows"]]
         self._gates: list[list[Any]] = journal["gates"]
-        checkpoints.journal = self._journal
+        checkpoints.journals[name] = self._journal
 
     def add(self, row: Row) -> None:
         self.rows.append(replace(row, seconds=round(self.checkpoints.seconds, 2)))
@@ -71,6 +71,17 @@ class SearchLog:
         gates = [[_short(v) for v in row] for row in self._gates]
         write_whole(self.folder / "gates.csv", _csv(header, gates))
 
+    def read_back(self) -> None:
+        """Begin with the rows that `save` wrote to this folder before, if any."""
+        if not (self.folder / "search.csv").is_file():
+            return
+        self.rows = [_row(texts) for texts in _rows(self.folder / "search.csv")]
+        whole = ("step", "slot", "stage", "block")
+        self._gates = [
+            [*(int(row[name]) for name in whole), row["candidate"], float(row["probability"])]
+            for row in _rows(self.folder / "gates.csv")
+        ]
+
     def save_meanwhile(self) -> None:
         """`save`, and go on if the disk refuses: checkpoints carry the rows too."""
         try:
@@ -78,17 +89,23 @@ class SearchLog:
         except CannotWrite as error:
             self.checkpoints.say(f"note: {error}; the run goes on")
 
-    def save_supernet(self, supernet: Mapping[str, torch.Tensor], alpha: torch.Tensor) -> None:
-        """Write checkpoint.safetensors, from which `nas.rederive` chooses anew."""
-        state = {f"supernet.{name}": value.cpu().contiguous() for name, value in supernet.items()}
-        write_whole(self.folder / "checkpoint.safetensors", save({**state, "gates.alpha": alpha.detach()}))
-
     def _journal(self) -> str:
         return json.dumps({"rows": [astuple(row) for row in self.rows], "gates": self._gates})
 
 
 def _short(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _row(texts: Mapping[str, str]) -> Row:
+    read: dict[str, Callable[[str], Any]] = {"step": int, "phase": str, "epoch": int}
+    values: dict[str, Any] = {name: read.get(name, float)(text) if text else None for name, text in texts.items()}
+    return Row(**values)
 
 
 def _csv(header: list[str], rows: list[list[str]]) -> str:

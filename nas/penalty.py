@@ -49,16 +49,18 @@ def mul_log(loss: Tensor, latency_ms: Tensor, budget_ms: float, alpha: float = 0
 
 @dataclass
 class Multiplier:
-    """loss + strength * (E[lat] / T - 1) with a strength that finds itself (nuPI, arXiv 2406.04558).
+    """loss + strength * (E[lat] / T - 1) with a strength that finds itself.
 
-    Integral: grows while E[lat] is above the budget, falls while below, never negative.
-    Proportional: damps the swing. A budget that does not bind leaves it at 0.
+    strength = max(0, accumulated + proportional * error) with error = E[lat] / T - 1, which is the gradient of the
+    augmented Lagrangian max(0, accumulated + proportional * error)^2 / (2 * proportional); `accumulated` integrates
+    the error at a rate of its own and is never negative, so that it cannot wind up. Relative errors and Adam on
+    alpha make one pair of rates fit every device and budget.
     """
 
-    integral: float = 0.1
-    proportional: float = 5.0
+    integral: float = 3.0
+    proportional: float = 50.0
+    accumulated: float = 0.0
     strength: float = 0.0
-    last_error: float | None = None
 
     def loss(self, loss: Tensor, latency_ms: Tensor, budget_ms: float) -> Tensor:
         return loss + self.strength * (latency_ms / budget_ms - 1)
@@ -66,6 +68,5 @@ class Multiplier:
     def update(self, latency_ms: float, budget_ms: float) -> None:
         """Call once after every architecture step with the expected latency over all candidates."""
         error = latency_ms / budget_ms - 1
-        change = 0.0 if self.last_error is None else error - self.last_error
-        self.strength = max(0.0, self.strength + self.integral * error + self.proportional * change)
-        self.last_error = error
+        self.accumulated = max(0.0, self.accumulated + self.integral * error)
+        self.strength = max(0.0, self.accumulated + self.proportional * error)

@@ -5,12 +5,14 @@ Resolves space, device and latency table, and refuses an infeasible budget at on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from device_profiles import DeviceProfile, load_profile
 from latency_models import LatencyModel, LatencyTable, fit_latency_model, latency_table
+from nas.limits import Limits, check_feasible, limits_of
 from nas.settings import SearchSettings, count_classes
+from nas.targets import target_name
 from search_space import SearchSpace, UserError, available_spaces, load_space
 
 
@@ -27,9 +29,22 @@ class Plan:
     profile: DeviceProfile
     model: LatencyModel
     table: LatencyTable
+    limits: Limits
     num_classes: int
     binds: bool
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Priced:
+    """A space on a device: what does not depend on the budget."""
+
+    space: SearchSpace
+    profile: DeviceProfile
+    model: LatencyModel
+    table: LatencyTable
+    limits: Limits
+    num_classes: int
 
 
 def plan_search(settings: SearchSettings, num_classes: int | None = None) -> Plan:
@@ -37,14 +52,41 @@ def plan_search(settings: SearchSettings, num_classes: int | None = None) -> Pla
 
     Raises `UserError` for unknown names and for a budget below the space's fastest network.
     """
+    return _plan(settings, _priced(settings, num_classes))
+
+
+def plan_front(each: Sequence[SearchSettings], num_classes: int | None = None) -> tuple[Plan, ...]:
+    """A plan a target; the settings differ in device and budget alone. Raises `UserError` as `plan_search`."""
+    if each[0].strategy != "proxyless":
+        raise UserError(
+            f"strategy={each[0].strategy} searches for one budget on one device at a time; "
+            "several need strategy=proxyless, or --multirun"
+        )
+    names = [target_name(settings) for settings in each]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"the target {twice[0]} is asked for twice")
+    priced: dict[str, _Priced] = {}
+    for settings in each:
+        if settings.device not in priced:
+            priced[settings.device] = _priced(settings, num_classes)
+    return tuple(_plan(settings, priced[settings.device]) for settings in each)
+
+
+def _priced(settings: SearchSettings, num_classes: int | None) -> _Priced:
     space = load_space(settings.space, settings.space_width)
     profile = load_profile(settings.device)
     num_classes = count_classes(settings.data) if num_classes is None else num_classes
     model = fit_latency_model(profile, settings.calibration, settings.confidence)
     table = _table(settings, model, space, num_classes)
+    limits = limits_of(space, settings.deployment_resolution, num_classes, settings.limits)
+    return _Priced(space, profile, model, table, limits, num_classes)
+
+
+def _plan(settings: SearchSettings, priced: _Priced) -> Plan:
+    space, model, table, limits = priced.space, priced.model, priced.table, priced.limits
     budget = settings.budget_ms
     if budget < table.minimum_ms:
-        others = _spaces_where(settings, model, num_classes, lambda t: t.minimum_ms <= budget)
+        others = _spaces_where(settings, model, priced.num_classes, lambda t: t.minimum_ms <= budget)
         hint = f"; it can be met in space={others[0]}" if others else ""
         raise UserError(
             f"budget_ms={budget:g} cannot be met: the fastest network of '{space.name}' takes "
@@ -57,17 +99,19 @@ def plan_search(settings: SearchSettings, num_classes: int | None = None) -> Pla
             f"penalty.form=mul_log only works above 1 ms; '{space.name}' starts at {table.minimum_ms:.3g} ms on "
             f"{settings.device} and the budget is {budget:g} ms; use penalty.form=multiplier"
         )
+    if limits:
+        check_feasible(limits, table, budget, f"{settings.device} ({what_is_kept(settings)})")
     notes = []
     binds = budget < table.maximum_ms
     if not binds:
-        others = _spaces_where(settings, model, num_classes, lambda t: t.minimum_ms <= budget < t.maximum_ms)
+        others = _spaces_where(settings, model, priced.num_classes, lambda t: t.minimum_ms <= budget < t.maximum_ms)
         hint = f"; it would bind in space={others[0]}" if others else "; it binds in no shipped space"
         notes.append(
             f"budget_ms={budget:g} does not bind: the slowest network of '{space.name}' takes "
             f"{table.maximum_ms:.4g} ms on {settings.device}{hint}. "
             "The search goes on for accuracy alone and may use much less"
         )
-    return Plan(settings, space, profile, model, table, num_classes, binds, tuple(notes))
+    return Plan(settings, space, priced.profile, model, table, limits, priced.num_classes, binds, tuple(notes))
 
 
 def what_is_kept(settings: SearchSettings) -> str:

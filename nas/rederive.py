@@ -42,7 +42,7 @@ def rederive(run_folder: Path, changes: dict[str, Any]) -> tuple[Any, Path]:
     plan = plan_search(settings, load_result(run_folder / "architecture.json").num_classes)
     from nas.api import derive_from_checkpoint
 
-    finished = derive_from_checkpoint(plan, run_folder / "checkpoint.safetensors")
+    finished = derive_from_checkpoint(plan, run_folder)
     return finished.result, finished.folder
 
 

@@ -290,6 +290,16 @@ def count(value: float | None) -> str:
     return f"{value:g}"
 
 
+def mebibytes(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value / 2**20:.2f} MiB"
+
+
+def at_most(fields: Fields, name: str) -> str:
+    """'; limit 3.00 M', or nothing where the network had no such limit."""
+    limit = fields.number("budget", "limits", name)
+    return "" if limit is None else f"; limit {mebibytes(limit) if name == 'peak_activation' else count(limit)}"
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     return UNKNOWN if value is None else f"{100 * value:.{digits}f} %"
 
@@ -396,9 +406,9 @@ def headline(run: Run) -> str:
     ]
     tiles = [
         ("Test accuracy", percent(f.number("accuracy", "test")), ", ".join(filter(None, about))),
-        ("MACs", count(f.number("cost", "macs")), at),
-        ("Parameters", count(f.number("cost", "params")), f"{f.needed('num_classes'):g} classes"),
-        ("Peak activation", UNKNOWN if peak is None else f"{peak / 2**20:.2f} MiB", f"batch 1, {at}"),
+        ("MACs", count(f.number("cost", "macs")), at + at_most(f, "macs")),
+        ("Parameters", count(f.number("cost", "params")), f"{f.needed('num_classes'):g} classes{at_most(f, 'params')}"),
+        ("Peak activation", mebibytes(peak), f"batch 1, {at}{at_most(f, 'peak_activation')}"),
     ]
     cells = "".join(
         f'<div class="tile"><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>'

@@ -44,6 +44,7 @@ class Budget:
 
     kept_ms: what stays within the limit: the prediction, or with `confidence` its interval's upper end;
     `used` and the range are in the same terms. calibration: the profile's factor on all of them.
+    limits: what else the network had to keep, by option of `limits.*` (their units are in `nas.settings`).
     """
 
     device: str
@@ -56,6 +57,7 @@ class Budget:
     confidence: float | None = None
     kept_ms: float | None = None  # None: the prediction
     calibration: str = "measured"
+    limits: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Begun:
         """None if the run in the folder has finished. Raises `BadFile` for a folder without such a run."""
         path = folder / NAME
         if not path.is_file():
-            if (folder / "architecture.json").is_file():
+            if any((folder / name).is_file() for name in ("architecture.json", "front.json")):
                 return None
             raise BadFile(f"resume={folder}: no run was begun there ('{path}' is missing); start it anew")
         try:

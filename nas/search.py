@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas.door import run_command
 from nas.resume import Begun, check_unchanged
 from nas.settings import SearchSettings, settings_from_dict
+from nas.targets import each_target, is_front
+
+if TYPE_CHECKING:
+    from nas.preflight import Plan
 
 
 def main() -> None:
@@ -26,31 +30,53 @@ def _search(values: dict[str, Any]) -> None:
             return
         check_unchanged(begun.options, values, sys.argv[1:])
         values = dict(begun.options)
+    command = " ".join(["python -m nas.search", *(a for a in sys.argv[1:] if not a.startswith("out="))])
+    going_on = (Path(resume), begun) if begun else None
+    if is_front(values):
+        _search_front(values, command, going_on)
+        return
     settings = settings_from_dict(SearchSettings, values)
-    from nas.preflight import plan_search, what_is_kept  # no torch up to here: a hopeless request is refused at once
+    from nas.preflight import plan_search  # no torch up to here: a hopeless request is refused at once
 
     plan = plan_search(settings)
-    table = plan.table
-    print(
-        f"space {plan.space.name}: {plan.space.architecture_count:.3g} networks, "
-        f"{table.minimum_ms:.4g} to {table.maximum_ms:.4g} ms on {settings.device} ({plan.profile.title}, "
-        f"{what_is_kept(settings)}); "
-        f"budget {settings.budget_ms:g} ms",
-        flush=True,
-    )
-    for note in plan.notes:
-        print(f"note: {note}", flush=True)
+    _say_plan(plan)
     from nas.api import run_search
     from nas.summary import summary
 
-    command = " ".join(["python -m nas.search", *(a for a in sys.argv[1:] if not a.startswith("out="))])
-    finished = run_search(
-        plan,
-        command=command,
-        say=lambda line: print(line, flush=True),
-        resume=(Path(resume), begun) if begun else None,
-    )
+    finished = run_search(plan, command=command, say=_say, resume=going_on)
     print(summary(finished.result, finished.folder))
+
+
+def _search_front(values: dict[str, Any], command: str, going_on: tuple[Path, Begun] | None) -> None:
+    each = [settings_from_dict(SearchSettings, options) for options in each_target(values)]
+    from nas.preflight import plan_front
+
+    plans = plan_front(each)
+    for plan in plans:
+        _say_plan(plan)
+    from nas.front import run_front
+    from nas.front_report import front_table
+
+    finished = run_front(plans, command=command, say=_say, resume=going_on)
+    print(front_table(finished.folder))
+
+
+def _say_plan(plan: Plan) -> None:
+    from nas.preflight import what_is_kept
+
+    settings, table = plan.settings, plan.table
+    _say(
+        f"space {plan.space.name}: {plan.space.architecture_count:.3g} networks, "
+        f"{table.minimum_ms:.4g} to {table.maximum_ms:.4g} ms on {settings.device} ({plan.profile.title}, "
+        f"{what_is_kept(settings)}); "
+        f"budget {settings.budget_ms:g} ms"
+    )
+    for note in plan.notes:
+        _say(f"note: {note}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _say_finished(folder: Path) -> None:
@@ -58,6 +84,11 @@ def _say_finished(folder: Path) -> None:
     from nas.summary import summary
 
     print(f"the run in {folder} has finished")
+    if (folder / "front.json").is_file():
+        from nas.front_report import front_table
+
+        print(front_table(folder))
+        return
     print(summary(load_result(folder / "architecture.json"), folder))
 
 

@@ -18,7 +18,7 @@ DATA_SETS = ("cifar10", "digits", "imagefolder", "packed")
 STRATEGIES = ("proxyless",)
 GATE_MODES = ("full_v2", "two")
 GATE_STARTS = ("budget", "uniform")
-PENALTIES = ("add_linear", "mul_log", "multiplier")
+PENALTIES = ("add_linear", "hard", "mul_log", "multiplier")
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,21 @@ class CheckpointSettings:
 
 
 @dataclass(frozen=True)
+class LimitSettings:
+    """Hard limits beside the budget, None where there is none: number of parameters, MACs, and bytes of peak
+    activation (fp32, batch 1), all at deployment resolution."""
+
+    params: float | None = None
+    macs: float | None = None
+    peak_activation: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("params", "macs", "peak_activation"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value < math.inf, f"limits.{name}", value, "above 0")
+
+
+@dataclass(frozen=True)
 class SearchSettings:
     """A whole search.
 
@@ -147,6 +162,7 @@ class SearchSettings:
 
     device: str = "vpu"
     budget_ms: float = 30.0
+    limits: LimitSettings = field(default_factory=LimitSettings)
     confidence: float | None = None
     calibration: str = "measured"
     space: str = "quadranet"

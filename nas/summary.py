@@ -25,9 +25,10 @@ def summary(result: SearchResult, folder: Path) -> str:
             "device, or ask for confidence=0.9"
         )
     lines.append(str(result.architecture))
+    limits = "".join(f", limits.{name}={most:g} kept" for name, most in budget.limits.items())
     lines.append(
         f"{budget.device}: predicted {budget.predicted_ms:.4g} ms of {budget.budget_ms:g} ms ({budget.used:.1%} used; "
-        f"{interval}{scale}), {result.cost.macs / 1e6:.0f}M MACs, {result.cost.params / 1e6:.2f}M params, "
+        f"{interval}{scale}), {result.cost.macs / 1e6:.0f}M MACs, {result.cost.params / 1e6:.2f}M params{limits}, "
         f"{result.accuracy.data} test accuracy {result.accuracy.test:.1%} "
         f"(model.onnx, {result.accuracy.test_images} images) -> {folder}"
     )

@@ -43,7 +43,13 @@ def choose(plan: Plan, data: DataSet, supernet: Supernet, gates: Gates) -> Found
     with torch.no_grad():
         log_probabilities = gates.log_probabilities().double().numpy()
     candidates = derive(
-        plan.space, plan.table, log_probabilities, settings.budget_ms, settings.use_at_least, settings.rerank
+        plan.space,
+        plan.table,
+        log_probabilities,
+        settings.budget_ms,
+        settings.use_at_least,
+        settings.rerank,
+        plan.limits,
     )
     scored = []
     for rank, candidate in enumerate(candidates):

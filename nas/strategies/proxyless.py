@@ -3,27 +3,29 @@
 Warm-up trains weights on paths drawn from the gates as they start; then weight steps (train images, gates fixed) and
 architecture steps (validation images, weights frozen) alternate, the latter with the latency
 penalty. The final path is the exact best under the budget, re-ranked by validation accuracy.
+Several targets share the supernet and every step; they take turns in drawing the path.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, part, under
+from nas.checkpoint import Checkpoint, Checkpoints, part, under
 from nas.data import DataSet
-from nas.gates import Gates, GateSample
-from nas.log import LOG_EVERY, Row, SearchLog
-from nas.penalty import ExpectedLatency, Multiplier, add_linear, mul_log
+from nas.export import CHECKPOINT, gates_key, save_supernet
+from nas.gates import Gates
+from nas.log import LOG_EVERY, SearchLog
 from nas.preflight import Plan
 from nas.progress import SearchProgress
 from nas.settings import SearchSettings
 from nas.strategies.base import Found, choose
+from nas.strategies.target import Target
 from nas.strategies.weights import WeightTraining, new_supernet, weight_steps
 from nas.supernet import Supernet, frozen
 from nas.training import accuracy, checked
@@ -38,17 +40,32 @@ def total_steps(plan: Plan, data: DataSet) -> int:
 
 def search(plan: Plan, data: DataSet, log: SearchLog, progress: SearchProgress) -> Found:
     """Goes on from the log's checkpoints, if they are of this phase. Raises `NotFinite`."""
-    settings = plan.settings
-    supernet = new_supernet(plan, data)
-    run = _Run(plan, data, supernet, log, progress)
-    if saved := log.checkpoints.going_on(PHASE):
+    supernet, (gates,) = train_front([plan], data, [log], log.checkpoints, progress)
+    save_supernet(log.folder / CHECKPOINT, supernet, {gates_key(): gates.alpha})
+    return choose(plan, data, supernet, gates)
+
+
+def train_front(
+    plans: Sequence[Plan],
+    data: DataSet,
+    logs: Sequence[SearchLog],
+    checkpoints: Checkpoints,
+    progress: SearchProgress,
+) -> tuple[Supernet, list[Gates]]:
+    """One supernet and the gates of every plan, with a log each; the plans differ in device and budget alone.
+
+    Goes on from the checkpoints, if they are of this phase. Raises `NotFinite`.
+    """
+    settings = plans[0].settings
+    supernet = new_supernet(plans[0], data)
+    run = _Run(plans, data, supernet, logs, checkpoints, progress)
+    if saved := checkpoints.going_on(PHASE):
         run.restore(saved)
     progress.skip(run.weights.step)
-    with log.checkpoints.stopping_between_steps():
+    with checkpoints.stopping_between_steps():
         for epoch in range(run.weights.step // run.weights.epoch_steps, settings.warmup.epochs + settings.epochs):
             run.epoch(epoch)
-    log.save_supernet(supernet.state_dict(), run.gates.alpha)
-    return choose(plan, data, supernet, run.gates)
+    return supernet, [target.gates for target in run.targets]
 
 
 @dataclass
@@ -62,59 +79,64 @@ class _Figures:
 class _Run:
     """The two kinds of steps and what they share."""
 
-    def __init__(self, plan: Plan, data: DataSet, supernet: Supernet, log: SearchLog, progress: SearchProgress) -> None:
-        self.plan, self.data, self.supernet, self.log, self.progress = plan, data, supernet, log, progress
-        self.settings: SearchSettings = plan.settings
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        data: DataSet,
+        supernet: Supernet,
+        logs: Sequence[SearchLog],
+        checkpoints: Checkpoints,
+        progress: SearchProgress,
+    ) -> None:
+        self.data, self.supernet, self.checkpoints, self.progress = data, supernet, checkpoints, progress
+        self.settings: SearchSettings = plans[0].settings  # what targets differ in is read from their own plans
         self.draws = torch.Generator().manual_seed(self.settings.seed)
-        self.gates = Gates(plan.space, self.draws)
-        self.expected = ExpectedLatency(plan.table)
-        if self.settings.gates.start == "budget":
-            self.gates.start_within(self.expected.slot_ms, plan.table.fixed_ms, self.settings.budget_ms)
-        self.multiplier = Multiplier()
-        self.weights = WeightTraining(plan, data, supernet)
-        self.gate_optimizer = torch.optim.Adam(self.gates.parameters(), lr=self.settings.gates.lr, betas=(0.0, 0.999))
+        self.targets = [Target(plan, log, self.draws) for plan, log in zip(plans, logs, strict=True)]
+        self.weights = WeightTraining(plans[0], data, supernet)
         self.figures = _Figures()
         self.gate_steps = 0
         self.validation_batches = self._validation_batches()
 
+    @property
+    def turn(self) -> Target:
+        """The target whose gates draw the next path."""
+        return self.targets[self.weights.step % len(self.targets)]
+
     def state(self) -> Checkpoint:
         """Between two steps, everything that the next ones depend on."""
-        weights = self.weights.state()
+        weights, targets = self.weights.state(), [target.state() for target in self.targets]
+        tensors = {**under("weights", weights.tensors), "draws": self.draws.get_state()}
+        for number, target in enumerate(targets):
+            tensors |= under(f"target{number}", target.tensors)
         return Checkpoint(
-            tensors={
-                **under("weights", weights.tensors),
-                **under("gates", self.gates.state_dict()),
-                **under("gate_optimizer", optimizer_tensors(self.gate_optimizer)),
-                "draws": self.draws.get_state(),
-            },
+            tensors=tensors,
             facts={
                 "weights": weights.facts,
+                "targets": [target.facts for target in targets],
                 "gate_steps": self.gate_steps,
-                "multiplier": asdict(self.multiplier),
                 "figures": asdict(self.figures),
             },
         )
 
     def restore(self, saved: Checkpoint) -> None:
         self.weights.restore(Checkpoint(part(saved.tensors, "weights"), saved.facts["weights"]))
-        self.gates.load_state_dict(part(saved.tensors, "gates"))
-        load_optimizer(self.gate_optimizer, part(saved.tensors, "gate_optimizer"))
+        for number, (target, facts) in enumerate(zip(self.targets, saved.facts["targets"], strict=True)):
+            target.restore(Checkpoint(part(saved.tensors, f"target{number}"), facts))
         self.draws.set_state(saved.tensors["draws"])
         self.gate_steps = saved.facts["gate_steps"]
-        self.multiplier = Multiplier(**saved.facts["multiplier"])
         self.figures = _Figures(**saved.facts["figures"])
 
     def epoch(self, epoch: int) -> None:
         """From where the run is in it to its end."""
         phase = "warmup" if epoch < self.settings.warmup.epochs else "search"
         for images, labels in self.weights.batches(epoch):
-            self.weights.train_path(images, labels, self.gates.sample_path(self.draws), epoch)
+            self.weights.train_path(images, labels, self.turn.gates.sample_path(self.draws), epoch)
             if phase == "search" and self.weights.step % self.settings.gates.every == 0:
                 self._gate_step(*next(self.validation_batches), epoch)
             self._report(phase, epoch)
             if self.weights.step % self.weights.epoch_steps == 0:
                 self._end_of_epoch(phase, epoch)
-            self.log.checkpoints.keep(PHASE, self.weights.step, self.state)
+            self.checkpoints.keep(PHASE, self.weights.step, self.state)
 
     def _validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Without end, from the first that no architecture step has seen."""
@@ -127,68 +149,45 @@ class _Run:
             done = 0
 
     def _gate_step(self, images: Tensor, labels: Tensor, epoch: int) -> None:
-        budget_ms = self.settings.budget_ms
-        sample = self.gates.sample(self.settings.gates.mode, self.draws)
+        turn = self.targets[self.gate_steps % len(self.targets)]
+        sample = turn.gates.sample(self.settings.gates.mode, self.draws)
         with frozen(list(self.supernet.path_parameters(sample.path))):
             logits = self.supernet(images, sample.path, sample)
         loss = F.cross_entropy(logits, labels)
-        self.figures.gate_loss = checked(loss, f"architecture step {self.weights.step} (epoch {epoch + 1})")
-        self.gate_optimizer.zero_grad()
-        self._with_penalty(loss, sample).backward()
-        before = self.gates.alpha.detach().clone()
-        self.gate_optimizer.step()
-        if self.settings.gates.mode == "two":
-            self.gates.keep_unsampled(sample, before)
-        self.multiplier.update(self._expected_ms(), budget_ms)
+        where = f"architecture step {self.weights.step} (epoch {epoch + 1})"
+        self.figures.gate_loss = checked(loss, where)
+        (gate_gradient,) = torch.autograd.grad(loss, sample.values)
+        checked(gate_gradient.abs().sum(), where, "gates' gradient")
+        for target in self.targets:
+            target.step(loss, gate_gradient, sample)
         self.gate_steps += 1
 
-    def _with_penalty(self, loss: Tensor, sample: GateSample) -> Tensor:
-        penalty, budget_ms = self.settings.penalty, self.settings.budget_ms
-        latency_ms = self.expected(sample.probabilities)
-        if penalty.form == "add_linear":
-            return add_linear(loss, latency_ms, budget_ms, penalty.strength)
-        if penalty.form == "mul_log":
-            return mul_log(loss, latency_ms, budget_ms, penalty.alpha, penalty.beta)
-        return self.multiplier.loss(loss, latency_ms, budget_ms)
-
-    def _expected_ms(self) -> float:
-        with torch.no_grad():
-            return float(self.expected(self.gates.probabilities()))
-
     def _report(self, phase: str, epoch: int) -> None:
-        expected_ms = self._expected_ms()
         self.progress.advance(
             phase,
             loss=self.weights.loss,
             accuracy=self.figures.val_accuracy,
-            expected_ms=expected_ms,
-            budget_ms=self.settings.budget_ms,
+            expected_ms=self.turn.expected_ms,
+            budget_ms=self.turn.budget_ms,
         )
         if self.weights.step % LOG_EVERY == 0:
-            self.log.add(self._row(phase, epoch))
+            for target in self.targets:
+                target.log.add(target.row(self.weights.step, phase, epoch + 1, **self._losses()))
 
-    def _row(self, phase: str, epoch: int, val_accuracy: float | None = None) -> Row:
-        follows = phase == "search" and self.settings.penalty.form == "multiplier"
-        return Row(
-            step=self.weights.step,
-            phase=phase,
-            epoch=epoch + 1,
-            train_loss=self.weights.loss,
-            gate_loss=self.figures.gate_loss,
-            val_accuracy=val_accuracy,
-            expected_ms=self._expected_ms(),
-            budget_ms=self.settings.budget_ms,
-            multiplier=self.multiplier.strength if follows else None,
-            gate_entropy=self.gates.entropy(),
-        )
+    def _losses(self) -> dict[str, float | None]:
+        return {"train_loss": self.weights.loss, "gate_loss": self.figures.gate_loss}
 
     def _end_of_epoch(self, phase: str, epoch: int) -> None:
-        """Measure the most probable path on all validation images."""
+        """Measure the most probable path of one target, in turn, on all validation images."""
+        measured = self.targets[epoch % len(self.targets)]
         with torch.no_grad():
-            probabilities = self.gates.probabilities()
-        path = GatePath(tuple(probabilities.argmax(1).tolist()))
+            path = GatePath(tuple(measured.gates.probabilities().argmax(1).tolist()))
         batches = self.data.batches(self.data.validation, self.settings.data.resolution, 128)
         self.figures.val_accuracy = accuracy(lambda images: self.supernet(images, path), batches)
-        self.log.add(self._row(phase, epoch, self.figures.val_accuracy))
-        self.log.add_gates(self.weights.step, self.plan.space, probabilities)
-        self.log.save_meanwhile()
+        for target in self.targets:
+            val_accuracy = self.figures.val_accuracy if target is measured else None
+            row = target.row(self.weights.step, phase, epoch + 1, **self._losses(), val_accuracy=val_accuracy)
+            target.log.add(row)
+            with torch.no_grad():
+                target.log.add_gates(self.weights.step, target.plan.space, target.gates.probabilities())
+            target.log.save_meanwhile()

@@ -43,6 +43,9 @@ BAD = [
     (["finetune.lr=-1"], ["finetune.lr=-1"]),
     (["data=imagefolder"], ["data.root=FOLDER"]),
     (["data=imagefolder", "data.root=/no/such"], ["no folder"]),
+    (["limits.params=1000"], ["limits.params=1000 cannot be met", "networks of 'quadranet' have 750,594 to"]),
+    (["limits.peak=3"], ["Did you mean 'limits.peak_activation'?"]),
+    (["limits.macs=-1"], ["limits.macs=-1"]),
     (["space=missing.yaml"], ["no space file"]),
 ]
 
@@ -54,6 +57,20 @@ def test_bad_input_is_one_line_and_writes_nothing(arguments: list[str], wanted: 
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
     assert all(text in done.stderr for text in wanted), done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["budget_ms=1"], ["limits.params=1000"], ["budget_ms=22", "limits.macs=145e6"]])
+def test_an_impossible_request_is_refused_within_a_second(arguments: list[str]) -> None:
+    """Of processor time, from an interpreter's start, with torch out of reach."""
+    script = (
+        "import sys, time, runpy; sys.modules['torch'] = None\n"
+        f"sys.argv = ['search', 'device=vpu', *{arguments!r}]\n"
+        "try:\n    runpy.run_module('nas.search', run_name='__main__')\n"
+        "finally:\n    print(time.process_time())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 2 and "cannot be met" in done.stderr, done.stderr
+    assert float(done.stdout) < 1
 
 
 @pytest.mark.parametrize("budget", ["1", "30"])

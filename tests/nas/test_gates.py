@@ -3,6 +3,7 @@
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from nas.gates import Gates, GateSample
 from nas.supernet import SeparateSlot, SharedSlot, Supernet, frozen
 from search_space import ZERO, SearchSpace, Stage
 from search_space.build import Scale
+from tests.nas.test_derive import random_table
 
 QUADRA = SearchSpace("small_quadra", "quadra", 8, (Stage(8, 2), Stage(16, 3)), (3, 5), (2, 3))
 MBCONV = SearchSpace(
@@ -120,23 +122,29 @@ def test_unsampled_probabilities_stay_after_a_step_in_mode_two() -> None:
     assert (p_after - p_before)[sample.involved].abs().max() > 0.01
 
 
-def test_start_within_keeps_the_budget_and_the_order() -> None:
-    gates = Gates(QUADRA)
-    slot_ms = torch.rand(gates.alpha.shape, generator=torch.Generator().manual_seed(0)) * gates.exists
-    uniform_ms = 1.0 + float((gates.probabilities() * slot_ms).sum().detach())
-    cheapest = 1.0 + float(slot_ms.masked_fill(~gates.exists, math.inf).min(1).values.sum())
-    for share in (0.05, 0.5, 0.9):
-        tilted = Gates(QUADRA)
-        budget = cheapest + share * (uniform_ms - cheapest)
-        tilted.start_within(slot_ms, 1.0, budget)
-        p = tilted.probabilities().detach()
-        assert 0.98 * budget <= 1.0 + float((p * slot_ms).sum()) <= budget * (1 + 1e-5)
-        for row, ms, exists in zip(p, slot_ms, tilted.exists, strict=True):
-            order = ms[exists].argsort()
-            assert (row[exists][order].diff() <= 1e-2).all(), "slower candidates are never likelier"
-    loose = Gates(QUADRA)
+def test_keep_within_keeps_the_budget_and_the_order() -> None:
+    rng = np.random.default_rng(0)
+    table = random_table(QUADRA, rng)
+    slot_ms, exists = torch.from_numpy(np.nan_to_num(table.slot_ms)), Gates(QUADRA).exists
+
+    def even_gates() -> Gates:
+        return Gates(QUADRA, torch.Generator().manual_seed(0))
+
+    def expected_ms(gates: Gates) -> float:
+        return table.fixed_ms + float((gates.double().probabilities().detach() * slot_ms).sum())
+
+    uniform_ms = expected_ms(even_gates())
+    for share in (0.0, 1e-9, 0.05, 0.5, 0.9, 0.9999999):
+        budget_ms = table.minimum_ms + share * (uniform_ms - table.minimum_ms)
+        tilted = even_gates()
+        tilted.keep_within(table, budget_ms)
+        assert (1 - 1e-5) * budget_ms <= expected_ms(tilted) <= budget_ms * (1 + 1e-12)
+        for row, ms, real in zip(tilted.probabilities().detach(), slot_ms, exists, strict=True):
+            order = ms[real].argsort()
+            assert (row[real][order].diff() <= 1e-2).all(), "slower candidates are never likelier"
+    loose = even_gates()
     before = loose.alpha.detach().clone()
-    loose.start_within(slot_ms, 1.0, uniform_ms * 2)
+    loose.keep_within(table, uniform_ms * 2)
     assert torch.equal(loose.alpha, before)
 
 

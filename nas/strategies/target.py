@@ -1,0 +1,97 @@
+"""One budget on one device within a search: gates of its own, and the force that keeps their expected latency.
+
+Several targets share one supernet. What an architecture step on one path tells about the gates is the same for
+all of them, so that every target learns from every step. Not for weights: see `nas.strategies.weights`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from nas.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, part, under
+from nas.gates import Gates, GateSample
+from nas.log import Row, SearchLog
+from nas.penalty import ExpectedLatency, Multiplier, add_linear, mul_log
+from nas.preflight import Plan
+
+
+class Target:
+    """Gates that are led to a plan's budget.
+
+    expected_ms: the expected latency of the gates as they are.
+    """
+
+    def __init__(self, plan: Plan, log: SearchLog, draws: torch.Generator) -> None:
+        self.plan, self.log = plan, log
+        settings = plan.settings
+        self.budget_ms = settings.budget_ms
+        self.gates = Gates(plan.space, draws)
+        self.expected = ExpectedLatency(plan.table)
+        self.multiplier = Multiplier()
+        self.optimizer = torch.optim.Adam(self.gates.parameters(), lr=settings.gates.lr, betas=(0.0, 0.999))
+        if settings.gates.start == "budget" or settings.penalty.form == "hard":
+            self.gates.keep_within(plan.table, self.budget_ms)
+        self.expected_ms = self._expected_ms()
+
+    def state(self) -> Checkpoint:
+        """Between two steps, everything that the next ones depend on."""
+        tensors = {**under("gates", self.gates.state_dict()), **under("optimizer", optimizer_tensors(self.optimizer))}
+        return Checkpoint(tensors, {"multiplier": asdict(self.multiplier)})
+
+    def restore(self, saved: Checkpoint) -> None:
+        self.gates.load_state_dict(part(saved.tensors, "gates"))
+        load_optimizer(self.optimizer, part(saved.tensors, "optimizer"))
+        self.multiplier = Multiplier(**saved.facts["multiplier"])
+        self.expected_ms = self._expected_ms()
+
+    def step(self, loss: Tensor, gate_gradient: Tensor, sample: GateSample) -> None:
+        """An optimizer step on alpha; the sample may be drawn from another target's gates.
+
+        loss: scalar, the task's on the sampled path; gate_gradient: (slots, candidates), its gradient by the gates,
+        0 where none was involved.
+        """
+        settings = self.plan.settings
+        probabilities = self.gates.log_probabilities(sample.involved).exp()
+        task = loss.detach() + (gate_gradient * (probabilities - probabilities.detach())).sum()
+        self.optimizer.zero_grad()
+        self._with_penalty(task, probabilities).backward()
+        before = self.gates.alpha.detach().clone()
+        self.optimizer.step()
+        if settings.gates.mode == "two":
+            self.gates.keep_unsampled(sample, before)
+        if settings.penalty.form == "hard":
+            self.gates.keep_within(self.plan.table, self.budget_ms)
+        self.expected_ms = self._expected_ms()
+        self.multiplier.update(self.expected_ms, self.budget_ms)
+
+    def _with_penalty(self, loss: Tensor, probabilities: Tensor) -> Tensor:
+        penalty = self.plan.settings.penalty
+        if penalty.form == "hard":
+            return loss
+        latency_ms = self.expected(probabilities)
+        if penalty.form == "add_linear":
+            return add_linear(loss, latency_ms, self.budget_ms, penalty.strength)
+        if penalty.form == "mul_log":
+            return mul_log(loss, latency_ms, self.budget_ms, penalty.alpha, penalty.beta)
+        return self.multiplier.loss(loss, latency_ms, self.budget_ms)
+
+    def _expected_ms(self) -> float:
+        with torch.no_grad():
+            return float(self.expected(self.gates.probabilities()))
+
+    def row(self, step: int, phase: str, epoch: int, **figures: float | None) -> Row:
+        """A row of the log; figures: those of `Row` that belong to the supernet."""
+        follows = phase == "search" and self.plan.settings.penalty.form == "multiplier"
+        return Row(
+            step=step,
+            phase=phase,
+            epoch=epoch,
+            expected_ms=self.expected_ms,
+            budget_ms=self.budget_ms,
+            multiplier=self.multiplier.strength if follows else None,
+            gate_entropy=self.gates.entropy(),
+            **figures,
+        )
