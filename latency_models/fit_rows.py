@@ -221,7 +221,7 @@ def _fit_kind(kind: str, rows: Sequence[KernelRow]) -> KindModel:
         high_factor=1.0,
         residual=residual,
     )
-    low, high = _kernel_interval(left_out_errors(rows, {kind: model}), residual.amplitude)
+    low, high = kernel_interval(left_out_errors(rows, {kind: model}), residual.amplitude)
     return replace(model, low_factor=low, high_factor=high)
 
 
@@ -257,7 +257,7 @@ def _fit_residual(kind: str, rows: Sequence[KernelRow], ratios: Array) -> Residu
     return Residual(scales, round_significant(float(amplitude)), round_significant(float(noise)))
 
 
-def _kernel_interval(errors: Array, amplitude: float) -> tuple[float, float]:
+def kernel_interval(errors: Array, amplitude: float) -> tuple[float, float]:
     """Ends for a kernel not timed, from rows left out: rank quantiles where they reach; below, normal ones
     that are no narrower than the residual's amplitude, since so few rows say little."""
     factors = sorted(float(f) for f in np.exp(errors))
