@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from device_profiles.header import Header, parse_header, render_header
+from device_profiles.kernel import Kernel
 from device_profiles.table import KernelRow, parse_rows, render_rows
 from search_space.errors import BadFile, UnknownName
 from search_space.files import write_whole
@@ -32,6 +34,11 @@ class DeviceProfile:
     header: Header
     rows: tuple[KernelRow, ...]
     digest: str
+
+    @cached_property
+    def by_kernel(self) -> Mapping[Kernel, KernelRow]:
+        """The row of every kernel that has one."""
+        return {row.kernel: row for row in self.rows}
 
     @property
     def title(self) -> str:

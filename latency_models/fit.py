@@ -1,6 +1,6 @@
 """The command that rebuilds the shipped profiles from public measurements.
 
-    python -m latency_models.fit device=cpu|vpu|gpu source=DIR [out=device_profiles/data]
+    python -m latency_models.fit device=NAME source=DIR [out=device_profiles/data]
 
 Same files in, same bytes out. Not needed to predict.
 """
@@ -25,6 +25,7 @@ DEVICES = {
     "cpu_int8": "latency_models.public.cpu_int8",
     "vpu": "latency_models.public.vpu",
     "gpu": "latency_models.public.gpu",
+    "gpu_eager_fp32": "latency_models.public.gpu_eager",
 }
 OPTIONS = {
     "device": "which one to rebuild",

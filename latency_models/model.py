@@ -57,7 +57,6 @@ class LatencyModel:
     scale: float
     coverage: float
     _factors: tuple[float, float] = field(init=False, repr=False, compare=False)
-    _rows: Mapping[Kernel, float] = field(init=False, repr=False, compare=False)
     _residuals: dict[str, GaussianProcess] = field(default_factory=dict, init=False, repr=False, compare=False)
     _kernels: dict[Kernel, Price] = field(default_factory=dict, init=False, repr=False, compare=False)
     _blocks: dict[tuple[Node, ...], Price] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -66,7 +65,6 @@ class LatencyModel:
         interval = self.profile.header.interval
         low, high = rank_quantiles(interval.low_scores, interval.high_scores, self.coverage)
         object.__setattr__(self, "_factors", (min(low, 1.0), max(high, 1.0)))
-        object.__setattr__(self, "_rows", {row.kernel: row.latency_ms for row in self.profile.rows})
 
     @property
     def fusion(self) -> FusionRules:
@@ -122,9 +120,9 @@ class LatencyModel:
 
     def kernel_alone(self, kernel: Kernel) -> tuple[float, float]:
         """ms of a kernel timed by itself, unscaled, and the standard deviation of its logarithm (0 for a row)."""
-        row_ms = self._rows.get(kernel)
-        if row_ms is not None:
-            return row_ms, 0.0
+        row = self.profile.by_kernel.get(kernel)
+        if row is not None:
+            return row.latency_ms, 0.0
         ms = self.form_ms(kernel)
         residual = self._residual(kernel.price_kind)
         if residual is None:

@@ -49,11 +49,10 @@ def kernel_times(model: LatencyModel, segments: Sequence[Segment]) -> tuple[Kern
 
     Raises `UserError` for a kernel that the profile does not price.
     """
-    rows = {row.kernel: row for row in model.profile.rows}
     counts = Counter(kernel for segment in segments for kernel in fuse(segment.nodes, model.fusion))
     times = []
     for kernel, count in counts.items():
-        ms, row, kind = model.kernel_price(kernel).ms, rows.get(kernel), model.kind_model(kernel)
+        ms, row, kind = model.kernel_price(kernel).ms, model.profile.by_kernel.get(kernel), model.kind_model(kernel)
         support = row.count if row else kind.count(kernel.spec.kernel_size)
         times.append(KernelTime(kernel, count, count * ms, row.origin if row else kind.origin, support))
     return tuple(sorted(times, key=lambda time: -time.ms))

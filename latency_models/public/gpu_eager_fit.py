@@ -42,37 +42,38 @@ _CONV_RESIDUAL = Residual(
 RESIDUALS: Mapping[str, Residual] = {
     "linear": Residual(
         {
-            "log_in_channels": 2.8,
-            "log_out_channels": 2.83,
-            "log_pixels": 3.79,
-            "idle_32x32": 0.237,
-            "idle_64x32": 2.84,
-            "idle_32x64": 0.205,
-            "idle_64x64": 2.38,
-            "idle_128x32": 0.918,
-            "idle_32x128": 0.818,
-            "idle_128x64": 12.6,
-            "idle_64x128": 1.38,
-            "idle_128x128": 5.78,
-            "padding_32x32": 0.768,
-            "padding_64x64": 0.494,
-            "padding_128x128": 0.71,
-            "idle_32x32_two_at_once": 1.36,
-            "idle_64x64_two_at_once": 0.879,
+            "log_in_channels": 2.56,
+            "log_out_channels": 3.04,
+            "log_pixels": 2.78,
+            "idle_32x32": 0.0709,
+            "idle_64x32": 3.44,
+            "idle_32x64": 0.391,
+            "idle_64x64": 5.07,
+            "idle_128x32": 0.539,
+            "idle_32x128": 0.641,
+            "idle_128x64": 2.85,
+            "idle_64x128": 1.85,
+            "idle_128x128": 1.52,
+            "padding_32x32": 0.483,
+            "padding_64x64": 0.689,
+            "padding_128x128": 0.845,
+            "idle_32x32_two_at_once": 1.02,
+            "idle_64x64_two_at_once": 0.929,
         },
-        amplitude=0.203,
-        noise=0.0343,
+        amplitude=0.162,
+        noise=0.0355,
     ),
     "conv_kxk": _CONV_RESIDUAL,
     "conv_image": _CONV_RESIDUAL,
-    "add": Residual({"log_elements": 0.461, "log_in_channels": 3.53}, amplitude=0.0985, noise=0.00918),
-    "mul": Residual({"log_elements": 0.356, "log_in_channels": 2.58}, amplitude=0.0881, noise=0.00956),
-    "gelu": Residual({"log_elements": 0.616, "log_in_channels": 3.22}, amplitude=0.0802, noise=0.00922),
-    "relu6": Residual({"log_elements": 0.601, "log_in_channels": 4.11}, amplitude=0.0892, noise=0.00945),
-    "layer_norm": Residual({"log_elements": 0.897, "log_in_channels": 0.276}, amplitude=0.0885, noise=0.0241),
+    "add": Residual({"log_elements": 0.459, "log_in_channels": 3.13}, amplitude=0.0952, noise=0.00948),
+    "mul": Residual({"log_elements": 0.397, "log_in_channels": 2.59}, amplitude=0.0881, noise=0.00956),
+    "gelu": Residual({"log_elements": 0.62, "log_in_channels": 3.17}, amplitude=0.0799, noise=0.00936),
+    "relu6": Residual({"log_elements": 0.583, "log_in_channels": 3.32}, amplitude=0.0822, noise=0.00976),
+    "layer_norm": Residual({"log_elements": 0.995, "log_in_channels": 0.337}, amplitude=0.0965, noise=0.026),
 }
-MOST_ROWS = {"linear": 1200, "conv_kxk": 700, "conv_image": 50} | {kind.value: 150 for kind in OPS.values()}
-"""How many rows of a kind the profile's table holds at most."""
+MOST_ROWS = {"linear": 1500, "conv_kxk": 700, "conv_image": 50} | {kind.value: 150 for kind in OPS.values()}
+"""How many rows of a kind the profile's table holds at most. Left-out folds of the split's seen part: products 5.1 % off
+with 1,000 rows, 4.9 % with 1,500; convolutions 18.4 % with 700, 17.7 % with all."""
 SCREENED = "linear"  # the one kind with rows that the rows around them contradict, nearly all of them too slow
 OUTLIER = 0.3  # of the logarithm
 SCREENED_TOGETHER, SCREENING_NOISE = 1200, 0.1

@@ -69,7 +69,7 @@ def main() -> None:
         "| device | space | read + table ms | table ms | predict(lower) ms | table lookup us | networks/s | E[lat] us |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for device in sys.argv[1:] or ("cpu", "vpu", "gpu"):
+    for device in sys.argv[1:] or ("cpu", "vpu", "gpu", "gpu_eager_fp32"):
         for space in available_spaces():
             cold, table, predict, lookup, rate, expectation = bench(device, space)
             print(

@@ -15,7 +15,7 @@ from device_profiles.table import COLUMNS, ORIGINS
 from search_space.errors import BadFile, UnknownName
 
 SHIPPED = Path(__file__).parents[2] / "device_profiles" / "data"
-DEVICES = ("cpu", "cpu_int8", "gpu", "vpu")
+DEVICES = ("cpu", "cpu_int8", "gpu", "gpu_eager_fp32", "vpu")
 
 
 @pytest.fixture
@@ -57,12 +57,12 @@ def test_shipped_profiles_load_and_hold_what_they_promise(name: str) -> None:
     assert profile.name == name and len(profile.digest) == 12
     assert all(text for text in (profile.title, profile.runtime, profile.precision, profile.header.measured_by))
     assert profile.header.sources and all(source.licence for source in profile.header.sources)
-    assert 100 < len(profile.rows) < 1000
+    assert 100 < len(profile.rows) < 4000
     for row in profile.rows:
         assert math.isfinite(row.latency_ms) and row.latency_ms > 0
         assert row.origin in ORIGINS
     assert {row.origin for row in profile.rows} <= set(profile.header.row_origins)
-    assert sum(file.stat().st_size for file in (SHIPPED / name).iterdir()) < 200_000
+    assert sum(file.stat().st_size for file in (SHIPPED / name).iterdir()) < 300_000
     assert sorted(file.name for file in (SHIPPED / name).iterdir()) == ["device.yaml", "kernels.csv"]
 
 

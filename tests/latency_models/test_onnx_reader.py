@@ -24,7 +24,7 @@ from search_space.errors import BadFile
 from search_space.layer import SEGMENT_INPUT
 from search_space.to_onnx import to_onnx
 
-DEVICES = ("cpu", "gpu", "vpu")
+DEVICES = ("cpu", "gpu", "gpu_eager_fp32", "vpu")
 
 
 def own_model(segments: Sequence[Segment]) -> onnx.ModelProto:

@@ -148,7 +148,7 @@ def test_the_lean_path_has_the_same_gradients(family: str) -> None:
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("device", ["cpu", "gpu", "vpu"])
+@pytest.mark.parametrize("device", ["cpu", "gpu", "gpu_eager_fp32", "vpu"])
 def test_prices_follow_the_work(device: str) -> None:
     """One depthwise convolution is faster than three, a quadratic FFN slower than a linear one."""
     model = fit_latency_model(load_profile(device))
