@@ -72,8 +72,8 @@ RESIDUALS: Mapping[str, Residual] = {
     "layer_norm": Residual({"log_elements": 0.995, "log_in_channels": 0.337}, amplitude=0.0965, noise=0.026),
 }
 MOST_ROWS = {"linear": 1500, "conv_kxk": 700, "conv_image": 50} | {kind.value: 150 for kind in OPS.values()}
-"""How many rows of a kind the profile's table holds at most. Left-out folds of the split's seen part: products 5.1 % off
-with 1,000 rows, 4.9 % with 1,500; convolutions 18.4 % with 700, 17.7 % with all."""
+"""How many rows of a kind the profile's table holds at most. By left-out folds of the split's seen part, products are
+5.1 % off with 1,000 rows and 4.9 % with 1,500; convolutions 18.4 % with 700 and 17.7 % with all."""
 SCREENED = "linear"  # the one kind with rows that the rows around them contradict, nearly all of them too slow
 OUTLIER = 0.3  # of the logarithm
 SCREENED_TOGETHER, SCREENING_NOISE = 1200, 0.1

@@ -62,7 +62,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert not (here / "device_profiles").exists()
 
 
-@pytest.mark.parametrize("device", ["cpu", "vpu", "gpu", "gpu_eager_fp32"])
+@pytest.mark.parametrize("device", ["cpu", "vpu", "gpu"])
 def test_the_factor_of_table_iii_is_the_one_that_ships(device: str) -> None:
     profile = load_profile(device)
     assert table3_factor(fit_latency_model(profile), device) == pytest.approx(

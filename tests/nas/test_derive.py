@@ -18,7 +18,7 @@ from latency_models import LatencyTable, fit_latency_model, latency_table
 from nas.derive import Derived, derive
 from search_space import Architecture, GatePath, SearchSpace, Stage, UserError, available_spaces, load_space
 
-DEVICES = ("cpu", "gpu", "gpu_eager_fp32", "vpu")
+DEVICES = ("cpu", "gpu", "vpu")
 seeds = st.integers(0, 2**32 - 1)
 
 
