@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import inf
 from pathlib import Path
 from statistics import median
@@ -23,7 +22,7 @@ import numpy as np
 
 from device_profiles import DeviceProfile, load_profile
 from latency_models.grid import NUM_CLASSES, RESOLUTION
-from latency_models.measure.kernel_onnx import REFERENCE, layer_records, network_model, nodes_model
+from latency_models.measure.kernel_onnx import network_item, reference_item
 from latency_models.measure.measured import results
 from latency_models.measure.progress import TimingProgress
 from latency_models.measure.timing import (
@@ -94,7 +93,7 @@ def verify(
     networks = random_networks(spaces, n, seed, resolution)
     model = fit_latency_model(profile)
     predicted = [model.predict(segments) for segments in networks.values()]
-    items = [_item(name, segments) for name, segments in networks.items()]
+    items = [network_item(name, segments) for name, segments in networks.items()]
     what = f"{[space.name for space in spaces]} n={n} seed={seed} resolution={resolution}"
     here = time_here(profile, items, what, out / ".timings.partial.csv", noise)
     found = Verification(
@@ -116,10 +115,9 @@ def time_here(profile: DeviceProfile, items: Sequence[Item], what: str, partial_
     """
     reference_ms, header, begin = _refuse_others(profile), profile.header, time.monotonic()
     settings = make_settings(header.runtime, header.runtime_options["optimization"], header.precision, header.threads)
-    reference = Item("reference", partial(nodes_model, REFERENCE), layer_records([REFERENCE]))
     with pinned(settings.threads), TimingProgress(len(items)) as progress:
         names = [item.name for item in items]
-        bench = Bench(settings, reference, partial_file, {"manifest": what}, names, noise)
+        bench = Bench(settings, reference_item(), partial_file, {"manifest": what}, names, noise)
         before = len(bench.records)
 
         def report(name: str) -> None:
@@ -186,10 +184,6 @@ def _refuse_others(profile: DeviceProfile) -> float:
     except ValueError:
         text = header.runtime_options["reference_ms"]
         raise BadFile(f"{profile.name}/device.yaml: runtime_options.reference_ms is '{text}', not a number") from None
-
-
-def _item(name: str, segments: tuple[Segment, ...]) -> Item:
-    return Item(name, partial(network_model, segments), layer_records([segment.nodes for segment in segments]))
 
 
 def _evaluation(

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from device_profiles import Kernel
+from latency_models.grid import NUM_CLASSES
+from latency_models.measure.timing import Item
 from search_space.errors import UserError
 from search_space.layer import SEGMENT_INPUT, WEIGHTED, Kind, LayerSpec, Node
-from search_space.lower import Segment
+from search_space.lower import Segment, lower
+from search_space.space import load_space
 from search_space.to_onnx import nodes_to_onnx, to_onnx
 
 Block = tuple[str, Sequence[Node]]  # a segment's name ('' for none) and its layers
 STEP = 1e-3  # between the values of two tensors
-
-REFERENCE = tuple(
-    Node(name, LayerSpec(kind, 96, 96, 56, 56, size, 1, size // 2, bias=True), (position - 1,))
-    for position, (name, kind, size) in enumerate((("point", Kind.CONV, 1), ("depth", Kind.DWCONV, 5)))
-)
-"""Layers timed before every timing, to see drift: arithmetic and memory, about a millisecond on a laptop."""
 
 
 def kernel_name(kernel: Kernel) -> str:
@@ -69,6 +67,17 @@ def network_model(segments: Sequence[Segment]) -> bytes:
     weights = uniform_weights([(segment.name, segment.nodes) for segment in segments])
     model: bytes = to_onnx(segments, weights, compact=True).SerializeToString()
     return model
+
+
+def network_item(name: str, segments: Sequence[Segment]) -> Item:
+    """A whole network to time."""
+    return Item(name, partial(network_model, segments), layer_records([segment.nodes for segment in segments]))
+
+
+def reference_item() -> Item:
+    """Timed before and after every timing, to see drift. A whole network, a few ms on a laptop: on a shared machine
+    networks drift by some percent against a kernel or two that stay in the cache, and far less against each other."""
+    return network_item("reference", lower(load_space("quadranet").smallest(), 224, NUM_CLASSES))
 
 
 def uniform_weights(blocks: Iterable[Block]) -> dict[str, NDArray[np.float32]]:

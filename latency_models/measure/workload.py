@@ -21,12 +21,12 @@ from latency_models.assemble import into
 from latency_models.fuse import fuse
 from latency_models.grid import NUM_CLASSES, grid_kernels
 from latency_models.measure.kernel_onnx import (
-    REFERENCE,
     kernel_name,
     kernel_nodes,
     layer_records,
-    network_model,
+    network_item,
     nodes_model,
+    reference_item,
 )
 from latency_models.measure.timing import Item, Settings
 from search_space.architecture import GatePath
@@ -107,13 +107,12 @@ class Workload:
             nodes = kernel_nodes(kernel)
             found[name] = Item(name, partial(nodes_model, nodes), layer_records([nodes]))
         for name, segments in self.networks.items():
-            records = layer_records([segment.nodes for segment in segments])
-            found[name] = Item(name, partial(network_model, segments), records)
+            found[name] = network_item(name, segments)
         return found
 
     @property
     def reference(self) -> Item:
-        return Item("reference", partial(nodes_model, REFERENCE), layer_records([REFERENCE]))
+        return reference_item()
 
     def export_facts(self) -> dict[str, Any]:
         """What the workload follows from, beside its settings, as JSON."""
