@@ -30,6 +30,10 @@ def quadratize(
     second factors' weights. form: 'ours' or, for small linear layers, 't1+linear'. What was frozen stays frozen as
     the linear part; the quadratic term trains. Raises `UnknownName` for a name that matches no such layer,
     `UserError` for a form or layer that cannot start there.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
+    >>> [type(layer).__name__ for layer in quadratize(model, ["0", "3"])]
+    ['QuadraticConv2d', 'ReLU', 'Flatten', 'QuadraticLinear']
     """
     if form_of(form) not in FORMS:
         raise UserError(f"form '{form}' has no linear part for the trained weights; those with one: {', '.join(FORMS)}")
@@ -67,6 +71,8 @@ def _quadratic(
     name: str, layer: nn.Linear | nn.Conv2d, form: Form, generator: torch.Generator | None
 ) -> QuadraticLinear | QuadraticConv2d:
     """A quadratic layer around `layer`, which becomes its linear part."""
+    if nn.parameter.is_lazy(layer.weight):
+        raise UserError(f"layer '{name}' is a {type(layer).__name__} that has seen no input: run the model once first")
     if parametrize.is_parametrized(layer):
         raise UserError(f"layer '{name}' is parametrized ({type(layer).__name__}): remove that before quadratize")
     if form is Form.T1_LINEAR and type(layer) is not nn.Linear:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import doctest
+import sys
 from typing import Any
 
 import pytest
@@ -149,6 +151,11 @@ def test_refusals(names: Any, form: str, error: type[Exception], message: str) -
         quadratize(cnn(), names, form)
 
 
+def test_the_example() -> None:
+    failed, attempted = doctest.testmod(sys.modules["search_space.operators.quadratize"])
+    assert attempted and not failed
+
+
 def test_the_nearest_name_is_told() -> None:
     network = Network(lower(load_space("quadranet").smallest(), 32, 4))
     with pytest.raises(UnknownName, match=r"Did you mean 'stage1_block1.expand'\?"):
@@ -158,6 +165,8 @@ def test_the_nearest_name_is_told() -> None:
 def test_layers_that_others_reach_into_are_left_alone() -> None:
     with pytest.raises(UserError, match="'0' is parametrized"):
         quadratize(nn.Sequential(weight_norm(nn.Linear(2, 2))), "0")
+    with pytest.raises(UserError, match="'1' is a LazyConv2d that has seen no input"):
+        quadratize(nn.Sequential(nn.ReLU(), nn.LazyConv2d(4, 3)), "1")
     attention = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
     with pytest.raises(UnknownName):
         quadratize(attention, "self_attn.out_proj")
