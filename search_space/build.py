@@ -16,11 +16,13 @@ from search_space.branches import branch_ends
 from search_space.errors import UserError
 from search_space.layer import SEGMENT_INPUT, Kind, Node
 from search_space.lower import Segment
-from search_space.operators.lean import Gelu, Norm, autocast_dtype, is_plain, lean_layer
+from search_space.operators import depthwise_cpu
+from search_space.operators.lean import Gelu, Norm, autocast_dtype, is_plain, lean_layer, plain_layer
 from search_space.operators.linear_maps import Convolution, LinearMap, Pointwise
 from search_space.operators.patterns import LeanNodes, Step, with_lean_layers
 
 NORM_EPS = 1e-6
+SMALL = 2**17  # elements of a map; on CPUs, to compute again from a smaller one costs more than it is worth
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -150,7 +152,9 @@ class Interpreter:
         return output
 
 
-def run_lean_layer(nodes: LeanNodes, x: Tensor, tensors_of: Callable[[Node], tuple[Tensor, Tensor | None]]) -> Tensor:
+def run_lean_layer(
+    nodes: LeanNodes, x: Tensor, tensors_of: Callable[[Node], tuple[Tensor, Tensor | None]], small: int = SMALL
+) -> Tensor:
     """The nodes as one function; tensors_of(node): its weight and bias. x: (N, C, H, W) -> (N, C', H', W')."""
     spec = nodes.convolutions[0].spec
     linear: LinearMap = Pointwise()
@@ -163,15 +167,33 @@ def run_lean_layer(nodes: LeanNodes, x: Tensor, tensors_of: Callable[[Node], tup
         assert bias is not None
         pre = Norm(weight, bias, NORM_EPS)
     factors = [t for node in nodes.convolutions for t in tensors_of(node)]
-    return lean_layer(x, linear, factors, pre, None if nodes.scale is None else tensors_of(nodes.scale)[0])
+    scale = None if nodes.scale is None else tensors_of(nodes.scale)[0]
+    if isinstance(pre, Norm) and x.numel() < small and _costs_calls(x, nodes):
+        return plain_layer(x, linear, factors, pre, scale)
+    return lean_layer(x, linear, factors, pre, scale)
+
+
+def _costs_calls(x: Tensor, nodes: LeanNodes) -> bool:
+    """Whether the plain steps of a neuron after a LayerNorm are worth what they store on a small map.
+
+    Not for a quadratic 1x1 convolution, which would store two of the widest activations; nor for autocast's types,
+    in which torch's backward of a large depthwise kernel is slower than `depthwise_cpu` on any map.
+    """
+    if x.device.type != "cpu":
+        return False
+    spec = nodes.convolutions[0].spec
+    if spec.kind is Kind.DWCONV:
+        return autocast_dtype(x) is None or not depthwise_cpu.usable(x, spec.kernel_size)
+    return len(nodes.convolutions) == 1
 
 
 class Block(nn.Module):
     """Runs a list of nodes; an empty list is the identity. Submodules carry the nodes' names.
 
     While training, what follows a LayerNorm or GELU is computed as layers that store their input only
-    (`operators.lean`), unless `lean` is False, a module of theirs was replaced or has hooks, or they compute in
-    float16. Values and gradients are those of the modules, to rounding; there is no second derivative.
+    (`operators.lean`; on small maps both factors too), unless `lean` is False, a module of theirs was replaced or has
+    hooks, or they compute in float16. Values and gradients are those of the modules, to rounding; there is no second
+    derivative.
     """
 
     def __init__(
@@ -181,8 +203,11 @@ class Block(nn.Module):
         drop_rate: float = 0.0,
         batch_statistics: bool = False,
         lean: bool = True,
+        small: int = SMALL,
     ) -> None:
+        """small: elements; 0 where every map is to be computed again, as in a large batch."""
         super().__init__()
+        self.small = small
         self.branch_ends = [[nodes[i].name for i in ends] for ends in branch_ends(nodes)]
         self._plain = Interpreter(nodes)
         self._lean = Interpreter(nodes, lean=lean)
@@ -195,7 +220,7 @@ class Block(nn.Module):
 
     def _step(self, step: Step, *inputs: Tensor) -> Tensor:
         if isinstance(step, LeanNodes):
-            return run_lean_layer(step, inputs[0], self.tensors_of)
+            return run_lean_layer(step, inputs[0], self.tensors_of, self.small)
         module = self._modules[step.name]
         assert module is not None
         output: Tensor = module(*inputs)
@@ -225,8 +250,9 @@ class Network(nn.Module):
         drop_path: float = 0.0,
         paper_init: bool = False,
         lean: bool = True,
+        small: int = SMALL,
     ) -> None:
-        """`drop_path` is the last block's rate; it rises linearly from 0 over the blocks. lean: see `Block`.
+        """`drop_path` is the last block's rate; it rises linearly from 0 over the blocks. lean, small: see `Block`.
 
         layer_scale=1e-6 with paper_init=True is the published family's start, for long training.
         """
@@ -234,7 +260,7 @@ class Network(nn.Module):
         blocks = [s.name for s in segments if s.slot is not None]
         for segment in segments:
             depth = blocks.index(segment.name) / max(1, len(blocks) - 1) if segment.slot is not None else 0.0
-            self.add_module(segment.name, Block(segment.nodes, layer_scale, drop_path * depth, lean=lean))
+            self.add_module(segment.name, Block(segment.nodes, layer_scale, drop_path * depth, lean=lean, small=small))
         initialise(self, paper_init)
 
     def forward(self, x: Tensor) -> Tensor:

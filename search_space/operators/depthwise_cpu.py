@@ -1,4 +1,4 @@
-"""The backward of QuadraNet's depthwise neuron on CPUs, with the weight gradients as matrix products.
+"""The weight gradients of QuadraNet's depthwise neuron on CPUs as matrix products.
 
 torch's own is slow on CPUs for kernels above 3 x 3: 60 to 70 % of a 7x7 neuron's training time (torch 2.13, one
 x86-64 core). Here maps are cut into tiles of 4 x 4 pixels; a tile's gradient meets every pixel of its surroundings
@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from search_space.operators.linear_maps import Gradients, depthwise
-
 TILE = 4
 ELEMENTS = 2**18
 
@@ -23,30 +21,6 @@ ELEMENTS = 2**18
 def usable(x: Tensor, kernel_size: int) -> bool:
     """Whether this is faster than torch's own. x: (N, C, H, W)."""
     return x.device.type == "cpu" and 5 <= kernel_size <= 13 and kernel_size % 2 == 1
-
-
-def backward(
-    grad: Tensor,
-    x: Tensor,
-    weight_a: Tensor,
-    bias_a: Tensor,
-    weight_b: Tensor,
-    bias_b: Tensor,
-    weight_c: Tensor,
-    bias_c: Tensor,
-) -> Gradients:
-    """Gradients of x and the six factors of A x * B x + C x; grad, x: (N, C, H, W); weights: (C, 1, k, k)."""
-    size = weight_a.shape[-1]
-    linear = depthwise(x.shape[1], size)
-    under_a = linear(x, weight_b, bias_b).mul_(grad)
-    under_b = linear(x, weight_a, bias_a).mul_(grad)
-    of_a, of_b, of_c = weight_gradients(x, (under_a, under_b, grad), size)
-    of_x = None
-    for under, weight in ((under_a, weight_a), (under_b, weight_b), (grad, weight_c)):
-        part, _, _ = linear.gradients(under, x, weight, (True, False, False))
-        of_x = part if of_x is None or part is None else of_x.add_(part)
-    biases = [under.sum((0, 2, 3)) for under in (under_a, under_b, grad)]
-    return of_x, of_a, biases[0], of_b, biases[1], of_c, biases[2]
 
 
 def weight_gradients(x: Tensor, grads: Sequence[Tensor], kernel_size: int) -> tuple[Tensor, ...]:

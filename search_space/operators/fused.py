@@ -56,12 +56,11 @@ def usable(x: Tensor, kernel_size: int) -> bool:
     They need triton and an NVIDIA GPU (or triton's interpreter, TRITON_INTERPRET=1, for tests), k = 3, 5 or 7, and
     32-bit offsets inside an image.
     """
+    if not (x.is_cuda and _capable(x.get_device())) and (x.is_cuda or os.environ.get("TRITON_INTERPRET") != "1"):
+        return False  # the first question, since CPUs ask it in every call
     if kernel_size not in KERNEL_SIZES or x.dtype not in DTYPES or x.ndim != 4 or x.numel() == 0:
         return False
     if max(2 * x[0].numel(), 2 * x.shape[0] * x.shape[3]) >= 2**31:
-        return False
-    on_gpu = x.is_cuda and _capable(x.get_device())
-    if not on_gpu and (x.is_cuda or os.environ.get("TRITON_INTERPRET") != "1"):
         return False
     kernels = _kernels()
     return kernels is not None and (x.is_cuda or bool(kernels.INTERPRETED))

@@ -4,12 +4,13 @@ What plain autograd would keep beside x (the LayerNorm's or GELU's output, both 
 value before the layer scale) is computed again in backward, or not needed: the scale is folded into the weights,
 so that its gradient passes through tensors of their size. QuadraNet's block (arXiv 2311.17956) is three such layers
 and keeps 6 activations of C channels at expansion ratio 4: its input, that of its second branch, and the 4 before the
-GELU. First derivatives alone.
+GELU. First derivatives alone, but for `plain_layer`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -50,6 +51,18 @@ def lean_layer(
     plan = _Plan(linear, isinstance(pre, Gelu), eps, autocast_dtype(x))
     y: Tensor = _LeanLayer.apply(plan, x, weight, bias, scale, *factors)  # type: ignore[no-untyped-call]
     return y
+
+
+def plain_layer(
+    x: Tensor, linear: LinearMap, factors: Sequence[Tensor | None], norm: Norm, scale: Tensor | None = None
+) -> Tensor:
+    """What `lean_layer` gives, in the steps of the plain modules, which store more and have no fixed cost."""
+    inner = last_to_second(F.layer_norm(second_to_last(x), norm.weight.shape, norm.weight, norm.bias, norm.eps))
+    a, *bc = (
+        linear(inner, weight, factors[i + 1]) for i, weight in enumerate(factors) if not i % 2 and weight is not None
+    )
+    y = a if not bc else a * bc[0] if len(bc) == 1 else bc[1].addcmul_(a, bc[0])
+    return y if scale is None else y * scale.view(-1, 1, 1)
 
 
 class _Plan(NamedTuple):
@@ -97,7 +110,7 @@ class _LeanLayer(torch.autograd.Function):
         of_pre, of_scale, of_factors = ctx.needs_input_grad[1:4], ctx.needs_input_grad[4], ctx.needs_input_grad[5:]
         wanted = [w or (of_scale and i not in UNSCALED) for i, w in enumerate(of_factors)]
         found_pre: Gradients = (None, None, None)
-        with torch.autocast(x.device.type, enabled=False):
+        with nullcontext() if autocast_dtype(x) is None else torch.autocast(x.device.type, enabled=False):
             inner = x = _to(x, ctx.inner_dtype)
             if plan.gelu:
                 inner = F.gelu(x)
@@ -135,8 +148,7 @@ def _unscaled(
         if grad is not None and factor is not None and i not in UNSCALED:
             grad = _to(grad, factor.dtype)
             if wanted:
-                part = grad * factor
-                part = part.flatten(1).sum(1) if part.ndim > 1 else part
+                part = grad * factor if grad.ndim == 1 else torch.linalg.vecdot(grad.flatten(1), factor.flatten(1))
                 of_scale = part if of_scale is None else of_scale.add_(part)
             grad.mul_(_beside(scale, grad))
         of_factors.append(grad)

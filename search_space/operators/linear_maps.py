@@ -65,8 +65,8 @@ class Linear(NamedTuple):
     def gradients(self, grad: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]) -> Gradients:
         rows = grad.reshape(-1, grad.shape[-1])
         return (
-            grad @ weight if wanted[0] else None,
-            rows.t() @ x.reshape(-1, x.shape[-1]) if wanted[1] else None,
+            rows.mm(weight).view(x.shape) if wanted[0] else None,
+            rows.t().mm(x.reshape(-1, x.shape[-1])) if wanted[1] else None,
             rows.sum(0) if wanted[2] else None,
         )
 

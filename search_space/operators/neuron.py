@@ -2,13 +2,12 @@
 
 With G = dL/dy the gradients of A are those of a linear map under G * (B x + b), of B under G * (A x + a) and of C
 under G, so that both factors can be computed again in backward (arXiv 2311.17956; QuadraLib, arXiv 2204.01701).
-Nothing here is recorded by autograd: `lean` makes a function of it.
+`lean` makes a function of them for autograd.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,22 +40,27 @@ def gradients(
     if len(factors) == 2:
         of_x, *of_factors = linear.gradients(grad, x, _tensor(factors[0]), wanted)
         return of_x, of_factors
-    if all(wanted) and _is_depthwise(linear, x, factors):
-        kernels: tuple[Any, ...] = (fused, depthwise_cpu)
-        for kernel in kernels:
-            if kernel.usable(x, _kernel_size(factors)):
-                of_x, *of_factors = kernel.backward(grad, x, *factors)
-                return of_x, of_factors
-    of_x, of_factors = None, []
+    by_kernels = all(wanted) and _is_depthwise(linear, x, factors)
+    if by_kernels and fused.usable(x, _kernel_size(factors)):
+        of_x, *of_factors = fused.backward(grad, x, *factors)  # type: ignore[arg-type]
+        return of_x, of_factors
+    weights_at_once = by_kernels and depthwise_cpu.usable(x, _kernel_size(factors))
+    of_x, of_factors, unders = None, [], []
     for i, other in ((0, 2), (2, 0), (4, None)):
         weight, asked = factors[i], (wanted[0], *wanted[1 + i : 3 + i])
         if weight is None or not any(asked):
             of_factors += [None, None]
             continue
         under = grad if other is None else linear(x, _tensor(factors[other]), factors[other + 1]).mul_(grad)
+        if weights_at_once:
+            unders.append(under)
+            asked = (True, False, False)
         part, *of_weight = linear.gradients(under, x, weight, asked)
         of_factors += of_weight
         of_x = part if of_x is None or part is None else of_x.add_(part)
+    if weights_at_once:
+        of_factors[0::2] = depthwise_cpu.weight_gradients(x, unders, _kernel_size(factors))
+        of_factors[1::2] = [under.sum((0, 2, 3)) for under in unders]
     return of_x, of_factors
 
 

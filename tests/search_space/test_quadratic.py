@@ -32,7 +32,6 @@ from search_space.to_onnx import to_onnx
 from tests.saved_activations import saved_activations
 
 FAMILIES = ("quadra", "quadra_fc1", "quadra_fc12", "linear_dw")
-Factors = list[Tensor | None]
 
 
 def draws(*sizes: Sequence[int], dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -50,11 +49,11 @@ def architecture(family: str = "quadra", width: int = 8, kernel_size: int = 3, r
     return Architecture(space, ((choice, choice), (choice,)))
 
 
-def pair(family: str = "quadra", resolution: int = 24, **options: Any) -> tuple[Network, Network]:
-    """The same network plain and lean."""
+def pair(family: str = "quadra", resolution: int = 24, small: int = 0, **options: Any) -> tuple[Network, Network]:
+    """The same network plain and lean, without the exception for small maps."""
     torch.manual_seed(0)
     segments = lower(architecture(family, **options), resolution, 5)
-    plain, lean = Network(segments, lean=False), Network(segments)
+    plain, lean = Network(segments, lean=False), Network(segments, small=small)
     with torch.no_grad():
         for parameter in plain.parameters():  # biases too, and scales that differ
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -62,9 +61,9 @@ def pair(family: str = "quadra", resolution: int = 24, **options: Any) -> tuple[
     return plain, lean
 
 
-def block(family: str = "quadra", width: int = 8, kernel_size: int = 7, lean: bool = True) -> Block:
+def block(family: str = "quadra", width: int = 8, kernel_size: int = 7, lean: bool = True, small: int = 0) -> Block:
     segments = lower(architecture(family, width, kernel_size), 32, 5)
-    return Block(segments[1].nodes, lean=lean)
+    return Block(segments[1].nodes, lean=lean, small=small)
 
 
 def images(n: int = 4, resolution: int = 24, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -192,6 +191,44 @@ def test_a_block_stores_6_activations(family: str, most: int) -> None:
     assert units[False] == pytest.approx(most, abs=0.3)  # the LayerNorms' statistics
 
 
+@pytest.mark.parametrize(
+    ("family", "units"), [("quadra", 11), ("linear_dw", 9), ("quadra_fc1", 10), ("quadra_fc12", 10)]
+)
+def test_on_small_maps_a_block_stores_12_activations_at_most(family: str, units: int) -> None:
+    x = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    for small, expected in ((x.numel(), 6), (x.numel() + 1, units)):
+        model = block(family, 16, small=small)
+        with saved_activations(model) as storages:
+            model(x)
+        assert sum(storages.values()) / x.untyped_storage().nbytes() == pytest.approx(expected, abs=0.3)  # statistics
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_in_bfloat16_large_depthwise_kernels_stay_lean(size: int) -> None:
+    model, x = block(kernel_size=size, small=2**20), torch.randn(2, 8, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = model(x)
+    with Calls() as calls:
+        y.float().sum().backward()
+    assert calls.count["convolution"] == (2 if size == 5 else 0)  # the factors, again
+
+
+@pytest.mark.parametrize("small", [0, 2**20])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_derivatives_of_a_block(family: str, small: int) -> None:
+    torch.manual_seed(0)
+    model = block(family, width=2, kernel_size=3, small=small).double()
+    names, values = zip(*model.named_parameters(), strict=True)
+    assert model.runs_lean(torch.zeros(1, 2, 4, 3))
+
+    def value(x: Tensor, *parameters: Tensor) -> Tensor:
+        y: Tensor = torch.func.functional_call(model, dict(zip(names, parameters, strict=True)), (x,))
+        return y
+
+    (x,) = draws((1, 2, 4, 3))
+    assert torch.autograd.gradcheck(value, (x, *(v.detach().requires_grad_() for v in values)))
+
+
 @pytest.mark.parametrize("frozen", ["all", "weights", "second branch"])
 def test_frozen_parts_cost_no_storage_beyond_the_plain_modules(frozen: str) -> None:
     x = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_(frozen != "all")
@@ -276,8 +313,11 @@ def test_the_fused_kernel_is_used_where_it_can(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("kernel_size", [3, 7])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("last", [False, True])
-def test_values_and_gradients_are_those_of_the_plain_modules(family: str, kernel_size: int, last: bool) -> None:
-    plain, lean = (m.double() for m in pair(family, kernel_size=kernel_size))
+@pytest.mark.parametrize("small", [0, 2**20])
+def test_values_and_gradients_are_those_of_the_plain_modules(
+    family: str, kernel_size: int, last: bool, small: int
+) -> None:
+    plain, lean = (m.double() for m in pair(family, kernel_size=kernel_size, small=small))
     x = images(dtype=torch.float64)
     if last:
         to_channels_last(plain), to_channels_last(lean)
@@ -320,7 +360,10 @@ def test_gradients_with_some_parameters_frozen(family: str, share: float) -> Non
 def test_drop_path_acts_on_the_same_branches() -> None:
     torch.manual_seed(0)
     segments = lower(architecture(), 24, 5)
-    plain, lean = Network(segments, drop_path=0.6, lean=False).double(), Network(segments, drop_path=0.6).double()
+    plain, lean = (
+        Network(segments, drop_path=0.6, lean=False).double(),
+        Network(segments, drop_path=0.6, small=0).double(),
+    )
     lean.load_state_dict(plain.state_dict())
     found = []
     for model in (plain, lean):
