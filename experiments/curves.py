@@ -8,6 +8,7 @@ from typing import Protocol
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 
 class Trained(Protocol):
@@ -42,6 +43,9 @@ def accuracy_against_cost(networks: Sequence[Trained], forms: Sequence[str], tit
                 label=form,
             )
         panel.set(xscale="log", xlabel=label)
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("test accuracy, %")
     panels[0].legend()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from experiments.command import run_experiment
 from experiments.results import Results, Row, Value, markdown, ratio, shown, spread_shown, take_provenance
 from search_space.errors import UnknownName
-from search_space.family import PUBLISHED, RESOLUTION, TABLE1, counted, family_architecture
+from search_space.family import NUM_CLASSES, PUBLISHED, RESOLUTION, TABLE1, counted, family_architecture
 from search_space.lower import lower
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def builders(resolution: int) -> dict[str, Callable[[], nn.Module]]:
         made[f"hornet-{size.lower()}"] = partial(hornet, size)
     made |= {name: partial(timm_model, name, resolution) for name in TIMM}
     for name in TABLE1:
-        made[name] = partial(Network, lower(family_architecture(name), resolution, 1000))
+        made[name] = partial(Network, lower(family_architecture(name), resolution, NUM_CLASSES))
     return {name: made[name] for name in LINES if name in made}
 
 
@@ -112,29 +112,21 @@ def measure(options: Options, quick: bool, command: str) -> Results:
     from experiments.baselines.zoo import TIMM, has_timm
     from experiments.counting import count
     from experiments.throughput import (
-        Protocol,
         measure_throughput,
-        measured_device,
         protocol_settings,
+        read_protocol,
         spread_columns,
         times_as_fast,
     )
 
-    resolution = 64 if quick else RESOLUTION
-    make = builders(resolution)
+    protocol = read_protocol(options, quick, cpu_batch=8)
+    make = builders(protocol.resolution)
     available = [name for name in make if name not in TIMM or has_timm()]
     names = options.names("models", [n for n in available if not quick or LINES[n].size == "T"])
     for name in names:
         if name not in make:
             raise UnknownName("model", name, make)
-    device = measured_device()
-    protocol = Protocol(
-        device,
-        options.integer("batch", 1 if quick else 64 if device == "cuda" else 8),
-        resolution,
-        options.number("minutes", 0.01 if quick else 5),
-    )
-    provenance = take_provenance(command, device)
+    provenance = take_provenance(command, protocol.device)
     rates = measure_throughput({name: make[name]() for name in names}, protocol)
     counts = {n: count(m) for n, m in builders(RESOLUTION).items() if n in available and n not in TABLE1}
     rows = []

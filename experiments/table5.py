@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from experiments.command import run_experiment
 from experiments.results import Results, Value, markdown, ratio, shown, spread_shown, take_provenance
 from search_space.errors import UnknownName
-from search_space.family import NUM_CLASSES, PUBLISHED, RESOLUTION, TABLE5, counted, family_architecture
+from search_space.family import NUM_CLASSES, PUBLISHED, TABLE5, counted, family_architecture
 from search_space.lower import lower
 
 if TYPE_CHECKING:
@@ -46,10 +46,9 @@ HEADER = (
 def measure(options: Options, quick: bool, command: str) -> Results:
     """`quick`: the T networks at 64 pixels, one image a pass."""
     from experiments.throughput import (
-        Protocol,
         measure_throughput,
-        measured_device,
         protocol_settings,
+        read_protocol,
         spread_columns,
         times_as_fast,
     )
@@ -59,14 +58,8 @@ def measure(options: Options, quick: bool, command: str) -> Results:
     for name in names:
         if name not in TABLE5:
             raise UnknownName("model", name, TABLE5)
-    device = measured_device()
-    protocol = Protocol(
-        device,
-        options.integer("batch", 1 if quick else 64 if device == "cuda" else 4),
-        64 if quick else RESOLUTION,
-        options.number("minutes", 0.01 if quick else 5),
-    )
-    provenance = take_provenance(command, device)
+    protocol = read_protocol(options, quick, cpu_batch=4)
+    provenance = take_provenance(command, protocol.device)
     networks = {n: Network(lower(family_architecture(n), protocol.resolution, NUM_CLASSES)) for n in names}
     rates = measure_throughput(networks, protocol)
     rows = []

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from experiments.results import Value
+from latency_models.options import Options
 from search_space.build import to_channels_last
+from search_space.family import RESOLUTION
 
 FEWEST_ROUNDS = 3
 GPU_WARM, GPU_TIMED, GPU_ROUNDS = 50, 30, 3
@@ -41,6 +43,18 @@ class Protocol:
             else "one pass a round, networks interleaved, fp32"
         )
         return f"inference on {self.device}, batch {self.batch}, {self.resolution} pixels, channels_last; {rounds}"
+
+
+def read_protocol(options: Options, quick: bool, cpu_batch: int) -> Protocol:
+    """From the options batch= and minutes=. `quick`: one image of 64 pixels a pass."""
+    device = measured_device()
+    batch = 1 if quick else 64 if device == "cuda" else cpu_batch
+    return Protocol(
+        device,
+        options.integer("batch", batch),
+        64 if quick else RESOLUTION,
+        options.number("minutes", 0.01 if quick else 5),
+    )
 
 
 Rates = tuple[float, ...]

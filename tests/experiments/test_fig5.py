@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from experiments import fig5
 from experiments.fig5 import FORMS, Job, Point, difference, jobs, linear_at, main, points, render
@@ -29,6 +30,14 @@ def cifar10(tmp_path: Path) -> Path:
         labels = np.repeat(np.arange(10, dtype=np.uint8), 5)[:, None]
         np.hstack([labels, rng.integers(0, 256, (50, 3072), dtype=np.uint8)]).tofile(folder / name)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """The command sets torch's threads for its process, which here is not its own."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def row(size: str, form: str, seed: int, accuracy: float, params: int = 1, macs: int = 1) -> Row:

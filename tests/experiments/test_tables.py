@@ -14,7 +14,15 @@ from torch import nn
 from experiments import fig5, table1, table2, table5, throughput
 from experiments.baselines.zoo import TIMM
 from experiments.results import FOLDER, load_results, ratio, shown, spread_shown
-from experiments.throughput import FEWEST_ROUNDS, Protocol, measure_throughput, spread_columns, times_as_fast
+from experiments.throughput import (
+    FEWEST_ROUNDS,
+    Protocol,
+    measure_throughput,
+    read_protocol,
+    spread_columns,
+    times_as_fast,
+)
+from latency_models.options import Options
 from search_space.errors import BadFile
 
 Main = Callable[[Sequence[str]], int]
@@ -145,6 +153,13 @@ def test_files_that_are_no_results(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(BadFile, match=r"results\.json"):
         load_results(path, "table1")
+
+
+@pytest.mark.parametrize(("device", "batch"), [("cuda", 64), ("cpu", 8)])
+def test_the_batch_of_a_device(monkeypatch: pytest.MonkeyPatch, device: str, batch: int) -> None:
+    monkeypatch.setattr(throughput, "measured_device", lambda: device)
+    assert read_protocol(Options({}), False, cpu_batch=8) == Protocol(device, batch, 224, 5)
+    assert read_protocol(Options({"batch": "3"}), True, cpu_batch=8) == Protocol(device, 3, 64, 0.01)
 
 
 def test_throughput_of_two_networks() -> None:
