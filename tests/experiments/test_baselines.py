@@ -234,6 +234,14 @@ def test_timm_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> No
         timm_model("pvt-s")
 
 
+@pytest.mark.skipif(not has_timm(), reason="timm is not here, or does not import beside this torch")
+@pytest.mark.parametrize(("name", "params", "gmacs"), [("deit-s", 22_050_664, 4.599), ("tnt-s", 23_755_336, 5.217)])
+def test_timms_sizes_and_work(name: str, params: int, gmacs: float) -> None:
+    """Published: 22M and 4.6G, 23.8M and 5.2G."""
+    found = count(partial(timm_model, name))
+    assert (found.params, round(found.macs / 1e9, 3)) == (params, gmacs)
+
+
 def test_timm_is_asked_for_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     stand_in = ModuleType("timm")
