@@ -36,6 +36,7 @@ from nas.settings import DataSettings, SearchSettings, settings_from_dict, with_
 from nas.strategies import proxyless
 from nas.strategies.base import Strategy, choose
 from nas.strategies.weights import new_supernet
+from nas.targets import is_front
 from nas.training import NotFinite, Recipe, accuracy, recalibrate, train_network
 from search_space import Architecture, GatePath, UserError, cost_of, lower
 from search_space.build import Network, to_channels_last
@@ -83,6 +84,8 @@ def search(
         raise UserError(f"data={data!r} is neither a name, nor a dict of data options, nor a DataSet")
     if resolution is not None:
         options["data"] = {**options.get("data", {}), "resolution": resolution}
+    if is_front(options):
+        raise UserError("several targets are searched for by nas.front.search_front")
     settings = settings_from_dict(SearchSettings, with_data_defaults(options))
     plan = plan_search(settings, own.num_classes if own else None)
     return run_search(plan, own, progress=progress)
@@ -107,6 +110,8 @@ def resume_search(folder: Path, own: DataSet | None = None, progress: bool | Non
     begun = Begun.load(folder, "search")
     if begun is None:
         return Finished(load_result(folder / "architecture.json"), folder)
+    if is_front(begun.options):
+        raise UserError(f"'{folder}' is a run for several targets, gone on with by nas.front.search_front")
     plan = plan_search(settings_from_dict(SearchSettings, dict(begun.options)), own.num_classes if own else None)
     return run_search(plan, own, progress=progress, resume=(folder, begun))
 

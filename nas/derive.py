@@ -19,6 +19,7 @@ from nas.knapsack import Sum, best_first
 from nas.limits import Limits, fastest_within
 from search_space import GatePath, SearchSpace, UserError
 
+LOWER_FLOORS = (0.95, 0.93, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # tried in turn when no network is nearer to the budget
 MAX_SOLUTIONS = 50_000  # paths looked at: where Zeros may stand anywhere, many paths are one network
 
 
@@ -42,16 +43,18 @@ def derive(
 ) -> list[Derived]:
     """The `count` most probable distinct architectures with use_at_least * T <= latency <= T, best first.
 
-    log_probabilities: (slots, candidates), -inf or NaN for padding. Where no network lies between, or T exceeds
-    the space's maximum, there is no floor. Latency never exceeds `budget_ms`, nor cost `limits`.
+    log_probabilities: (slots, candidates), -inf or NaN for padding. Where no network lies between, the floor is lowered
+    until one does; with limits, which may be what binds then, it is given up. Where T exceeds the space's maximum there
+    is no floor. Latency never exceeds `budget_ms`, nor cost `limits`.
     Raises `UserError` if no network of the space is fast enough and within the limits.
     """
     if not budget_ms >= table.minimum_ms:
         raise UserError(
             f"no network of '{space.name}' takes {budget_ms:g} ms or less; the fastest takes {table.minimum_ms:.4g} ms"
         )
-    floors = [use_at_least * budget_ms, 0.0] if budget_ms < table.maximum_ms else [0.0]
-    for floor_ms in floors:
+    lower = () if limits else tuple(share for share in LOWER_FLOORS if share < use_at_least)
+    shares = (use_at_least, *lower) if budget_ms < table.maximum_ms else ()
+    for floor_ms in [*(share * budget_ms for share in shares), 0.0]:
         if found := _best(space, table, log_probabilities, budget_ms, floor_ms, count, limits):
             return found
     fastest = fastest_within(limits, table) if limits else None

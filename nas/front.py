@@ -11,7 +11,7 @@ A target's promises are those of a plain search: the same functions carry it out
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,16 +23,18 @@ from nas.api import Finished, carry_out, load_data, make_folder, provenance, pro
 from nas.checkpoint import Checkpoints
 from nas.data import DataSet
 from nas.export import CHECKPOINT, gates_key, save_supernet
-from nas.front_report import Row, write_front
+from nas.front_report import Row, load_front, write_front
 from nas.log import SearchLog
-from nas.preflight import Plan
+from nas.preflight import Plan, plan_front
 from nas.progress import SearchProgress
 from nas.result import load_result
 from nas.resume import Begun, only_process
+from nas.settings import SearchSettings, settings_from_dict, with_data_defaults
 from nas.strategies import proxyless
 from nas.strategies.inherited import Inherited
-from nas.targets import target_name
+from nas.targets import each_target, target_name
 from nas.training import NotFinite
+from search_space import UserError
 from search_space.errors import CannotWrite, Stopped
 
 
@@ -42,6 +44,39 @@ class FinishedFront:
 
     targets: tuple[Finished, ...]
     folder: Path
+
+
+def search_front(
+    *,
+    data: str | Mapping[str, Any] = "digits",
+    progress: bool | None = None,
+    resume: str | Path | None = None,
+    **options: Any,
+) -> FinishedFront:
+    """Search for several targets from Python: `search_front(device=["cpu", "vpu"], budget_ms=[[20, 30], [25]])`.
+
+    Options and defaults are those of `python -m nas.search`; see `nas.targets` for the forms of device and budget_ms.
+    resume: the folder of such a run that was stopped or killed, which goes on with its own options.
+    Raises `UserError` with a one-line message for anything that cannot be done.
+    """
+    begun = None
+    if resume is not None:
+        if options:
+            raise UserError(f"resume={resume} goes on with the run's own options; give no others")
+        begun = Begun.load(Path(resume), "search")
+        if begun is None:
+            return load_finished(Path(resume))
+        options = dict(begun.options)
+    else:
+        options = with_data_defaults({**options, "data": {"name": data} if isinstance(data, str) else dict(data)})
+    each = [settings_from_dict(SearchSettings, target) for target in each_target(options)]
+    return run_front(plan_front(each), progress=progress, resume=(Path(resume), begun) if resume and begun else None)
+
+
+def load_finished(folder: Path) -> FinishedFront:
+    """A finished run, read back. Raises `BadFile`."""
+    targets = [folder / row.folder for row in load_front(folder)]
+    return FinishedFront(tuple(Finished(load_result(t / "architecture.json"), t) for t in targets), folder)
 
 
 def run_front(

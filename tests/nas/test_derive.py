@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from device_profiles import load_profile
 from latency_models import LatencyTable, fit_latency_model, latency_table
-from nas.derive import Derived, derive
+from nas.derive import LOWER_FLOORS, Derived, derive
 from search_space import Architecture, GatePath, SearchSpace, Stage, UserError, available_spaces, load_space
 
 DEVICES = ("cpu", "gpu", "vpu")
@@ -71,7 +71,8 @@ def brute_force(
     """The `count` best distinct networks by listing every path."""
     paths = [GatePath(c) for c in itertools.product(*(range(len(s.candidates)) for s in space.slots))]
     ranked = sorted(paths, key=lambda path: -score(gates, path))
-    for floor in (use_at_least, 0.0) if budget_ms < table.maximum_ms else (0.0,):
+    floors = [use_at_least, *(f for f in LOWER_FLOORS if f < use_at_least)] if budget_ms < table.maximum_ms else []
+    for floor in [*floors, 0.0]:
         within = [path for path in ranked if floor * budget_ms <= table.path_ms(path) <= budget_ms]
         if within:
             return list(dict.fromkeys(space.architecture(path) for path in within))[:count]

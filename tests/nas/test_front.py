@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from nas import front as fronts
-from nas.front import FinishedFront, run_front
+from nas.api import search
+from nas.front import FinishedFront, run_front, search_front
 from nas.front_report import front_table, load_front
 from nas.preflight import Plan, plan_front
 from nas.rederive import rederive
-from nas.resume import Begun
 from nas.settings import SearchSettings, settings_from_dict, with_data_defaults
 from nas.targets import each_target
 from search_space import UserError
@@ -118,15 +118,12 @@ def test_a_stopped_front_goes_on_to_the_same_result(
             patch.setattr(fronts, "carry_out", stopped)
         with pytest.raises(Stopped, match=f"go on with resume={folder}"):
             run_front(plans(out=str(folder)), progress=False)
-    begun = Begun.load(folder, "search")
-    assert begun is not None
-    each = [settings_from_dict(SearchSettings, options) for options in each_target(begun.options)]
-    again = run_front(plan_front(each), progress=False, resume=(folder, begun))
+    again = search_front(resume=folder, progress=False)
     assert [t.result.architecture for t in again.targets] == [t.result.architecture for t in finished.targets]
     for a, b in zip(again.targets, finished.targets, strict=True):
         assert (a.folder / "weights.safetensors").read_bytes() == (b.folder / "weights.safetensors").read_bytes()
         assert (a.folder / "gates.csv").read_bytes() == (b.folder / "gates.csv").read_bytes()
-    assert Begun.load(folder, "search") is None
+    assert search_front(resume=folder) == again, "a finished one is read back"
 
 
 @pytest.mark.parametrize(
@@ -160,6 +157,13 @@ def test_targets_as_lists(options: dict[str, Any], expected: list[tuple[str, flo
 def test_targets_that_cannot_be_are_refused_first(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         plans(**options)
+
+
+def test_one_targets_functions_point_to_those_of_several(finished: FinishedFront) -> None:
+    with pytest.raises(UserError, match=r"nas\.front\.search_front"):
+        search(device=["cpu"], budget_ms=[20])
+    with pytest.raises(UserError, match="give no others"):
+        search_front(resume=finished.folder, seed=1)
 
 
 def test_a_damaged_front_is_one_line(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.derive import derive
+from nas.derive import LOWER_FLOORS, derive
 from nas.limits import FIELDS, Limits, check_feasible, fastest_within, limits_of
 from nas.preflight import plan_search
 from nas.settings import LimitSettings, SearchSettings
@@ -84,8 +84,9 @@ def test_equals_brute_force_with_every_limit_combined(
             check_feasible(limits, table, budget_ms, "here")
         return
     check_feasible(limits, table, budget_ms, "here")
-    floor = use_at_least if budget_ms < table.maximum_ms else 0.0
-    best = [p for p in within if table.path_ms(p) >= floor * budget_ms] or within
+    lower = () if shares else LOWER_FLOORS
+    floors = [use_at_least, *(f for f in lower if f < use_at_least)] if budget_ms < table.maximum_ms else []
+    best = next(b for f in [*floors, 0.0] if (b := [p for p in within if table.path_ms(p) >= f * budget_ms]))
     best.sort(key=lambda p: -score(gates, p))
     found = derive(space, table, gates, budget_ms, use_at_least, count, limits)
     expected = list(dict.fromkeys(map(space.architecture, best)))[:count]
