@@ -141,9 +141,14 @@ def key_of(row: Row) -> tuple[bool, int]:
 
 
 def equal_draws(supernets: Sequence[Supernet], searches: Sequence[Row]) -> int | None:
-    """How many networks random search can evaluate, after a supernet's training, in the CPU time that a gradient
-    search takes; None where either was not measured."""
-    if not supernets or not searches:
+    """How many networks random search can evaluate, after a supernet's training, in the CPU time of a run of the
+    cheapest gradient search, all of them at most; None where either was not measured."""
+    runs: dict[str, list[float]] = defaultdict(list)
+    for row in searches:
+        if row.get("evaluations") is None:
+            runs[str(row["strategy"])].append(number(row, "cpu_s"))
+    if not supernets or not runs:
         return None
-    left = fmean(number(row, "cpu_s") for row in searches) - fmean(net.training_cpu_s for net in supernets)
-    return max(1, round(left / fmean(net.evaluation_cpu_s for net in supernets)))
+    left = min(map(fmean, runs.values())) - fmean(net.training_cpu_s for net in supernets)
+    draws = round(left / fmean(net.evaluation_cpu_s for net in supernets))
+    return min(max(1, draws), len(supernets[0].inherited))

@@ -13,6 +13,7 @@ from experiments.truth import Supernet, Truth, equal_draws, kendall, number, sup
 from nas.settings import SearchSettings
 
 RERANKED = SearchSettings().rerank  # networks that a gradient search compares at its end
+CPU_TIME = "random in the gradient search's CPU time"
 MARK, SHARE_OF_RANDOM = 0.5, 0.5  # points of mean regret; of random search's at equal cost
 
 
@@ -21,21 +22,34 @@ class Line:
     """A method's regret in points by budget, None where nothing was measured.
 
     role: 'strategy', 'random' (search to be better than) or 'reference'; share_weights: None where no supernet
-    is asked.
+    is asked; evaluations: of networks with inherited weights, None where gradients guide the search.
     """
 
     role: str
     method: str
     regrets: Sequence[float | None]
     share_weights: bool | None = None
+    evaluations: int | None = None
 
     @property
     def mean(self) -> float | None:
         return _mean(self.regrets)
 
     def __str__(self) -> str:
+        evaluated = "" if self.evaluations is None else f", {self.evaluations} evaluated"
         weights = "" if self.share_weights is None else f", {_named(self.share_weights)} weights"
-        return self.method + weights
+        return f"{self.method}{evaluated}{weights}"
+
+    def costs_as_much_as(self, random: Line) -> bool:
+        """Whether random search is had at the same cost: the same supernet and as many evaluations, and for a
+        gradient search those that it makes at its end, or those that its CPU time allows."""
+        if random.share_weights is None:
+            return True
+        if random.method == CPU_TIME:
+            as_much = self.evaluations is None
+        else:
+            as_much = random.evaluations == (self.evaluations or RERANKED)
+        return random.share_weights == self.share_weights and as_much
 
 
 def render(results: Results) -> str:
@@ -103,24 +117,26 @@ def _named(share_weights: bool) -> str:
 def regret_lines(truth: Truth, supernets: Mapping[tuple[bool, int], Supernet], searches: Sequence[Row]) -> list[Line]:
     """Means over seeds: the strategies, then what they are compared with."""
     budgets = sorted({number(row, "budget_ms") for row in searches})
-    found: dict[tuple[str, bool], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[tuple[bool, str, int | None], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in searches:
         budget_ms = number(row, "budget_ms")
         regret = truth.regret(str(row["network"]), budget_ms)
-        found[str(row["strategy"]), bool(row["share_weights"])][budget_ms].append(regret)
-    lines = [
-        Line("strategy", strategy, [_mean(by_budget[b]) for b in budgets], shared)
-        for (strategy, shared), by_budget in sorted(found.items(), reverse=True)
-    ]
+        found[bool(row["share_weights"]), str(row["strategy"]), _evaluations(row)][budget_ms].append(regret)
+    lines = []
     for shared in (True, False):
+        counts = {evaluations for _, _, evaluations in found if evaluations is not None}
+        for (share_weights, strategy, evaluations), by_budget in found.items():
+            if share_weights == shared:
+                regrets = [_mean(by_budget[budget]) for budget in budgets]
+                lines.append(Line("strategy", strategy, regrets, shared, evaluations))
         nets = [net for (share_weights, _), net in sorted(supernets.items()) if share_weights == shared]
-        equal = equal_draws(nets, [row for row in searches if row["share_weights"] == shared])
-        drawn = [("random", "random", RERANKED), ("reference", "all", len(truth.latency_ms))]
-        if equal:
-            drawn.insert(1, ("random", "random, equal CPU time", equal))
+        drawn = [("random", "random", count) for count in sorted(counts | {RERANKED})]
+        drawn.append(("reference", "all", len(truth.latency_ms)))
+        if equal := equal_draws(nets, [row for row in searches if row["share_weights"] == shared]):
+            drawn.append(("random", CPU_TIME, equal))
         for role, method, count in drawn:
             regrets = [_mean([truth.random_regret(net.inherited, b, count) for net in nets]) for b in budgets]
-            lines.append(Line(role, f"{method}, {count} evaluated", regrets, shared))
+            lines.append(Line(role, method, regrets, shared, count))
     alone = [
         [truth.regret(max(truth.feasible(b), key=lambda name: trained[name]), b) for b in budgets]
         for trained in truth.complete.values()
@@ -131,6 +147,10 @@ def regret_lines(truth: Truth, supernets: Mapping[tuple[bool, int], Supernet], s
         Line("random", "a random feasible network", any_of),
         Line("reference", "best by one own training", [fmean(column) for column in zip(*alone, strict=True)]),
     ]
+
+
+def _evaluations(row: Row) -> int | None:
+    return int(number(row, "evaluations")) if row.get("evaluations") is not None else None
 
 
 def _regret_table(truth: Truth, supernets: Mapping[tuple[bool, int], Supernet], searches: Sequence[Row]) -> str:
@@ -154,9 +174,9 @@ def _marks(lines: Sequence[Line]) -> str:
         ours, random = line.mean, other.mean
         if (line.role, other.role) != ("strategy", "random") or ours is None or not random:
             continue
-        if other.share_weights in (line.share_weights, None):
+        if line.costs_as_much_as(other):
             kept = ours <= MARK and ours < SHARE_OF_RANDOM * random
-            body.append((str(line), f"{ours:.2f}", other.method, f"{ours / random:.0%}", "yes" if kept else "no"))
+            body.append((str(line), f"{ours:.2f}", str(other), f"{ours / random:.0%}", "yes" if kept else "no"))
     header = ("strategy", "mean regret", "random search", "share of its regret", "mark kept")
     return (
         f"Mark: at most {MARK} points and less than {SHARE_OF_RANDOM:.0%} of random search's at equal cost.\n\n"

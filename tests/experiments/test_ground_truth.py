@@ -10,9 +10,11 @@ from statistics import fmean
 import pytest
 
 from experiments import ground_truth, truth_tables
-from experiments.ground_truth import Scale, Worker, jobs_of, main
+from experiments.ground_truth import jobs_of, main
 from experiments.results import Results, Row, load_results, save_results, take_provenance
 from experiments.truth import Supernet, Truth, equal_draws, expected_best, kendall
+from experiments.truth_tables import CPU_TIME
+from experiments.truth_work import Job, Scale, Worker, all_paths
 from search_space import SearchSpace
 
 NAMES = ("a", "b", "c", "d")
@@ -26,14 +28,14 @@ def truth_of(*seeds: Sequence[float]) -> Truth:
 
 def test_the_space_is_what_was_asked_for() -> None:
     space = Scale().space
-    assert space.architecture_count == len(ground_truth.all_paths(space)) == 80
+    assert space.architecture_count == len(all_paths(space)) == 80
     assert len(space.kernel_sizes) == len(space.expand_ratios) == 2 and space.stages[0].max_blocks == 2
 
 
 def test_every_distinct_network_once() -> None:
     """Where two slots may be empty, several gate paths mean one network."""
     space = SearchSpace.from_dict({**Scale().space.to_dict(), "stages": [{"width": 8, "max_blocks": 3}]})
-    paths = ground_truth.all_paths(space)
+    paths = all_paths(space)
     assert len({space.architecture(path) for path in paths}) == len(paths) == space.architecture_count == 84
 
 
@@ -71,8 +73,10 @@ def test_a_seed_without_all_networks_does_not_count() -> None:
 
 
 def test_equal_cost_is_counted_in_evaluations() -> None:
-    net = Supernet({}, training_cpu_s=10.0, evaluation_cpu_s=0.5)
-    assert equal_draws([net], [{"cpu_s": 16.0}, {"cpu_s": 14.0}]) == 10
+    net = Supernet({str(i): 0.5 for i in range(20)}, training_cpu_s=10.0, evaluation_cpu_s=0.5)
+    runs = [{"strategy": "slow", "cpu_s": 19.0}, *({"strategy": "fast", "cpu_s": cpu_s} for cpu_s in (16.0, 14.0))]
+    assert equal_draws([net], [*runs, {"strategy": "evolution", "cpu_s": 11.0, "evaluations": 6}]) == 10
+    assert equal_draws([net], [{"strategy": "fast", "cpu_s": 60.0}]) == 20
     assert equal_draws([net], []) is None
 
 
@@ -102,10 +106,10 @@ def test_tables_say_regret_rank_and_mark() -> None:
     marks = {(name, rest[1]): rest[-1] for name, *rest in lines if rest[-1] in ("yes", "no")}
     assert marks == {
         ("proxyless, shared weights", "a random feasible network"): "yes",
-        ("proxyless, separate weights", "random, 6 evaluated"): "no",
-        ("proxyless, separate weights", "random, equal CPU time, 2 evaluated"): "no",
+        ("proxyless, separate weights", "random, 6 evaluated, separate weights"): "no",
+        ("proxyless, separate weights", f"{CPU_TIME}, 2 evaluated, separate weights"): "no",
         ("proxyless, separate weights", "a random feasible network"): "no",
-        ("proxyless, shared weights", "random, equal CPU time, 2 evaluated"): "yes",
+        ("proxyless, shared weights", f"{CPU_TIME}, 2 evaluated, shared weights"): "yes",
     }
 
 
@@ -140,7 +144,7 @@ def test_a_later_call_goes_on(measured: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["--quick", "seeds=1", f"out={path}", "minutes=0.000001"]) == 0
     assert "2 jobs are left" in capsys.readouterr().out
     assert main(["--quick", "seeds=1", f"out={path}"]) == 0
-    done = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines() if line[:3] in ("16/", "17/")]
+    done = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines() if line[:3] in ("18/", "19/")]
     assert set(done) == missing
     was = {(row["job"], row.get("network")): row.get("test") for row in results.rows}
     rows = load_results(path, "ground_truth").rows
@@ -148,7 +152,7 @@ def test_a_later_call_goes_on(measured: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_a_stopped_call_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(worker: Worker, job: ground_truth.Job) -> list[Row]:
+    def stop(worker: Worker, job: Job) -> list[Row]:
         if job.kind != "space":
             raise KeyboardInterrupt
         return [{"kind": "space", "network": "a", "latency_ms": 1.0, "cpu_s": 0.0}]
