@@ -18,6 +18,7 @@ Latency is the device profile's prediction at 224 pixels. Budgets have no lower 
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -44,15 +45,16 @@ QUICK = Scale("miniature", "digits", limit=400, epochs=1, warmup=1, search=1, bu
 
 
 def jobs_of(scale: Scale, seeds: int) -> list[Job]:
-    """Seed by seed, so that a part of them is of use."""
+    """Seed by seed and the networks shuffled, so that a part of them is of use."""
     networks = [str(scale.space.architecture(path)) for path in all_paths(scale.space)]
+    random.Random(0).shuffle(networks)
     jobs = [Job("space")]
     for seed in range(seeds):
         jobs += [Job("network", seed, network=network) for network in networks]
         for kind in ("supernet", "front"):
             jobs += [Job(kind, seed, share_weights=shared) for shared in (True, False)]
-        for shared, budget in product((True, False), scale.budgets):
-            jobs.append(Job("search", seed, share_weights=shared, budget=budget))
+    for seed, shared, budget in product(range(seeds), (True, False), scale.budgets):
+        jobs.append(Job("search", seed, share_weights=shared, budget=budget))
     return jobs
 
 

@@ -62,6 +62,15 @@ class Truth:
         return {seed: found for seed, found in self.by_seed.items() if found.keys() >= self.latency_ms.keys() > set()}
 
     @cached_property
+    def trained(self) -> Accuracies:
+        """Means over the seeds of each network, of those trained so far."""
+        values: dict[str, list[float]] = defaultdict(list)
+        for found in self.by_seed.values():
+            for name, accuracy in found.items():
+                values[name].append(accuracy)
+        return {name: fmean(accuracies) for name, accuracies in values.items()}
+
+    @cached_property
     def accuracy(self) -> Accuracies:
         """Means over the complete seeds; empty without any."""
         seeds = list(self.complete.values())

@@ -57,8 +57,10 @@ def render(results: Results) -> str:
     truth, supernets = Truth.of(results.rows), supernets_of(results.rows)
     searches = [row for row in results.rows if row["kind"] == "search"]
     parts = [_truth_lines(truth)]
+    if truth.trained and supernets:
+        parts.append(_rank_table(truth, supernets))
     if truth.complete:
-        parts += [_rank_table(truth, supernets), _regret_table(truth, supernets, searches)]
+        parts.append(_regret_table(truth, supernets, searches))
     cpu_s = sum({str(row["job"]): number(row, "cpu_s") for row in results.rows}.values())
     settings = ", ".join(f"{name} {value}" for name, value in results.settings.items())
     commits = sorted({str(row["commit"])[:7] for row in results.rows})
@@ -72,7 +74,7 @@ def _truth_lines(truth: Truth) -> str:
     progress = ", ".join(f"seed {seed}: {count} of {networks}" for seed, count in trained.items()) or NOT_MEASURED
     lines = [f"Networks trained on their own: {progress}."]
     if not truth.complete:
-        return " ".join([*lines, "No seed is complete, so nothing is compared yet."])
+        return " ".join([*lines, "No seed is complete, so there is no regret yet."])
     best = max(truth.accuracy, key=lambda name: truth.accuracy[name])
     low, high = min(truth.accuracy.values()), truth.accuracy[best]
     lines.append(
@@ -92,7 +94,7 @@ def _rank_table(truth: Truth, supernets: Mapping[tuple[bool, int], Supernet]) ->
     lines = []
     for shared in (True, False):
         found = [net for (share_weights, _), net in sorted(supernets.items()) if share_weights == shared]
-        taus = [kendall(net.inherited, truth.accuracy) for net in found]
+        taus = [kendall(net.inherited, truth.trained) for net in found]
         means = [fmean(net.inherited.values()) for net in found]
         lines.append(
             (
@@ -105,8 +107,8 @@ def _rank_table(truth: Truth, supernets: Mapping[tuple[bool, int], Supernet]) ->
         )
     header = ("candidates' weights", "tau by seed", "mean tau", "mean inherited accuracy", "training, CPU s")
     return (
-        "Kendall's tau of inherited validation accuracy with true accuracy, all networks, supernets trained on "
-        f"uniform paths:\n\n{markdown(header, lines)}"
+        f"Kendall's tau of inherited validation accuracy with true accuracy over the {len(truth.trained)} networks "
+        f"trained so far, supernets trained on uniform paths:\n\n{markdown(header, lines)}"
     )
 
 
