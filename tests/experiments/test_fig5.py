@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from experiments import fig5
-from experiments.fig5 import FORMS, Job, Point, difference, jobs, linear_at, main, points, render
+from experiments.fig5 import FORMS, Job, Point, differences, interval, jobs, linear_at, main, points, render
 from experiments.results import Provenance, Results, Row, load_results
 from search_space.errors import UserError
 from search_space.family import family_architecture
@@ -130,10 +130,9 @@ def test_its_networks_are_the_familys(size: str) -> None:
 def test_difference_over_seeds_of_both() -> None:
     """Differences 1, 2, 3: mean 2, deviation 1; t(0.975, 2) = 4.303."""
     quadratic, linear = point("quadratic", 1, 1, 51, 54, 53, 90), point("linear", 1, 1, 50, 52, 50)
-    found = difference(quadratic, linear)
-    assert found is not None
-    assert found == pytest.approx((2, 4.3027 / 3**0.5), abs=1e-3)
-    assert difference(quadratic, point("linear", 1, 1, 50)) is None
+    assert differences(quadratic, linear) == [1, 2, 3]
+    assert interval([1, 2, 3]) == pytest.approx((2, 4.3027 / 3**0.5), abs=1e-3)
+    assert interval([1]) is interval([]) is None
 
 
 def test_linear_accuracy_between_two_networks() -> None:
@@ -156,7 +155,8 @@ def test_the_table_says_what_was_found() -> None:
     assert "| 12x8 | quadratic | 1.500 | 2.00 | 51.00 ± 1.00 | 3 | +10.00 ± 0.00 |" in text
     assert "| 12x8 | linear | 1.000 | 1.00 | 41.00 ± 1.00 | 3 | - | - | - |" in text
     assert "| 12x32 | quadratic | 20.000 | 32.00 | 70.00 | 1 | not measured | - | - |" in text
-    assert text.endswith("at equal depth and width: 12x8 better; 12x16 undecided.")
+    assert "at equal depth and width: 12x8 better; 12x16 undecided; 12x32 undecided." in text
+    assert text.endswith("Over all 5 pairs of a size and a seed: +6.00 ± 11.11, undecided."), "10, 10, 10, -10, 10"
     assert [p.size for p in points(found)] == ["12x8", "12x8", "12x16", "12x16", "12x32"]
 
 
