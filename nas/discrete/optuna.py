@@ -1,0 +1,124 @@
+"""Optuna's samplers over choices, with the limits as its constraints and its storage as the memory of the search.
+
+A proposal outside the limits is never looked at: it is told as pruned with how far outside it is, which is what
+TPE and NSGA-II learn from. Several processes may share a storage; each sees what the others told.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nas.discrete.base import Choices, Region, Trial, as_choices
+from nas.discrete.random import draw_new
+from search_space.errors import UnknownName, UserError, one_line
+
+if TYPE_CHECKING:
+    import optuna
+
+SAMPLERS = ("tpe", "nsga2")
+MISSES = 50  # proposals outside the limits or known, after which a uniform draw from the region is looked at
+CHOICES = "choices"  # a trial's attribute: the canonical network
+
+
+class OptunaSearch:
+    """Optuna's defaults but for the seed. Without a storage the same seed asks the same."""
+
+    def __init__(
+        self, region: Region, seed: int, sampler: str = "tpe", storage: str | None = None, study: str = "search"
+    ) -> None:
+        """storage: None for memory, a journal's file, or a database's URL. study: what is searched; trials of a
+        study of this name in the storage count. Raises `UserError` for a storage that cannot be used."""
+        import optuna
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if sampler not in SAMPLERS:
+            raise UnknownName("sampler", sampler, SAMPLERS)
+        self.region, self.seed = region, seed
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        try:
+            self.study = optuna.create_study(
+                storage=_storage(storage), study_name=study, direction="maximize", load_if_exists=True
+            )
+        except (OSError, ValueError, ImportError, optuna.exceptions.OptunaError, SQLAlchemyError) as error:
+            raise UserError(f"Optuna cannot use the storage '{storage}': {one_line(error)}") from error
+        # two processes that share a storage must not propose the same
+        key = [seed, len(self.study.trials), *([] if storage is None else [os.getpid()])]
+        samplers = {"tpe": optuna.samplers.TPESampler, "nsga2": optuna.samplers.NSGAIISampler}
+        self.study.sampler = samplers[sampler](seed=int(np.random.default_rng(key).integers(2**31)))
+        self.asked: dict[Choices, optuna.trial.Trial] = {}
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Of every process that shares the storage."""
+        return [Trial(choices, accuracy) for choices, accuracy in self._known().items()]
+
+    def _known(self) -> dict[Choices, float]:
+        import optuna
+
+        told = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+        return {tuple(trial.user_attrs[CHOICES]): float(trial.value) for trial in told if trial.value is not None}
+
+    def ask(self) -> Choices | None:
+        import optuna
+
+        known = self._known()
+        for _ in range(MISSES):
+            trial = self._propose()
+            proposed = np.array([[trial.params[_name(slot)] for slot in range(len(self.region.widths))]])
+            (choices,) = as_choices(self.region.canonical(proposed))
+            excess = float(self.region.excess(np.array([choices]))[0])
+            trial.set_constraint("excess", excess)
+            trial.set_user_attr(CHOICES, choices)
+            if excess > 0:
+                self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            elif choices in known:
+                self.study.tell(trial, known[choices])
+            else:
+                self.asked[choices] = trial
+                return choices
+        return draw_new(self.region, known, np.random.default_rng([self.seed, len(known), MISSES]))
+
+    def _propose(self) -> optuna.trial.Trial:
+        trial = self.study.ask()
+        for slot, width in enumerate(self.region.widths):
+            trial.suggest_categorical(_name(slot), range(width))
+        return trial
+
+    def tell(self, choices: Choices, accuracy: float) -> None:
+        """Also for a network that was not asked for."""
+        import optuna
+
+        if choices in self.asked:
+            self.study.tell(self.asked.pop(choices), accuracy)
+            return
+        widths = enumerate(self.region.widths)
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                value=accuracy,
+                params={_name(slot): choice for slot, choice in enumerate(choices)},
+                distributions={
+                    _name(slot): optuna.distributions.CategoricalDistribution(range(width)) for slot, width in widths
+                },
+                user_attrs={CHOICES: choices},
+            )
+        )
+
+
+def _name(slot: int) -> str:
+    return f"slot {slot}"
+
+
+def _storage(where: str | None) -> optuna.storages.BaseStorage | str | None:
+    """A database's URL as it is, anything else the file of a journal."""
+    if where is None or "://" in where:
+        return where
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    path = Path(where).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(path)))
