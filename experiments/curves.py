@@ -1,9 +1,9 @@
-"""The drawing of Fig. 5: accuracy against what a network costs. Needs matplotlib; measures nothing."""
+"""The experiments' drawings as SVG, the same bytes for the same input. Needs matplotlib; measures nothing."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import matplotlib
@@ -27,7 +27,7 @@ class Trained(Protocol):
 
 
 def accuracy_against_cost(networks: Sequence[Trained], forms: Sequence[str], title: str) -> bytes:
-    """SVG with one panel against parameters and one against MACs, a line a form; the same bytes for the same input."""
+    """One panel against parameters and one against MACs, a line a form."""
     figure = Figure(figsize=(8.4, 3.8))
     panels = figure.subplots(1, 2, sharey=True)
     for panel, cost, label in zip(panels, ("params", "macs"), ("parameters, M", "MACs, M"), strict=True):
@@ -50,8 +50,37 @@ def accuracy_against_cost(networks: Sequence[Trained], forms: Sequence[str], tit
     panels[0].set_ylabel("test accuracy, %")
     panels[0].legend()
     figure.suptitle(f"{title}; bars: standard deviation over seeds", fontsize=9)
+    return _svg(figure, "fig5")
+
+
+class Learned(Protocol):
+    """A strategy's mean regret in points by looks, with the mean's standard error."""
+
+    @property
+    def strategy(self) -> str: ...
+    @property
+    def mean(self) -> Sequence[float]: ...
+    @property
+    def error(self) -> Sequence[float]: ...
+
+
+def regret_by_looks(panels: Mapping[str, Sequence[Learned]], looks: Sequence[int]) -> bytes:
+    """A panel a figure, by its name; a line a strategy."""
+    figure = Figure(figsize=(8.4, 3.8))
+    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for line in lines:
+            axes.errorbar(looks, line.mean, line.error, marker="o", markersize=4, capsize=3, label=line.strategy)
+        axes.set(xscale="log", yscale="log", xlabel="networks looked at", ylabel="regret, points", title=title)
+        axes.set_xticks(looks, map(str, looks))
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend()
+    return _svg(figure, "nasbench201")
+
+
+def _svg(figure: Figure, salt: str) -> bytes:
     figure.tight_layout()
     out = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "fig5"}):
+    with matplotlib.rc_context({"svg.hashsalt": salt}):
         figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()

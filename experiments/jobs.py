@@ -18,6 +18,7 @@ from typing import Generic, Protocol, TypeVar
 from experiments.results import FOLDER, Results, Row, Value, load_results, save_results, take_provenance
 from latency_models.options import Options, run
 from search_space.errors import Stopped, UserError
+from search_space.files import write_whole
 
 
 class Job(Protocol):
@@ -46,13 +47,17 @@ def run_jobs(
     prepare: Callable[[Options, bool], Work[J]],
     render: Callable[[Results], str],
     arguments: Sequence[str],
+    draw: Callable[[Results], bytes] | None = None,
 ) -> int:
-    """The exit status. known: option -> what it means; prepare(options, whether this is a quick trial)."""
+    """The exit status. known: option -> what it means; prepare(options, whether this is a quick trial); where `draw`
+    makes an SVG, `show` takes figure=."""
     flags = [argument for argument in arguments if argument in ("show", "--quick")]
     rest = [argument for argument in arguments if argument not in flags]
     usage = f"python -m experiments.{experiment} [show] [--quick] [option=value ...]"
+    figure = {} if draw is None else {"figure": "with show: an SVG file to draw the results into"}
     known = {
         **known,
+        **figure,
         "jobs": "processes that work at the same time, one thread each (default: 1)",
         "minutes": "begin no job after so long (default: until all are done)",
         "out": f"the results file, gone on with if it exists (default: {FOLDER.name}/{experiment}.json beside this)",
@@ -61,9 +66,14 @@ def run_jobs(
     def task(options: Options) -> str:
         path = Path(options.text("out")) if options.given("out") else FOLDER / f"{experiment}.json"
         if "show" in flags:
-            if unused := sorted(options.values.keys() - {"out"}):
+            if unused := sorted(options.values.keys() - {"out", *figure}):
                 raise UserError(f"'show' measures nothing and takes no {unused[0]}=")
-            return render(load_results(path, experiment))
+            results = load_results(path, experiment)
+            if draw is not None and options.given("figure"):
+                write_whole(Path(options.text("figure")), draw(results))
+            return render(results)
+        if options.given("figure"):
+            raise UserError("figure= goes with show")
         quick = "--quick" in flags
         _one_thread()
         work = prepare(options, quick)

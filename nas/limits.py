@@ -53,6 +53,14 @@ class Limits:
             if name in self.most
         ]
 
+    def total(self, name: str, networks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(N, slots) choices -> (N,): parameters, MACs or bytes of peak activation of whole networks."""
+        each = self.slots[name][np.arange(len(self.slots[name])), networks]
+        if name == "peak_activation":
+            return np.maximum(self.fixed[name], each.max(axis=1))
+        total: NDArray[np.float64] = self.fixed[name] + each.sum(axis=1)
+        return total
+
     def range(self, name: str) -> tuple[float, float]:
         """The least and the most that a network of the space can have."""
         least, most = np.nanmin(self.slots[name], axis=1), np.nanmax(self.slots[name], axis=1)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import optuna
 
 SAMPLERS = ("tpe", "nsga2")
-MISSES = 50  # proposals outside the limits or known, after which a uniform draw from the region is looked at
+OUTSIDE, REPEATED = 20, 5  # proposals outside the limits, or known, after which a uniform draw is looked at
 CHOICES = "choices"  # a trial's attribute: the canonical network
 
 
@@ -66,7 +66,8 @@ class OptunaSearch:
         import optuna
 
         known = self._known()
-        for _ in range(MISSES):
+        outside = repeated = 0
+        while outside < OUTSIDE and repeated < REPEATED:
             trial = self._propose()
             proposed = np.array([[trial.params[_name(slot)] for slot in range(len(self.region.widths))]])
             (choices,) = as_choices(self.region.canonical(proposed))
@@ -74,13 +75,15 @@ class OptunaSearch:
             trial.set_constraint("excess", excess)
             trial.set_user_attr(CHOICES, choices)
             if excess > 0:
+                outside += 1
                 self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             elif choices in known:
-                self.study.tell(trial, known[choices])
+                repeated += 1
+                self.study.tell(trial, state=optuna.trial.TrialState.FAIL)  # samplers pass over these
             else:
                 self.asked[choices] = trial
                 return choices
-        return draw_new(self.region, known, np.random.default_rng([self.seed, len(known), MISSES]))
+        return draw_new(self.region, known, np.random.default_rng([self.seed, len(known), 1]))
 
     def _propose(self) -> optuna.trial.Trial:
         trial = self.study.ask()

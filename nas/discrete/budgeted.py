@@ -2,7 +2,8 @@
 
 Latency is additive over slots. Rounded down to buckets, the ways to finish a network are counted from the last slot
 to the first; a walk that follows those counts draws uniformly from a set that holds the region, and draws outside
-of it by exact latency are rejected. Zeros stand at the end of their stage, so that a path is a network.
+of it, by exact latency or by a limit on cost, are rejected. Zeros stand at the end of their stage, so that a path is
+a network.
 """
 
 from __future__ import annotations
@@ -11,22 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_models import LatencyTable
-from nas.derive import LOWER_FLOORS
-from search_space import SearchSpace, UserError, lower_space
+from nas.derive import derive
+from nas.limits import Limits
+from search_space import SearchSpace, UserError
 from search_space.space import ZERO
 
 BUCKETS = 10_000  # between the fastest network and the budget; changes speed, not results
 ATTEMPTS = 10_000  # draws that may all be rejected before a region counts as empty
 
 
-class Knapsack:
-    """floor_ms <= latency <= budget_ms. Build it with `within_budget`, which knows that a network is there."""
+class Budgeted:
+    """floor_ms <= latency <= budget_ms, and the hard limits. Make it by `within_budget`, which knows that a network
+    is there."""
 
-    def __init__(
-        self, space: SearchSpace, table: LatencyTable, budget_ms: float, floor_ms: float, resolution: int
-    ) -> None:
-        self.space, self.table = space, table
+    def __init__(self, table: LatencyTable, limits: Limits, budget_ms: float, floor_ms: float) -> None:
+        self.table, self.limits = table, limits
         self.budget_ms, self.floor_ms = budget_ms, floor_ms
+        space = table.space
         self.widths = tuple(len(slot.candidates) for slot in space.slots)
         self.zeros = tuple(slot.candidates.index(ZERO) if ZERO in slot.candidates else -1 for slot in space.slots)
         self.stages = np.array([slot.stage for slot in space.slots])
@@ -35,7 +37,6 @@ class Knapsack:
         width = max(spare_ms, 1e-12) / BUCKETS
         above = np.nan_to_num(table.slot_ms - least_ms) / width
         self.buckets = np.minimum(above + 1e-9, BUCKETS + 1).astype(np.int64)
-        self.fixed_macs, self.slot_macs = _macs(space, resolution)
         self.ways = self._count((floor_ms - table.minimum_ms) / width - len(self.widths) - 1)
 
     def _count(self, first: float) -> list[NDArray[np.float64]]:
@@ -43,12 +44,12 @@ class Knapsack:
         the budget; `ended`: whether this stage has had its Zero. Floats: exact to 16 digits."""
         last = np.zeros((2, BUCKETS + 1))
         last[:, max(0, int(np.ceil(first))) :] = 1.0
-        ways = [last]
+        ways, allowed = [last], self.limits.allowed
         for slot in reversed(range(len(self.widths))):
             after, here = ways[0], np.zeros_like(last)
             for choice in range(self.widths[slot]):
                 shift = int(self.buckets[slot, choice])
-                if shift <= BUCKETS:
+                if shift <= BUCKETS and allowed[slot, choice]:
                     following = after[int(choice == self.zeros[slot]), shift:]
                     here[self._entered(slot, choice), : BUCKETS + 1 - shift] += following
             ways.insert(0, here)
@@ -69,19 +70,19 @@ class Knapsack:
             kept = np.concatenate([kept, drawn[self.excess(drawn) <= 0]])
         if len(kept) < count:
             raise UserError(
-                f"no network of '{self.space.name}' found between {self.floor_ms:.6g} and {self.budget_ms:.6g} ms"
+                f"no network of '{self.table.space.name}' found between {self.floor_ms:.6g} and {self.budget_ms:.6g} ms"
             )
         return kept[:count]
 
     def _walk(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
         """(count, S), following the counts; some outside the limits by less than the rounding."""
         spent, ended = np.zeros(count, np.int64), np.zeros(count, np.int64)
-        columns = []
+        columns, allowed = [], self.limits.allowed
         for slot, width in enumerate(self.widths):
             weights = np.zeros((count, width))
             for choice in range(width):
                 total = spent + self.buckets[slot, choice]
-                open_to = np.isin(ended, self._entered(slot, choice)) & (total <= BUCKETS)
+                open_to = np.isin(ended, self._entered(slot, choice)) & (total <= BUCKETS) & allowed[slot, choice]
                 ways = self.ways[slot + 1][int(choice == self.zeros[slot])]
                 weights[open_to, choice] = ways[total[open_to]]
             edges = weights.cumsum(1)
@@ -99,48 +100,20 @@ class Knapsack:
 
     def excess(self, networks: NDArray[np.int64]) -> NDArray[np.float64]:
         latency_ms = self.table.paths_ms(networks)
-        return np.maximum(latency_ms - self.budget_ms, self.floor_ms - latency_ms) / self.budget_ms
+        excess = np.maximum(latency_ms - self.budget_ms, self.floor_ms - latency_ms) / self.budget_ms
+        for name, most in self.limits.most.items():
+            excess = np.maximum(excess, self.limits.total(name, networks) / most - 1)
+        return excess
 
     def effort(self, networks: NDArray[np.int64]) -> NDArray[np.float64]:
-        """MACs."""
-        per_slot = self.slot_macs[np.arange(len(self.widths)), networks]
-        return self.fixed_macs + per_slot.sum(axis=1)
+        return self.limits.total("macs", networks)
 
 
-def _macs(space: SearchSpace, resolution: int) -> tuple[int, NDArray[np.float64]]:
-    """What every network has, and (slots, most candidates)."""
-    segments = lower_space(space, resolution, num_classes=2)  # the classifier is the same for all
-    slot_macs = np.zeros((len(space.slots), max(len(slot.candidates) for slot in space.slots)))
-    for segment in segments:
-        if segment.slot is not None:
-            row = [sum(node.spec.macs for node in nodes) for nodes in segment.candidates]
-            slot_macs[segment.slot, : len(row)] = row
-    fixed = sum(node.spec.macs for segment in segments if segment.slot is None for node in segment.nodes)
-    return fixed, slot_macs
+def within_budget(space: SearchSpace, table: LatencyTable, limits: Limits, budget_ms: float, floor: float) -> Budgeted:
+    """The networks between `floor` of a binding budget and the budget; without a floor where none is there.
 
-
-def within_budget(
-    space: SearchSpace,
-    table: LatencyTable,
-    budget_ms: float,
-    use_at_least: float,
-    resolution: int,
-    rng: np.random.Generator,
-) -> Knapsack:
-    """The region between `use_at_least` of a binding budget and the budget; the floor lowered where nothing is there.
-
-    Raises `UserError` if no network of the space is fast enough.
+    Raises `UserError` if no network of the space is fast enough and within the limits.
     """
-    shares = [use_at_least, *(share for share in LOWER_FLOORS if share < use_at_least)]
-    if budget_ms >= table.maximum_ms:
-        shares = []
-    for share in shares:
-        region = Knapsack(space, table, budget_ms, share * budget_ms, resolution)
-        try:
-            region.sample(rng, 1)
-        except UserError:
-            continue
-        return region
-    region = Knapsack(space, table, budget_ms, 0.0, resolution)
-    region.sample(rng, 1)
-    return region
+    (best,) = derive(space, table, np.zeros_like(table.slot_ms), budget_ms, floor, 1, limits)
+    floor_ms = floor * budget_ms if budget_ms < table.maximum_ms else 0.0
+    return Budgeted(table, limits, budget_ms, floor_ms if best.latency_ms >= floor_ms else 0.0)

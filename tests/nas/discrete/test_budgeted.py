@@ -12,12 +12,15 @@ from scipy.stats import chisquare
 from device_profiles import load_profile
 from latency_models import LatencyTable, fit_latency_model, latency_table
 from nas.discrete.base import as_choices
-from nas.discrete.knapsack import Knapsack, within_budget
+from nas.discrete.budgeted import Budgeted, within_budget
+from nas.limits import limits_of
+from nas.settings import LimitSettings
 from search_space import GatePath, SearchSpace, UserError, cost_of, lower
 from search_space.space import Stage
 
 SPACE = SearchSpace("small", "quadra", 8, (Stage(8, 3), Stage(16, 2)), (3, 5), (1, 2))
 RESOLUTION = 32
+NO_LIMITS = limits_of(SPACE, RESOLUTION, 10, LimitSettings())
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def test_draws_are_uniform_over_networks(table: LatencyTable) -> None:
     floor_ms = 0.95 * budget_ms
     within = [choices for choices, ms in every.items() if floor_ms <= ms <= budget_ms]
     assert 40 < len(within) < 400
-    region = Knapsack(SPACE, table, budget_ms, floor_ms, RESOLUTION)
+    region = Budgeted(table, NO_LIMITS, budget_ms, floor_ms)
     draws = Counter(as_choices(region.sample(np.random.default_rng(0), 40 * len(within))))
     assert set(draws) == set(within)
     assert chisquare([draws[choices] for choices in within]).pvalue > 1e-3
@@ -57,19 +60,19 @@ def test_the_walk_counts_every_network_within(table: LatencyTable, share: float)
     budget_ms = table.minimum_ms + share * (table.maximum_ms - table.minimum_ms)
     for floor_ms in (0.0, 0.9 * budget_ms):
         within = int(((every >= floor_ms) & (every <= budget_ms)).sum())
-        counted = Knapsack(SPACE, table, budget_ms, floor_ms, RESOLUTION).ways[0][0, 0]
+        counted = Budgeted(table, NO_LIMITS, budget_ms, floor_ms).ways[0][0, 0]
         assert within <= counted <= within * 1.05 + 2
 
 
 def test_effort_is_the_macs_of_the_network(table: LatencyTable) -> None:
-    region = Knapsack(SPACE, table, table.maximum_ms, 0.0, RESOLUTION)
+    region = Budgeted(table, NO_LIMITS, table.maximum_ms, 0.0)
     drawn = region.sample(np.random.default_rng(0), 20)
-    macs = [cost_of(lower(SPACE.architecture(GatePath(c)), RESOLUTION, 2)).macs for c in as_choices(drawn)]
+    macs = [cost_of(lower(SPACE.architecture(GatePath(c)), RESOLUTION, 10)).macs for c in as_choices(drawn)]
     assert region.effort(drawn).tolist() == macs
 
 
 def test_canonical_is_the_same_network(table: LatencyTable) -> None:
-    region = Knapsack(SPACE, table, table.maximum_ms, 0.0, RESOLUTION)
+    region = Budgeted(table, NO_LIMITS, table.maximum_ms, 0.0)
     paths = np.random.default_rng(0).integers(region.widths, size=(200, 5))
     canonical = region.canonical(paths)
     for before, after in zip(as_choices(paths), as_choices(canonical), strict=True):
@@ -81,11 +84,35 @@ def test_canonical_is_the_same_network(table: LatencyTable) -> None:
 def test_the_floor_gives_way_and_the_budget_never(table: LatencyTable) -> None:
     every = sorted(networks(table).values())
     rng = np.random.default_rng(0)
-    fastest = within_budget(SPACE, table, every[0] * (1 + 1e-9), 0.97, RESOLUTION, rng)
+    fastest = within_budget(SPACE, table, NO_LIMITS, every[0] * (1 + 1e-9), 0.97)
     assert table.paths_ms(fastest.sample(rng, 5)) == pytest.approx(every[0])
-    free = within_budget(SPACE, table, 2 * every[-1], 0.97, RESOLUTION, rng)
+    free = within_budget(SPACE, table, NO_LIMITS, 2 * every[-1], 0.97)
     assert free.floor_ms == 0.0
-    tight = within_budget(SPACE, table, float(np.median(every)), 0.97, RESOLUTION, rng)
+    tight = within_budget(SPACE, table, NO_LIMITS, float(np.median(every)), 0.97)
     assert tight.floor_ms == 0.97 * tight.budget_ms
     with pytest.raises(UserError, match="no network of 'small'"):
-        within_budget(SPACE, table, 0.9 * every[0], 0.97, RESOLUTION, rng)
+        within_budget(SPACE, table, NO_LIMITS, 0.9 * every[0], 0.97)
+
+
+def test_limits_on_cost_are_kept_and_draws_stay_uniform(table: LatencyTable) -> None:
+    every = networks(table)
+    costs = {c: cost_of(lower(SPACE.architecture(GatePath(c)), RESOLUTION, 10)) for c in every}
+    most = LimitSettings(
+        params=float(np.median([cost.params for cost in costs.values()])),
+        macs=float(np.median([cost.macs for cost in costs.values()])),
+        peak_activation=float(max(cost.peak_activation_bytes for cost in costs.values())),
+    )
+    limits = limits_of(SPACE, RESOLUTION, 10, most)
+    budget_ms = float(np.quantile(list(every.values()), 0.2))
+    kept = {
+        choices
+        for choices, cost in costs.items()
+        if cost.params <= (most.params or 0)
+        and cost.macs <= (most.macs or 0)
+        and cost.peak_activation_bytes <= (most.peak_activation or 0)
+        and 0.9 * budget_ms <= every[choices] <= budget_ms
+    }
+    region = within_budget(SPACE, table, limits, budget_ms, 0.9)
+    draws = Counter(as_choices(region.sample(np.random.default_rng(0), 40 * len(kept))))
+    assert len(kept) > 5 and set(draws) == kept
+    assert chisquare(list(draws.values())).pvalue > 1e-3
