@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from itertools import product
@@ -19,6 +20,7 @@ from search_space import Architecture, GatePath, SearchSpace, load_space, lower
 
 if TYPE_CHECKING:
     from nas.data import DataSet
+    from nas.discrete import Choices
     from nas.preflight import Plan
     from nas.result import SearchResult
     from nas.supernet import Supernet
@@ -56,8 +58,8 @@ class Scale:
 @dataclass(frozen=True)
 class Job:
     """kind: 'space' (what each network costs), 'network' (trained on its own), 'supernet' (trained on uniformly
-    drawn paths, then every network with inherited weights), 'front' (a gradient search under all budgets) or
-    'search' (under one budget)."""
+    drawn paths, then every network with inherited weights, and discrete searches among those), 'front' (a
+    gradient search under all budgets) or 'search' (under one budget)."""
 
     kind: str
     seed: int = 0
@@ -139,15 +141,40 @@ class Worker:
         clock = time.process_time()
         supernet = self.train_supernet(job, data)
         trained = time.process_time()
-        rows: list[Row] = []
-        for path in all_paths(self.scale.space):
-            batches = data.batches(data.validation, self.scale.resolution, 256)
-            reached = accuracy(partial(supernet, path=path), batches)
-            rows.append({"kind": "inherited", "network": str(self.scale.space.architecture(path)), "seed": job.seed,
-                         "share_weights": job.share_weights, "validation": reached})  # fmt: skip
-        evaluating = (time.process_time() - trained) / len(rows)
+        inherited = {
+            path.choices: accuracy(
+                partial(supernet, path=path), data.batches(data.validation, self.scale.resolution, 256)
+            )
+            for path in all_paths(self.scale.space)
+        }
+        evaluating = (time.process_time() - trained) / len(inherited)
         both = {"training_cpu_s": round(trained - clock, 2), "evaluation_cpu_s": round(evaluating, 3)}
-        return [{"kind": "supernet", "seed": job.seed, "share_weights": job.share_weights, **both}, *rows]
+        common: Row = {"seed": job.seed, "share_weights": job.share_weights}
+        rows: list[Row] = [
+            {"kind": "inherited", **common, "network": str(self.scale.space.architecture(GatePath(choices))),
+             "validation": reached}
+            for choices, reached in inherited.items()
+        ]  # fmt: skip
+        return [{"kind": "supernet", **common, **both}, *rows, *self._look_up(job, inherited)]
+
+    def _look_up(self, job: Job, inherited: Mapping[Choices, float]) -> list[Row]:
+        """Discrete searches among these accuracies, under every budget."""
+        from experiments.lookup import look_up
+        from nas.discrete.budgeted import within_budget
+
+        space = self.scale.space
+        rows: list[Row] = []
+        for budget in self.scale.budgets:
+            plan = self.plan(job.seed, job.share_weights, budget)
+            budget_ms = plan.settings.budget_ms
+            region = within_budget(space, plan.table, plan.limits, budget_ms, plan.settings.use_at_least)
+            for found in look_up(region, inherited):
+                path = GatePath(found.best)
+                rows.append({"kind": "search", "strategy": found.strategy, "share_weights": job.share_weights,
+                             "seed": job.seed, "draw": found.draw, "evaluations": found.evaluations,
+                             "budget_ms": budget_ms, "network": str(space.architecture(path)),
+                             "latency_ms": plan.table.path_ms(path), "validation": inherited[found.best]})  # fmt: skip
+        return rows
 
     def train_supernet(self, job: Job, data: DataSet) -> Supernet:
         """As many weight steps as in a search, on paths drawn uniformly."""

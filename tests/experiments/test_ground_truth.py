@@ -11,10 +11,12 @@ import pytest
 
 from experiments import ground_truth, truth_tables
 from experiments.ground_truth import jobs_of, main
+from experiments.lookup import COUNTS, DRAWS, STRATEGIES, look_up
 from experiments.results import Results, Row, load_results, save_results, take_provenance
 from experiments.truth import Supernet, Truth, equal_draws, expected_best, kendall
 from experiments.truth_tables import CPU_TIME
 from experiments.truth_work import Job, Scale, Worker, all_paths
+from nas.discrete.budgeted import within_budget
 from search_space import SearchSpace
 
 NAMES = ("a", "b", "c", "d")
@@ -78,6 +80,23 @@ def test_equal_cost_is_counted_in_evaluations() -> None:
     assert equal_draws([net], [*runs, {"strategy": "evolution", "cpu_s": 11.0, "evaluations": 6}]) == 10
     assert equal_draws([net], [{"strategy": "fast", "cpu_s": 60.0}]) == 20
     assert equal_draws([net], []) is None
+
+
+def test_lookups_ask_for_what_keeps_the_budget() -> None:
+    """The best of the networks that keep it is known once all are."""
+    scale = ground_truth.QUICK
+    plan = Worker(scale, "", "cpu").plan(seed=0, share_weights=True, budget_share=0.5)
+    feasible = [path.choices for path in all_paths(scale.space) if plan.table.path_ms(path) <= plan.settings.budget_ms]
+    accuracies = {choices: 0.1 * i for i, choices in enumerate(feasible)}
+    assert 1 < len(accuracies) <= max(COUNTS) < 40
+    region = within_budget(scale.space, plan.table, plan.limits, plan.settings.budget_ms, 0.0)
+    findings = list(look_up(region, accuracies))
+    assert len(findings) == len(STRATEGIES) * DRAWS * len(COUNTS)
+    assert {found.best for found in findings if found.evaluations >= len(feasible)} == {feasible[-1]}
+    for found in findings:
+        later = [f for f in findings if (f.strategy, f.draw) == (found.strategy, found.draw)]
+        reached = [accuracies[f.best] for f in sorted(later, key=lambda f: f.evaluations)]
+        assert reached == sorted(reached)
 
 
 def results_of(shared_pick: str, separate_pick: str) -> Results:
