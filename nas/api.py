@@ -9,8 +9,8 @@ import itertools
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -22,8 +22,10 @@ import torch
 from device_profiles import available_devices, load_profile
 from latency_models import fit_latency_model
 from nas import data as data_sets
+from nas.checkpoint import FOLDER as CHECKPOINTS
 from nas.checkpoint import Checkpoints
 from nas.data import DataSet
+from nas.distributed import Place, joined, place, with_global_norms
 from nas.export import export_network, find_checkpoint, load_supernet, onnx_predictor
 from nas.gates import Gates
 from nas.log import LOG_EVERY, Row, SearchLog
@@ -116,41 +118,42 @@ def resume_search(folder: Path, own: DataSet | None = None, progress: bool | Non
     return run_search(plan, own, progress=progress, resume=(folder, begun))
 
 
-def run_search(
+def run_search(plan: Plan, data: DataSet | None = None, **options: Any) -> Finished:
+    """`take_part` in the only process, with its options."""
+    finished = take_part(plan, data, **options)
+    if finished is None:
+        raise UserError("of several processes only the first has a result; use torchrun with -m nas.search")
+    return finished
+
+
+def take_part(
     plan: Plan,
     data: DataSet | None = None,
     command: str | None = None,
     progress: bool | None = None,
     say: Callable[[str], None] = lambda line: None,
     resume: tuple[Path, Begun] | None = None,
-) -> Finished:
+) -> Finished | None:
     """Carry out a plan, or go on with it in the folder where it was begun.
 
     `say` gets the lines that a person should read, the plan's own notes apart. What was done stays in the folder
-    when the run ends early, for `resume`; a folder with nothing in it goes.
+    when the run ends early, for `resume`; a folder with nothing in it goes. Of several processes only the first
+    writes and has a result, the others return None.
     """
     settings = plan.settings
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    data = load_data(settings.data) if data is None else data
+    here = place(settings.accelerator)
+    data = replace(load_data(settings.data) if data is None else data, place=here)
     notes = (*plan.notes, *proxy_notes(settings, plan))
     for note in notes[len(plan.notes) :]:
         say(f"note: {note}")
-    if resume:
-        folder, begun = resume
-    else:
-        begun = Begun("search", asdict(settings), command, datetime.now(UTC))
-        stem = f"{begun.started:%Y%m%d-%H%M%S}-{settings.device}-{settings.budget_ms:g}ms-{plan.space.name}"
-        folder = make_folder(settings.out, stem)
-    try:
-        if not resume:
-            begun.save(folder)
-        with only_process(folder):
-            strategy = STRATEGIES[settings.strategy]
-            result = carry_out(plan, data, folder, begun, notes, progress, say, resume is not None, strategy)
-    finally:
-        remove_if_empty(folder)
-    return Finished(result, folder)
+    began = resume[1] if resume else Begun("search", asdict(settings), command, datetime.now(UTC))
+    stem = f"{began.started:%Y%m%d-%H%M%S}-{settings.device}-{settings.budget_ms:g}ms-{plan.space.name}"
+    with run_folder(settings.out, stem, began, resume[0] if resume else None, here) as folder:
+        strategy = STRATEGIES[settings.strategy]
+        result = carry_out(plan, data, folder, began, notes, progress, say, resume is not None, strategy)
+    return None if result is None else Finished(result, folder)
 
 
 def carry_out(
@@ -163,16 +166,21 @@ def carry_out(
     say: Callable[[str], None],
     resume: bool,
     strategy: Strategy,
-) -> SearchResult:
-    """Search, fine-tune, export and report in a folder; `resume`: from the checkpoints there, if any."""
-    settings = plan.settings
-    checkpoints = Checkpoints(folder, settings.checkpoint.minutes, settings.checkpoint.steps, say, resume)
+) -> SearchResult | None:
+    """Search, fine-tune, export and report in a folder; `resume`: from the checkpoints there, if any.
+
+    None in processes other than the first.
+    """
+    settings, here = plan.settings, data.place
+    checkpoints = Checkpoints(
+        folder, settings.checkpoint.minutes, settings.checkpoint.steps, say, resume, writes=here.first
+    )
     checkpoints.require_same({"data": data.digest, "device profile": plan.profile.digest})
     log = SearchLog(folder, checkpoints)
     search_steps = strategy.total_steps(plan, data)
     finetune_steps = settings.finetune.epochs * data.steps(data.train, settings.train.batch_size)
     try:
-        with SearchProgress(search_steps + finetune_steps, progress) as bar:
+        with joined(here), SearchProgress(search_steps + finetune_steps, progress if here.first else False) as bar:
             if "found" not in checkpoints.facts:
                 found = strategy.search(plan, data, log, bar)
                 network = found.supernet.extract(found.path)
@@ -186,7 +194,9 @@ def carry_out(
                 path = GatePath(tuple(checkpoints.facts["found"]["path"]))
                 network = Network(lower(plan.space.architecture(path), settings.data.resolution, data.num_classes))
             _finetune(plan, data, network, path, log, bar)
-        origin = provenance(settings.seed, begun.command, begun.started, checkpoints.seconds)
+        if not here.first:
+            return None
+        origin = provenance(settings.seed, begun.command, begun.started, checkpoints.seconds, here)
         result = _conclude(folder, plan, data, path, network, notes, origin)
         last = log.rows[-1].step if log.rows else 0
         log.add(Row(last, "finetune", settings.finetune.epochs, val_accuracy=result.accuracy.validation))
@@ -194,16 +204,37 @@ def carry_out(
         write_report(folder)
         checkpoints.clear()
         begun.forget(folder)
+    except (NotFinite, KeyboardInterrupt):
+        log.save_meanwhile()
+        raise
+    return result
+
+
+@contextmanager
+def run_folder(out: str | None, default_name: str, begun: Begun, resumed: Path | None, here: Place) -> Iterator[Path]:
+    """The folder of a run: made and marked as begun, or the one that it goes on in; alone in it.
+
+    Within, a stop and a refusing disk become `Stopped` and `CannotWrite` that say how to go on. Of several
+    processes those that write nothing get the path of an earlier run's folder, or none that exists.
+    """
+    if not here.first:
+        yield resumed or Path(default_name)
+        return
+    folder = resumed or make_folder(out, default_name)
+    try:
+        if resumed is None:
+            begun.save(folder)
+        with only_process(folder):
+            yield folder
     except NotFinite as error:
-        log.save_meanwhile()
-        kept = f"; the state before it is in '{checkpoints.folder}'" if checkpoints.exist() else ""
-        raise NotFinite(f"{error}{kept}; '{folder / 'search.csv'}' shows the course") from error
+        state = folder / CHECKPOINTS
+        raise NotFinite(f"{error}; the state before it is in '{state}'" if state.is_dir() else str(error)) from error
     except KeyboardInterrupt as error:
-        log.save_meanwhile()
         raise Stopped(f"stopped; go on with resume={folder}") from error
     except CannotWrite as error:
         raise CannotWrite(f"{error}; mend that and go on with resume={folder}") from error
-    return result
+    finally:
+        remove_if_empty(folder)
 
 
 def derive_from_checkpoint(plan: Plan, run_folder: Path, command: str | None = None) -> Finished:
@@ -290,6 +321,7 @@ def finish(
     provenance: Mapping[str, Any],
 ) -> SearchResult:
     """Export a trained network, measure it, and write architecture.json."""
+    data, network = replace(data, place=Place()), network.cpu()
     recalibrate(network, data.batches(data.train, resolution.training, 128))
     validation = accuracy(network, data.batches(data.validation, resolution.training, 128))
     inputs = InputFormat(data.mean, data.std, data.class_names)
@@ -314,13 +346,18 @@ def finish(
     return result
 
 
-def provenance(seed: int, command: str | None, started: datetime, seconds: float) -> dict[str, Any]:
+def provenance(
+    seed: int, command: str | None, started: datetime, seconds: float, here: Place | None = None
+) -> dict[str, Any]:
     """Where a result comes from; `seconds` is what it took."""
+    here = here or Place()
     return {
         "seed": seed,
         "versions": versions(),
         "git_commit": git_commit(),
         "threads": torch.get_num_threads(),
+        "processes": here.ranks,
+        "trained_on": torch.cuda.get_device_name(here.device) if here.device.type == "cuda" else platform.machine(),
         "command": command,
         "started": started.isoformat(timespec="seconds"),
         "wall_time_s": round(seconds, 1),
@@ -330,7 +367,7 @@ def provenance(seed: int, command: str | None, started: datetime, seconds: float
 def _finetune(plan: Plan, data: DataSet, network: Network, path: GatePath, log: SearchLog, bar: SearchProgress) -> None:
     """Train the chosen path's network on, with its inherited weights."""
     settings = plan.settings
-    to_channels_last(network)
+    with_global_norms(to_channels_last(network)).to(data.place.device)
     found = log.checkpoints.facts["found"]
     latency_ms = plan.table.path_ms(path)
 

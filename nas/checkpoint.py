@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from nas.distributed import is_joined, total
 from search_space import UserError
 from search_space.errors import BadFile, CannotWrite
 from search_space.files import write_whole
@@ -31,6 +32,7 @@ from search_space.files import write_whole
 SCHEMA = 1
 KEPT = 2  # the newest, and one to fall back on
 FOLDER = "checkpoints"
+AGREE_EVERY = 5  # steps, by which several processes stop together
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,10 @@ class Checkpoints:
         steps: int | None = None,
         say: Callable[[str], None] = lambda line: None,
         resume: bool = False,
+        writes: bool = True,
     ) -> None:
-        """`resume`: go on from what an earlier process left there, if anything."""
+        """`resume`: go on from what an earlier process left there, if anything. `writes`: whether this process does."""
+        self.writes = writes
         self.folder = run_folder / FOLDER
         self.minutes, self.steps, self.say = minutes, steps, say
         self.journals: dict[str, Callable[[], str]] = {}
@@ -93,7 +97,7 @@ class Checkpoints:
         self.facts: dict[str, Any] = dict(facts.get("run", {}))
         self._seconds_before = float(facts.get("seconds", 0.0))
         self._start = self._last = time.monotonic()
-        self._stop = False
+        self._asked = self._stop = False
 
     @property
     def seconds(self) -> float:
@@ -121,9 +125,19 @@ class Checkpoints:
         return str(journals[name]) if name in journals else None
 
     def keep(self, phase: str, step: int, make: Callable[[], Checkpoint], now: bool = False) -> None:
-        """Call after every step: saves what `make` gives if it is due (or `now`), and stops here if asked to."""
+        """Call after every step: saves what `make` gives if it is due (or `now`), and stops here if asked to.
+
+        Several processes agree on stopping every few steps.
+        """
+        if is_joined():
+            agreed = step % AGREE_EVERY == 0 and bool(total(torch.tensor(float(self._asked))))
+            self._stop = self._stop or agreed
+        else:
+            self._stop = self._asked
         minutes = (time.monotonic() - self._last) / 60
-        if now or self._stop or minutes >= self.minutes or (self.steps is not None and step % self.steps == 0):
+        if self.writes and (
+            now or self._stop or minutes >= self.minutes or (self.steps is not None and step % self.steps == 0)
+        ):
             self._save(phase, make())
         if self._stop:
             raise KeyboardInterrupt
@@ -136,7 +150,7 @@ class Checkpoints:
             return
 
         def ask(number: int, frame: object) -> None:
-            self._stop = True
+            self._asked = True
             restore()
 
         def restore() -> None:
@@ -184,7 +198,8 @@ class Checkpoints:
                 return Checkpoint.load(path)
             except BadFile as error:
                 self.say(f"note: {error}; going on from the one before it")
-                path.unlink(missing_ok=True)
+                if self.writes:
+                    path.unlink(missing_ok=True)
         return None
 
     def _paths(self) -> list[Path]:

@@ -11,7 +11,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
+from nas.distributed import Place
 from nas.settings import class_folders
 from search_space.errors import BadFile, UserError, one_line
 
@@ -101,6 +102,7 @@ class DataSet:
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     flip: bool = True  # mirrored images keep their class
     crop: str = "shift"  # 'shift': moved by up to 1/8; 'resized': RandomResizedCrop; 'none'
+    place: Place = field(default_factory=Place)  # batches go to its device, and of every batch it gets its share
 
     @property
     def num_classes(self) -> int:
@@ -119,13 +121,21 @@ class DataSet:
         """(images (N, 3, R, R) normalised channels_last, labels (N,)) over one epoch, from batch `start` on.
 
         `training` shuffles, augments and drops the last partial batch (unless it is the only one);
-        otherwise every image comes once, in batches of nearly equal size.
+        otherwise every image comes once, in batches of nearly equal size. Of several processes each gets
+        an equal part of every training batch; `UserError` where that cannot be.
         """
         order = np.random.default_rng((seed, epoch)).permutation(len(split)) if training else np.arange(len(split))
         if training and len(order) >= batch_size:
             chunks = np.split(order[: len(order) // batch_size * batch_size], len(order) // batch_size)
         else:  # nearly equal, since a last batch of one image has no batch statistics
             chunks = np.array_split(order, -(-len(order) // batch_size))
+        ranks = self.place.ranks
+        if any(len(chunk) < ranks or (training and len(chunk) % ranks) for chunk in chunks):
+            raise UserError(
+                f"batches of {len(chunks[-1])} images cannot be divided among {ranks} processes; "
+                "make train.batch_size (recipe.batch_size) a multiple of them"
+            )
+        chunks = [np.array_split(chunk, ranks)[self.place.rank] for chunk in chunks]
         draws = (seed, epoch) if training else None
         jobs = (split.take(chunk) for chunk in chunks[start:])
         with ThreadPoolExecutor(1) as ahead:  # the next batch is made while this one is used
@@ -133,7 +143,7 @@ class DataSet:
             while waiting:
                 images, labels = waiting.pop(0).result()
                 waiting += [ahead.submit(self._batch, job, resolution, draws) for job in islice(jobs, 1)]
-                yield images, labels
+                yield self._placed(images), self._placed(labels)
 
     def steps(self, split: Split, batch_size: int) -> int:
         """Training batches in one epoch."""
@@ -146,6 +156,11 @@ class DataSet:
         for split in (self.train, self.validation, self.test):
             digest.update(split.indices.tobytes() + split.labels.tobytes())
         return digest.hexdigest()
+
+    def _placed(self, values: Tensor) -> Tensor:
+        if self.place.device.type == "cpu":
+            return values
+        return values.pin_memory().to(self.place.device, non_blocking=True)
 
     def _batch(self, split: Split, resolution: int, draws: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
         """`draws` seed the augmentation of every image, whatever batch it is in; None: no augmentation."""

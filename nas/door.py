@@ -5,6 +5,7 @@ A typo names the nearest option, a bad value is one line, and no user mistake sh
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -100,6 +101,12 @@ def _compose_and_run(config: str, task: Callable[[dict[str, Any]], None]) -> Non
             fail(UserError(f"options do not fit together: {str(error).splitlines()[0]}"))
 
     hydra.main(version_base="1.3", config_path="pkg://nas.conf", config_name=config)(guarded)()
+
+
+def print_first(line: str) -> None:
+    """Print at once; of several processes (torchrun) only the first speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, flush=True)
 
 
 def fail(error: UserError, code: int = 2) -> None:

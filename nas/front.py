@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from nas.api import Finished, carry_out, load_data, make_folder, provenance, proxy_notes, remove_if_empty
 from nas.checkpoint import Checkpoints
 from nas.data import DataSet
+from nas.distributed import place
 from nas.export import CHECKPOINT, gates_key, save_supernet
 from nas.front_report import Row, load_front, write_front
 from nas.log import SearchLog
@@ -91,7 +92,10 @@ def run_front(
     settings = plans[0].settings
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    data = load_data(settings.data) if data is None else data
+    here = place(settings.accelerator)
+    if here.ranks > 1:
+        raise UserError("several budgets in one run take one process; with torchrun search one budget at a time")
+    data = replace(load_data(settings.data) if data is None else data, place=here)
     for note in proxy_notes(settings, plans[0]):
         say(f"note: {note}")
     if resume:
@@ -111,7 +115,7 @@ def run_front(
             origin = provenance(settings.seed, begun.command, begun.started, time.monotonic() - clock)
             write_front(folder, [Row.of(t.result, t.folder.name) for t in targets], {**origin, "seconds": seconds})
             begun.forget(folder)
-    except Stopped as error:
+    except KeyboardInterrupt as error:
         raise Stopped(f"stopped; go on with resume={folder}") from error
     except CannotWrite as error:
         raise CannotWrite(f"{error}; the whole run goes on with resume={folder}") from error
@@ -152,8 +156,6 @@ def _train(
     except NotFinite as error:
         kept = f"; the state before it is in '{checkpoints.folder}'" if checkpoints.exist() else ""
         raise NotFinite(f"{error}{kept}") from error
-    except KeyboardInterrupt as error:
-        raise Stopped("stopped") from error
     for log in logs:
         log.save()
     alphas = {gates_key(log.folder.name): each.alpha for log, each in zip(logs, gates, strict=True)}
@@ -170,4 +172,6 @@ def _finish(
         return Finished(load_result(target / "architecture.json"), target)
     strategy = Inherited(folder / CHECKPOINT, gates_key(target.name))
     notes = (*plan.notes, *proxy_notes(plan.settings, plan), "Its supernet was trained together with other targets'")
-    return Finished(carry_out(plan, data, target, begun, notes, progress, say, True, strategy), target)
+    result = carry_out(plan, data, target, begun, notes, progress, say, True, strategy)
+    assert result is not None  # the only process is the first
+    return Finished(result, target)

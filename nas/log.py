@@ -63,7 +63,9 @@ class SearchLog:
                 self._gates.append([step, index, slot.stage + 1, slot.index + 1, str(candidate), p])
 
     def save(self) -> None:
-        """Write the rows so far."""
+        """Write the rows so far; of several processes the first does."""
+        if not self.checkpoints.writes:
+            return
         names = [f.name for f in fields(Row)]
         rows = [["" if v is None else _short(v) for v in astuple(row)] for row in self.rows]
         write_whole(self.folder / "search.csv", _csv(names, rows))

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.door import run_command
+from nas.door import print_first, run_command
 from nas.resume import Begun, check_unchanged
 from nas.settings import SearchSettings, settings_from_dict
 from nas.targets import each_target, is_front
@@ -40,11 +40,12 @@ def _search(values: dict[str, Any]) -> None:
 
     plan = plan_search(settings)
     _say_plan(plan)
-    from nas.api import run_search
+    from nas.api import take_part
     from nas.summary import summary
 
-    finished = run_search(plan, command=command, say=_say, resume=going_on)
-    print(summary(finished.result, finished.folder))
+    finished = take_part(plan, command=command, say=print_first, resume=going_on)
+    if finished is not None:
+        print_first(summary(finished.result, finished.folder))
 
 
 def _search_front(values: dict[str, Any], command: str, going_on: tuple[Path, Begun] | None) -> None:
@@ -57,39 +58,35 @@ def _search_front(values: dict[str, Any], command: str, going_on: tuple[Path, Be
     from nas.front import run_front
     from nas.front_report import front_table
 
-    finished = run_front(plans, command=command, say=_say, resume=going_on)
-    print(front_table(finished.folder))
+    finished = run_front(plans, command=command, say=print_first, resume=going_on)
+    print_first(front_table(finished.folder))
 
 
 def _say_plan(plan: Plan) -> None:
     from nas.preflight import what_is_kept
 
     settings, table = plan.settings, plan.table
-    _say(
+    print_first(
         f"space {plan.space.name}: {plan.space.architecture_count:.3g} networks, "
         f"{table.minimum_ms:.4g} to {table.maximum_ms:.4g} ms on {settings.device} ({plan.profile.title}, "
         f"{what_is_kept(settings)}); "
         f"budget {settings.budget_ms:g} ms"
     )
     for note in plan.notes:
-        _say(f"note: {note}")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+        print_first(f"note: {note}")
 
 
 def _say_finished(folder: Path) -> None:
     from nas.result import load_result
     from nas.summary import summary
 
-    print(f"the run in {folder} has finished")
+    print_first(f"the run in {folder} has finished")
     if (folder / "front.json").is_file():
         from nas.front_report import front_table
 
-        print(front_table(folder))
+        print_first(front_table(folder))
         return
-    print(summary(load_result(folder / "architecture.json"), folder))
+    print_first(summary(load_result(folder / "architecture.json"), folder))
 
 
 if __name__ == "__main__":

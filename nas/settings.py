@@ -19,6 +19,7 @@ STRATEGIES = ("proxyless",)
 GATE_MODES = ("full_v2", "two")
 GATE_STARTS = ("budget", "uniform")
 PENALTIES = ("add_linear", "hard", "mul_log", "multiplier")
+ACCELERATORS = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,7 @@ class SearchSettings:
     rerank: int = 6
     deployment_resolution: int = 224
     threads: int | None = None
+    accelerator: str = "auto"
     out: str | None = None
 
     def __post_init__(self) -> None:
@@ -203,6 +205,8 @@ class SearchSettings:
             self.deployment_resolution,
             "between 32 and 4096 pixels",
         )
+        if self.accelerator not in ACCELERATORS:
+            raise UnknownName("accelerator", self.accelerator, ACCELERATORS)
         _require(self.threads is None or self.threads >= 1, "threads", self.threads, "1 or more")
 
 

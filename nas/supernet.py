@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas.distributed import GlobalBatchNorm2d
 from nas.gates import GateSample
 from search_space import GatePath, SearchSpace, Segment, lower, lower_space
 from search_space.build import Block, Interpreter, Network, initialise, run_lean_layer
@@ -106,6 +107,8 @@ class SharedSlot(nn.Module):
             return F.conv2d(inputs[0], weight, bias, spec.stride, spec.padding, groups=groups)
         if isinstance(module, nn.BatchNorm2d):
             weight, bias = module.weight[: spec.in_channels], module.bias[: spec.in_channels]
+            if isinstance(module, GlobalBatchNorm2d):
+                return module.normalise(inputs[0], weight, bias)
             return F.batch_norm(inputs[0], None, None, weight, bias, training=True, eps=module.eps)
         y: Tensor = module(*inputs)
         return y
@@ -179,7 +182,7 @@ class Supernet(nn.Module):
         With `sample` (an architecture step) its path must be `path`; gradients then reach
         `sample.values`, whatever is active, Zero included.
         """
-        rows = sample.values.unbind(0) if sample is not None else ()
+        rows = sample.values.to(x.device).unbind(0) if sample is not None else ()
         involved = _indices(sample.involved) if sample is not None else []
         for segment, piece in zip(self.segments, self.children(), strict=True):
             if segment.slot is None:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.door import run_command
-from nas.resume import Begun, check_unchanged, only_process
-from nas.settings import CheckpointSettings, DataSettings, settings_from_dict
+from nas.door import print_first, run_command
+from nas.resume import Begun, check_unchanged
+from nas.settings import ACCELERATORS, CheckpointSettings, DataSettings, settings_from_dict
 from search_space import UserError
-from search_space.errors import CannotWrite, Stopped
+from search_space.errors import UnknownName
 
 if TYPE_CHECKING:
     from nas.result import SearchResult
@@ -38,6 +38,7 @@ class TrainCommand:
     resolution: int = 64
     seed: int = 0
     threads: int | None = None
+    accelerator: str = "auto"
     out: str | None = None
 
     def __post_init__(self) -> None:
@@ -47,6 +48,8 @@ class TrainCommand:
             raise UserError(f"resolution={self.resolution} is not between 16 and 1024 pixels")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed={self.seed} is not between 0 and 4294967295")
+        if self.accelerator not in ACCELERATORS:
+            raise UnknownName("accelerator", self.accelerator, ACCELERATORS)
         if self.threads is not None and self.threads < 1:
             raise UserError(f"threads={self.threads} is not 1 or more")
 
@@ -69,15 +72,18 @@ def _train(values: dict[str, Any]) -> None:
     from nas.training import Recipe
 
     line = " ".join(["python -m nas.train", *(a for a in sys.argv[1:] if not a.startswith("out="))])
-    result, folder = full_training(
+    trained = full_training(
         command,
         data_settings,
         settings_from_dict(Recipe, recipe, "recipe."),
         checkpoint,
         line,
-        say=lambda line: print(line, flush=True),
+        say=print_first,
         resume=(Path(resume), begun) if begun else None,
     )
+    if trained is None:
+        return
+    result, folder = trained
     print(
         f"{result.accuracy.data} test accuracy {result.accuracy.test:.1%} (model.onnx at "
         f"{result.resolution.training} pixels, {result.accuracy.test_images} images), "
@@ -94,19 +100,21 @@ def full_training(
     progress: bool | None = None,
     say: Callable[[str], None] = lambda line: None,
     resume: tuple[Path, Begun] | None = None,
-) -> tuple[SearchResult, Path]:
+) -> tuple[SearchResult, Path] | None:
     """Train the network of an architecture.json from scratch, or from weights, and export it to a new folder.
 
-    `resume`: go on in the folder where it was begun. Raises `UserError` for anything that cannot be done.
+    `resume`: go on in the folder where it was begun. Of several processes only the first has a result, the others
+    return None. Raises `UserError` for anything that cannot be done.
     """
     import torch
 
-    from nas.api import finish, load_data, make_folder, provenance, remove_if_empty, reprice
+    from nas.api import finish, load_data, provenance, reprice, run_folder
     from nas.checkpoint import Checkpoints
+    from nas.distributed import joined, place, with_global_norms
     from nas.export import load_weights
     from nas.progress import SearchProgress
     from nas.result import Resolution, load_result
-    from nas.training import NotFinite, steps_per_epoch, train_network
+    from nas.training import steps_per_epoch, train_network
     from search_space import lower
     from search_space.build import Network, to_channels_last
 
@@ -115,63 +123,54 @@ def full_training(
     if command.threads:
         torch.set_num_threads(command.threads)
     found = load_result(Path(command.architecture))
-    data = load_data(data_settings)
+    here = place(command.accelerator)
+    data = replace(load_data(data_settings), place=here)
     torch.manual_seed(command.seed)
     segments = lower(found.architecture, command.resolution, data.num_classes)
     network = Network(segments, recipe.layer_scale, recipe.drop_path, paper_init=recipe.layer_scale < 0.01)
     if command.weights is not None:
         load_weights(network, Path(command.weights))
-    to_channels_last(network)
-    if resume:
-        folder, begun = resume
-    else:
-        options = {
-            **asdict(command),
-            "data": asdict(data_settings),
-            "recipe": asdict(recipe),
-            "checkpoint": asdict(checkpoint),
-        }
-        begun = Begun("train", options, line, datetime.now(UTC))
-        folder = make_folder(command.out, f"{begun.started:%Y%m%d-%H%M%S}-train-{found.architecture.space.name}")
+    options = {
+        **asdict(command),
+        "data": asdict(data_settings),
+        "recipe": asdict(recipe),
+        "checkpoint": asdict(checkpoint),
+    }
+    begun = resume[1] if resume else Begun("train", options, line, datetime.now(UTC))
+    stem = f"{begun.started:%Y%m%d-%H%M%S}-train-{found.architecture.space.name}"
     per_epoch = steps_per_epoch(data, data.train, recipe)
-    try:
-        if not resume:
-            begun.save(folder)
-        with only_process(folder):
-            checkpoints = Checkpoints(folder, checkpoint.minutes, checkpoint.steps, say, resume is not None)
-            checkpoints.require_same({"data": data.digest, "architecture": str(found.architecture)})
-            with SearchProgress(recipe.epochs * per_epoch, progress) as bar:
+    with run_folder(command.out, stem, begun, resume[0] if resume else None, here) as folder:
+        checkpoints = Checkpoints(
+            folder, checkpoint.minutes, checkpoint.steps, say, resume is not None, writes=here.first
+        )
+        checkpoints.require_same({"data": data.digest, "architecture": str(found.architecture)})
+        with joined(here), SearchProgress(recipe.epochs * per_epoch, progress if here.first else False) as bar:
 
-                def on_step(step: int, epoch: int, loss: float) -> None:
-                    bar.skip(step - 1)
-                    bar.advance(f"epoch {epoch + 1}", loss=loss)
+            def on_step(step: int, epoch: int, loss: float) -> None:
+                bar.skip(step - 1)
+                bar.advance(f"epoch {epoch + 1}", loss=loss)
 
-                train_network(network, data, data.train, command.resolution, recipe, command.seed, on_step, checkpoints)
-            result = finish(
-                folder,
-                network,
-                found.architecture,
-                data,
-                Resolution(found.resolution.deployment, command.resolution),
-                budget=reprice(found, data.num_classes),
-                gate_path=found.gate_path,
-                notes=(f"Trained in full at {command.resolution} pixels for {recipe.epochs} epochs",),
-                provenance={
-                    "recipe": asdict(recipe),
-                    "search": dict(found.provenance),
-                    **provenance(command.seed, begun.command, begun.started, checkpoints.seconds),
-                },
-            )
-            checkpoints.clear()
-            begun.forget(folder)
-    except NotFinite as error:
-        raise NotFinite(f"{error}; the state before it is in '{checkpoints.folder}'") from error
-    except KeyboardInterrupt as error:
-        raise Stopped(f"stopped; go on with resume={folder}") from error
-    except CannotWrite as error:
-        raise CannotWrite(f"{error}; mend that and go on with resume={folder}") from error
-    finally:
-        remove_if_empty(folder)
+            with_global_norms(to_channels_last(network)).to(here.device)
+            train_network(network, data, data.train, command.resolution, recipe, command.seed, on_step, checkpoints)
+        if not here.first:
+            return None
+        result = finish(
+            folder,
+            network,
+            found.architecture,
+            data,
+            Resolution(found.resolution.deployment, command.resolution),
+            budget=reprice(found, data.num_classes),
+            gate_path=found.gate_path,
+            notes=(f"Trained in full at {command.resolution} pixels for {recipe.epochs} epochs",),
+            provenance={
+                "recipe": asdict(recipe),
+                "search": dict(found.provenance),
+                **provenance(command.seed, begun.command, begun.started, checkpoints.seconds, here),
+            },
+        )
+        checkpoints.clear()
+        begun.forget(folder)
     return result, folder
 
 

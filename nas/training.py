@@ -6,7 +6,7 @@ Not for supernets: their loop belongs to a strategy. The command is `nas.train`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from nas.checkpoint import Checkpoint, Checkpoints, load_optimizer, optimizer_tensors, part, under
 from nas.data import DataSet, Split
+from nas.distributed import average_gradients, total
 from search_space import UserError
 
 PHASE = "training"  # of checkpoints
@@ -83,22 +84,41 @@ def set_cosine_lr(
         group["lr"] = lr
 
 
-def checked(value: Tensor, where: str, what: str = "loss") -> float:
-    """A loss or gradient norm as a number. Raises `NotFinite`."""
-    number = float(value.detach())
-    if not math.isfinite(number):
-        raise NotFinite(f"the {what} became {number} in {where}; lower train.lr (recipe.lr) or the gradient clip")
-    return number
+def checked(where: str, **values: Tensor) -> list[float]:
+    """Losses or norms as numbers, by one transfer from the device. Raises `NotFinite`."""
+    numbers: list[float] = torch.stack([value.detach() for value in values.values()]).tolist()
+    for name, number in zip(values, numbers, strict=True):
+        if not math.isfinite(number):
+            raise NotFinite(f"the {name} became {number} in {where}; lower train.lr (recipe.lr) or the gradient clip")
+    return numbers
+
+
+def take_step(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], loss: Tensor, clip: float, where: str
+) -> float:
+    """After backward: change the parameters, which lose their gradients; returns the loss.
+
+    loss: scalar; clip: largest norm of the gradients, 0 for none. Loss and gradients are the means over all processes.
+    Raises `NotFinite` before anything changes.
+    """
+    loss = average_gradients(parameters, loss)
+    norm = nn.utils.clip_grad_norm_(parameters, clip or math.inf)
+    value, _ = checked(where, loss=loss, gradient=norm)
+    optimizer.step()
+    for parameter in parameters:
+        parameter.grad = None
+    return value
 
 
 @torch.no_grad()
 def accuracy(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Share of images whose largest logit is their label. predict: (N, 3, R, R) -> (N, classes)."""
-    right = total = 0
+    counts = torch.zeros(2, dtype=torch.float64)
     for images, labels in batches:
-        right += int((predict(images).argmax(1) == labels).sum())
-        total += len(labels)
-    return right / total
+        right = (predict(images).argmax(1) == labels).sum()
+        counts = counts.to(labels.device) + torch.stack([right, torch.full_like(right, len(labels))])
+    right, seen = total(counts).tolist()
+    return right / seen
 
 
 @torch.no_grad()
@@ -141,8 +161,8 @@ def train_network(
     """
     run = _Training(network, recipe, seed)
     per_epoch = steps_per_epoch(data, split, recipe)
-    total = recipe.epochs * per_epoch
-    warmup = min(round(recipe.warmup_epochs * per_epoch), total // 2)
+    steps = recipe.epochs * per_epoch
+    warmup = min(round(recipe.warmup_epochs * per_epoch), steps // 2)
     augment = _augmentation(recipe, data)
     if checkpoints and (saved := checkpoints.going_on(PHASE)):
         run.restore(saved)
@@ -161,22 +181,19 @@ def train_network(
                 start=run.step % per_epoch * recipe.accumulate,
             )
             for group in _groups(batches, recipe.accumulate):
-                set_cosine_lr(run.optimizer, run.step, total, recipe.lr, warmup, recipe.final_lr)
-                value = 0.0
+                set_cosine_lr(run.optimizer, run.step, steps, recipe.lr, warmup, recipe.final_lr)
+                value = torch.zeros(())
                 for images, labels in group:
                     images, targets = mix(
                         augment(images), labels, data.num_classes, recipe.mixup, recipe.cutmix, run.draws
                     )
                     loss = F.cross_entropy(network(images), targets, label_smoothing=recipe.label_smoothing)
                     loss = loss / recipe.accumulate
-                    value += checked(loss, f"training epoch {epoch + 1}")
+                    value = value.to(loss.device) + loss.detach()
                     loss.backward()
-                norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip or math.inf)
-                checked(norm, f"training epoch {epoch + 1}", "gradient")
-                run.take_step()
-                on_step(run.step, epoch, value)
+                on_step(run.step + 1, epoch, run.take_step(value, f"training epoch {epoch + 1}"))
                 if checkpoints:
-                    checkpoints.keep(PHASE, run.step, run.state, now=run.step == total)
+                    checkpoints.keep(PHASE, run.step, run.state, now=run.step == steps)
     if run.averaged is not None:
         network.load_state_dict(run.averaged.module.state_dict())
     network.eval()
@@ -186,7 +203,7 @@ class _Training:
     """The state of `train_network` between two steps."""
 
     def __init__(self, network: nn.Module, recipe: Recipe, seed: int) -> None:
-        self.network = network
+        self.network, self.clip = network, recipe.gradient_clip
         self.optimizer = make_optimizer(network, recipe.lr, recipe.weight_decay)
         self.averaged = None
         if recipe.ema:
@@ -194,14 +211,15 @@ class _Training:
                 network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema), use_buffers=True
             )
         self.draws = torch.Generator().manual_seed(seed)
+        self.draws_on_gpu = next(network.parameters()).is_cuda
         self.step = 0
 
-    def take_step(self) -> None:
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+    def take_step(self, loss: Tensor, where: str) -> float:
+        value = take_step(self.optimizer, list(self.network.parameters()), loss, self.clip, where)
         if self.averaged is not None:
             self.averaged.update_parameters(self.network)
         self.step += 1
+        return value
 
     def state(self) -> Checkpoint:
         tensors = {
@@ -211,6 +229,8 @@ class _Training:
             "draws": self.draws.get_state(),
             "default_draws": torch.get_rng_state(),  # of drop path and of kornia
         }
+        if self.draws_on_gpu:
+            tensors["gpu_draws"] = torch.cuda.get_rng_state()
         return Checkpoint(tensors, {"step": self.step})
 
     def restore(self, saved: Checkpoint) -> None:
@@ -220,6 +240,8 @@ class _Training:
             self.averaged.load_state_dict(part(saved.tensors, "average"))
         self.draws.set_state(saved.tensors["draws"])
         torch.set_rng_state(saved.tensors["default_draws"])
+        if self.draws_on_gpu and "gpu_draws" in saved.tensors:
+            torch.cuda.set_rng_state(saved.tensors["gpu_draws"])
         self.step = saved.facts["step"]
 
 
@@ -249,7 +271,7 @@ def mix(
     # Beta(a, a) from two gamma draws, on the generator so that a run repeats
     a, b = torch._standard_gamma(torch.full((2,), strength, dtype=torch.float64), generator=rng).tolist()
     share = a / (a + b) if a + b else 0.5
-    other = torch.randperm(len(images), generator=rng)
+    other = torch.randperm(len(images), generator=rng).to(images.device)
     if cut:
         size = images.shape[-1]
         side = round(size * math.sqrt(1 - share))
@@ -274,7 +296,7 @@ def _augmentation(recipe: Recipe, data: DataSet) -> Callable[[Tensor], Tensor]:
         raise UserError(
             "recipes with RandAugment, jitter or erasing need kornia: pip install 'quadranas[train]'"
         ) from error
-    mean, std = torch.tensor(data.mean).view(3, 1, 1), torch.tensor(data.std).view(3, 1, 1)
+    mean, std = (torch.tensor(v, device=data.place.device).view(3, 1, 1) for v in (data.mean, data.std))
     on_pixels: list[nn.Module] = []
     if recipe.randaugment:
         on_pixels.append(RandAugment(n=2, m=round(recipe.randaugment)))

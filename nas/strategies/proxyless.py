@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from nas.checkpoint import Checkpoint, Checkpoints, part, under
 from nas.data import DataSet
+from nas.distributed import average
 from nas.export import CHECKPOINT, gates_key, save_supernet
 from nas.gates import Gates
 from nas.log import LOG_EVERY, SearchLog
@@ -41,7 +42,8 @@ def total_steps(plan: Plan, data: DataSet) -> int:
 def search(plan: Plan, data: DataSet, log: SearchLog, progress: SearchProgress) -> Found:
     """Goes on from the log's checkpoints, if they are of this phase. Raises `NotFinite`."""
     supernet, (gates,) = train_front([plan], data, [log], log.checkpoints, progress)
-    save_supernet(log.folder / CHECKPOINT, supernet, {gates_key(): gates.alpha})
+    if log.checkpoints.writes:
+        save_supernet(log.folder / CHECKPOINT, supernet, {gates_key(): gates.alpha})
     return choose(plan, data, supernet, gates)
 
 
@@ -154,10 +156,10 @@ class _Run:
         with frozen(list(self.supernet.path_parameters(sample.path))):
             logits = self.supernet(images, sample.path, sample)
         loss = F.cross_entropy(logits, labels)
-        where = f"architecture step {self.weights.step} (epoch {epoch + 1})"
-        self.figures.gate_loss = checked(loss, where)
         (gate_gradient,) = torch.autograd.grad(loss, sample.values)
-        checked(gate_gradient.abs().sum(), where, "gates' gradient")
+        loss, gate_gradient = average([loss.cpu(), gate_gradient])
+        where = f"architecture step {self.weights.step} (epoch {epoch + 1})"
+        self.figures.gate_loss, _ = checked(where, loss=loss, gradient=gate_gradient.abs().sum())
         for target in self.targets:
             target.step(loss, gate_gradient, sample)
         self.gate_steps += 1

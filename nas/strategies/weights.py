@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from nas.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, part, under
 from nas.data import DataSet
+from nas.distributed import with_global_norms
 from nas.preflight import Plan
 from nas.supernet import Supernet
-from nas.training import checked, make_optimizer, set_cosine_lr
+from nas.training import make_optimizer, set_cosine_lr, take_step
 from search_space import GatePath
 from search_space.build import to_channels_last
 
@@ -32,7 +32,8 @@ def new_supernet(plan: Plan, data: DataSet) -> Supernet:
         plan.space, settings.data.resolution, data.num_classes, share_weights=settings.train.share_weights
     )
     to_channels_last(supernet)
-    return supernet
+    with_global_norms(supernet)
+    return supernet.to(data.place.device)
 
 
 class WeightTraining:
@@ -75,12 +76,8 @@ class WeightTraining:
         set_cosine_lr(self.optimizer, self.step, self.total, s.lr, warmup=min(50, self.total // 10), final=0.1 * s.lr)
         logits = self.supernet(images, path)
         loss = F.cross_entropy(logits, labels, label_smoothing=s.label_smoothing)
-        self.loss = checked(loss, f"weight step {self.step} (epoch {epoch + 1})")
         loss.backward()
-        active = list(self.supernet.path_parameters(path))
-        norm = nn.utils.clip_grad_norm_(active, s.gradient_clip or math.inf)
-        checked(norm, f"weight step {self.step} (epoch {epoch + 1})", "gradient")
-        self.optimizer.step()
-        for parameter in active:  # the only ones that have a gradient
-            parameter.grad = None
+        active = list(self.supernet.path_parameters(path))  # the only ones that have a gradient
+        where = f"weight step {self.step} (epoch {epoch + 1})"
+        self.loss = take_step(self.optimizer, active, loss, s.gradient_clip, where)
         self.step += 1

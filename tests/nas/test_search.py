@@ -217,7 +217,9 @@ def test_full_training_of_a_found_network_exports_again(finished: Finished, tmp_
     )
     source = str(finished.folder / "architecture.json")
     command = TrainCommand(architecture=source, resolution=48, out=str(tmp_path / "full"))
-    result, folder = full_training(command, data, recipe, progress=False)
+    trained = full_training(command, data, recipe, progress=False)
+    assert trained is not None
+    result, folder = trained
     assert load_result(folder / "architecture.json") == result == build(folder / "architecture.json")[0]
     assert result.architecture == finished.result.architecture
     assert result.budget == finished.result.budget
@@ -257,13 +259,13 @@ def test_a_typo_in_python_names_the_nearest_option(options: dict[str, Any], near
 def test_ctrl_c_keeps_what_was_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def interrupted(*arguments: Any, **options: Any) -> float:
+    def interrupted(*arguments: Any, **options: Any) -> list[float]:
         calls.append(1)
         if len(calls) == 14:
             raise KeyboardInterrupt
         return checked(*arguments, **options)
 
-    monkeypatch.setattr("nas.strategies.weights.checked", interrupted)
+    monkeypatch.setattr("nas.training.checked", interrupted)
     with pytest.raises(Stopped, match=r"stopped; go on with resume="):
         search(device="vpu", budget_ms=30, out=str(tmp_path / "run"), **{**SMALL, "train": {"batch_size": 8}})
     assert (tmp_path / "run" / "search.csv").is_file()

@@ -1,0 +1,153 @@
+"""Several processes that train one network: each has a share of every batch, and all take the same step.
+
+Started by torchrun, which sets RANK and WORLD_SIZE; otherwise there is one process and everything here is the
+identity. Weights, gates and random draws are equal in all processes by construction, so only gradients, batch
+statistics and counts are exchanged. Not for reading data: `nas.data` gives each process its share.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from search_space import UserError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process computes, and which of how many it is."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the one that writes."""
+        return self.rank == 0
+
+
+def place(accelerator: str) -> Place:
+    """This process's, from torchrun's environment. Raises `UserError` for an accelerator that is not there."""
+    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise UserError("accelerator=cuda: torch finds no CUDA device here; use accelerator=cpu or auto")
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return Place(torch.device("cpu"), rank, ranks)
+    local, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local >= devices:
+        raise UserError(f"process {local} of this machine has no GPU of its own: there are {devices}")
+    return Place(torch.device("cuda", local), rank, ranks)
+
+
+@contextmanager
+def joined(here: Place) -> Iterator[None]:
+    """Within, the functions below speak with the other processes."""
+    if here.ranks == 1:
+        yield
+        return
+    if here.device.type == "cuda":
+        torch.cuda.set_device(here.device)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if here.device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def is_joined() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if is_joined():
+        value = value.clone()
+        distributed.all_reduce(value)
+    return value
+
+
+def average(values: Sequence[Tensor]) -> list[Tensor]:
+    """Their means over all processes, without gradients, by one message."""
+    values = [value.detach() for value in values]
+    if not is_joined():
+        return values
+    flat = total(torch.cat([value.reshape(-1) for value in values])) / distributed.get_world_size()
+    parts = flat.split([value.numel() for value in values])
+    return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
+    """Make every gradient the mean over all processes; returns the mean loss.
+
+    Only parameters that have a gradient take part: the active path's, the same ones everywhere.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    loss, *means = average([loss, *grads])
+    if is_joined():
+        for grad, mean in zip(grads, means, strict=True):
+            grad.copy_(mean)
+    return loss
+
+
+class _Total(torch.autograd.Function):
+    """`total`, whose gradient is the total of the gradients: the loss is the sum of all processes' losses."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return total(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return total(grads[0])
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm over the batch of all processes, on any device (torch's SyncBatchNorm refuses CPUs)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, H, W) -> (N, C, H, W)."""
+        if not self.training:
+            return super().forward(x)
+        return self.normalise(x, self.weight, self.bias)
+
+    def normalise(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """By the statistics of the whole batch; x: (N, C, H, W); weight, bias: (C,), of the first C channels."""
+        ones = x.new_full((1,), x.numel() / x.shape[1])
+        sums = _Total.apply(torch.cat([x.sum((0, 2, 3)), ones]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centred = x - mean.view(-1, 1, 1)
+        variance = _Total.apply(centred.square().sum((0, 2, 3))) / count
+        if self.track_running_stats:
+            self._update_running(mean.detach(), variance.detach(), count)
+        factor = (variance + self.eps).rsqrt() * weight
+        return centred * factor.view(-1, 1, 1) + bias.view(-1, 1, 1)
+
+    def _update_running(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance * count / (count - 1), share)
+
+
+def with_global_norms(model: nn.Module) -> nn.Module:
+    """Exchange every BatchNorm for one over all processes, with the same parameters; nothing for a single process."""
+    if not is_joined():
+        return model
+    for parent in list(model.modules()):
+        for name, norm in parent.named_children():
+            if type(norm) is nn.BatchNorm2d:
+                new = GlobalBatchNorm2d(
+                    norm.num_features, norm.eps, norm.momentum, track_running_stats=norm.track_running_stats
+                )
+                new.to(norm.weight.device, norm.weight.dtype).load_state_dict(norm.state_dict())
+                setattr(parent, name, new.train(norm.training))
+    return model

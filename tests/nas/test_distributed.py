@@ -1,0 +1,97 @@
+"""Two processes with half a batch each take the steps of one process with the whole batch."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nas.data import load_digits
+from nas.distributed import Place, place
+from nas.result import load_result
+from search_space import UserError
+from tests.nas.test_resume import BUDGETS_MS, SPACES
+from tests.nas.two_processes import gradients
+
+ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=500)
+
+
+def test_gradients_and_batch_statistics_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+    done = run([*TORCHRUN, "-m", "tests.nas.two_processes", "found.safetensors"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    two, one = load_file(tmp_path / "found.safetensors"), gradients()
+    assert two.pop("total") == 2 and one.pop("total") == 1
+    assert two.keys() == one.keys() and len(one) > 100
+    for name, value in one.items():
+        assert torch.allclose(two[name], value, rtol=1e-9, atol=1e-11), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", ["quadra", "mbconv"])
+def test_a_search_by_two_processes_is_that_of_one(space: str, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACES[space])
+    options = ["device=cpu", f"budget_ms={BUDGETS_MS[space]}", "space=space.yaml", "accelerator=cpu"]
+    options += ["data.resolution=16", "data.limit=160", "warmup.epochs=1", "epochs=1", "finetune.epochs=1"]
+    one = run([sys.executable, "-m", "nas.search", *options, "out=one"], tmp_path)
+    two = run([*TORCHRUN, "-m", "nas.search", *options, "out=two"], tmp_path)
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    assert one.stdout.splitlines()[:-1] == two.stdout.replace("two/", "one/").splitlines()[:-1]  # said once
+    assert {p.name for p in (tmp_path / "one").iterdir()} == {p.name for p in (tmp_path / "two").iterdir()}
+    assert {p.name for p in tmp_path.iterdir()} == {"space.yaml", "one", "two"}
+    first, second = (load_result(tmp_path / name / "architecture.json") for name in ("one", "two"))
+    assert first.architecture == second.architecture and first.accuracy == second.accuracy
+    assert (first.provenance["processes"], second.provenance["processes"]) == (1, 2)
+    for column in ("train_loss", "gate_loss", "expected_ms", "multiplier", "val_accuracy"):
+        assert np.allclose(column_of(tmp_path / "one", column), column_of(tmp_path / "two", column), rtol=2e-3), column
+
+
+def column_of(folder: Path, name: str) -> list[float]:
+    with (folder / "search.csv").open() as file:
+        return [float(row[name] or 0) for row in csv.DictReader(file)]
+
+
+def test_full_training_by_two_processes_writes_once(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACES["mbconv"])
+    options = ["data.resolution=16", "data.limit=80"]
+    found = ["device=cpu", f"budget_ms={BUDGETS_MS['mbconv']}", "space=space.yaml", "out=found", "warmup.epochs=0"]
+    done = run([sys.executable, "-m", "nas.search", *options, *found, "epochs=1", "finetune.epochs=0"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    training = ["found/architecture.json", *options, "recipe.epochs=1", "recipe.batch_size=16", "recipe.ema=0.9"]
+    done = run([*TORCHRUN, "-m", "nas.train", *training, "out=full"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test accuracy") == 1
+    assert load_result(tmp_path / "full" / "architecture.json").provenance["processes"] == 2
+
+
+def test_shares_of_a_batch_are_disjoint_and_complete() -> None:
+    from dataclasses import replace
+
+    data = load_digits(limit=120)
+    whole = list(data.batches(data.train, 16, 12, training=True, start=2))
+    parts = [
+        list(replace(data, place=Place(rank=rank, ranks=3)).batches(data.train, 16, 12, training=True, start=2))
+        for rank in range(3)
+    ]
+    for number, (images, labels) in enumerate(whole):
+        assert torch.equal(images, torch.cat([part[number][0] for part in parts]))
+        assert torch.equal(labels, torch.cat([part[number][1] for part in parts]))
+    with pytest.raises(UserError, match="cannot be divided among 3 processes"):
+        next(replace(data, place=Place(ranks=3)).batches(data.train, 16, 10, training=True))
+
+
+def test_an_accelerator_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="finds no CUDA device"):
+        place("cuda")
+    assert place("auto") == Place()
