@@ -54,7 +54,7 @@ SMALL: dict[str, Any] = {
     "finetune": {"epochs": 1},
     "train": {"batch_size": 16},  # 5 steps an epoch
     "rerank": 2,
-    "checkpoint": {"steps": 2},
+    "checkpoint": {"steps": 2, "minutes": 1000},
 }
 
 
@@ -193,9 +193,10 @@ def _newest(states: Path) -> int:
 @pytest.fixture
 def stopped(folder_of_spaces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a run that was stopped in its second epoch, after the checkpoints of steps 2, 4 and 6."""
+    interrupting = Interrupting(9)
     with monkeypatch.context() as patched:
         for module in ("nas.strategies.proxyless", "nas.training"):
-            patched.setattr(f"{module}.checked", Interrupting(9))
+            patched.setattr(f"{module}.checked", interrupting)
         with pytest.raises(Stopped):
             begin(folder_of_spaces, "quadra", tmp_path / "run")
     return tmp_path / "run"
