@@ -112,7 +112,7 @@ def test_a_stopped_front_goes_on_to_the_same_result(
 
             def stopped(plan: Plan, *arguments: Any) -> Any:
                 if plan.settings.budget_ms == 40:
-                    raise Stopped("stopped")
+                    raise KeyboardInterrupt
                 return original(plan, *arguments)
 
             patch.setattr(fronts, "carry_out", stopped)
