@@ -1,11 +1,14 @@
 """Question: what does a supernet step cost beside its path as a plain network, does memory grow with candidates?
 
-Command:  python -m tests.bench.supernet_step
-Cost:     about 2 minutes on 2 cores
-Expected: weight step about 1.0 x, architecture step `two` at most 1.4 x, saved activations flat from 2 to 18 candidates
+Command:  python -m tests.bench.supernet_step [CASE ...]
+Cost:     about 4 minutes on 2 cores
+Expected: weight step at most 1.05 x plain, architecture step `two` at most 1.4 x, peak at most 1.1 x and flat from 2 to
+          18 candidates; gates, expected latency and their gradients under 1 ms a step
 
-One process a case. Steps take turns, so that a busy machine slows all alike; the ratio is the median of
-the rounds' ratios. Memory is exact: the bytes that autograd keeps between forward and backward.
+One process a case. A weight step is a whole training step, with clipping and AdamW, as is the plain network's. Steps
+take turns on the same path and images, so that a busy machine slows all alike; the ratio is the median of the rounds'
+ratios of CPU time. Peak: the most bytes alive at once in a step above those at its start, gradients of weights off,
+on the path of first candidates; times are on random paths.
 """
 
 from __future__ import annotations
@@ -17,94 +20,182 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-KERNELS = {2: ((3,), (3, 6)), 18: ((3, 5, 7, 9, 11, 13), (3, 4, 6))}
+
+@dataclass(frozen=True)
+class Case:
+    """A supernet and its images; kernels and ratios replace the space's, width multiplies its widths."""
+
+    space: str
+    share_weights: bool
+    resolution: int
+    batch: int
+    kernels: tuple[int, ...] = (3, 5, 7)
+    ratios: tuple[int, ...] = (3, 6)
+    width: float | None = None
+    rounds: int = 8
+
+
+WIDE = {"kernels": (3, 5, 7, 9, 11, 13), "ratios": (3, 4, 6)}
+CASES: dict[str, Case] = {
+    "separate_2": Case("quadranet", False, 64, 16, (3,), (3, 6)),
+    "separate_18": Case("quadranet", False, 64, 16, **WIDE),  # type: ignore[arg-type]
+    "shared_2": Case("quadranet", True, 64, 16, (3,), (3, 6)),
+    "shared_18": Case("quadranet", True, 64, 16, **WIDE),  # type: ignore[arg-type]
+    "official_224": Case("proxyless", False, 224, 8, width=1.0, rounds=5),
+    "official_32": Case("proxyless", False, 32, 8, width=1.0),
+}
 STEPS = ("plain", "weight", "two", "full_v2")
-ROUNDS = 12
 
 
-def measure(candidates: int, shared: bool) -> dict[str, dict[str, float]]:
-    """ms, ratio to plain, and saved MiB of every step (batch 16, 64 pixels, all 16 blocks k3e3)."""
+def measure(case: Case) -> dict[str, Any]:
+    """Of every step: wall ms, CPU seconds, ratio to plain, peak MiB; ms a step for the gates on the host."""
+    import random
+
     import torch
+    from torch import nn
     from torch.nn import functional as F
 
     from nas.gates import Gates
     from nas.supernet import Supernet, frozen
+    from nas.training import make_optimizer, take_step
     from search_space import GatePath, load_space
     from search_space.build import to_channels_last
-    from tests.saved_activations import saved_activations
 
-    kernels, ratios = KERNELS[candidates]
-    space = replace(load_space("quadranet"), kernel_sizes=kernels, expand_ratios=ratios)
+    space = replace(load_space(case.space, case.width), kernel_sizes=case.kernels, expand_ratios=case.ratios)
     torch.manual_seed(0)
-    supernet = Supernet(space, 64, 10, share_weights=shared)
-    path = GatePath((0,) * len(space.slots))
-    plain = supernet.extract(path)
-    to_channels_last(plain)
+    supernet = Supernet(space, case.resolution, 1000, share_weights=case.share_weights)
     to_channels_last(supernet)
-    gates = Gates(space)
-    with torch.no_grad():
-        gates.alpha[:, 0] += 20.0  # the path that is measured is all but certain
-    draws = torch.Generator().manual_seed(0)
-    x = torch.randn(16, 3, 64, 64).contiguous(memory_format=torch.channels_last)
-    y = torch.randint(0, 10, (16,))
+    optimizer = make_optimizer(supernet, 1e-4, 0.05)
+    x = torch.randn(case.batch, 3, case.resolution, case.resolution).contiguous(memory_format=torch.channels_last)
+    y = torch.randint(0, 1000, (case.batch,))
+    rng, draws = random.Random(0), torch.Generator().manual_seed(0)
 
-    def weight_step(model: torch.nn.Module, *arguments: Any) -> None:
-        F.cross_entropy(model(x, *arguments), y).backward()
-        model.zero_grad()
+    def train(model: nn.Module, optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], *path: GatePath) -> None:
+        loss = F.cross_entropy(model(x, *path), y)
+        loss.backward()
+        take_step(optimizer, weights, loss, 1.0, "the benchmark")
 
-    def gate_step(mode: str) -> None:
-        sample = gates.sample(mode, draws)
-        with frozen(list(supernet.path_parameters(sample.path))):
-            F.cross_entropy(supernet(x, sample.path, sample), y).backward()
+    def steps_on(path: GatePath) -> dict[str, Callable[[], None]]:
+        plain = supernet.extract(path)
+        to_channels_last(plain)
+        own = make_optimizer(plain, 1e-4, 0.05)
+        gates = Gates(space)
+        with torch.no_grad():
+            gates.alpha[torch.arange(len(path.choices)), list(path.choices)] += 20.0  # the path is all but certain
 
-    steps: dict[str, Callable[[], None]] = {
-        "plain": lambda: weight_step(plain),
-        "weight": lambda: weight_step(supernet, path),
-        "two": lambda: gate_step("two"),
-        "full_v2": lambda: gate_step("full_v2"),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(ROUNDS + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - start)
+        def architecture(mode: str) -> None:
+            sample = gates.sample(mode, draws)
+            with frozen(list(supernet.path_parameters(sample.path))):
+                F.cross_entropy(supernet(x, sample.path, sample), y).backward()
 
-    results = {}
-    for name, step in steps.items():
-        with saved_activations(supernet, plain) as storages:
-            step()
-        ratios_to_plain = [a / b for a, b in zip(seconds[name][1:], seconds["plain"][1:], strict=True)]
-        results[name] = {
-            "ms": 1000 * statistics.median(seconds[name][1:]),
-            "ratio": statistics.median(ratios_to_plain),
-            "saved_mib": sum(storages.values()) / 2**20,
+        return {
+            "plain": lambda: train(plain, own, list(plain.parameters())),
+            "weight": lambda: train(supernet, optimizer, list(supernet.path_parameters(path)), path),
+            "two": lambda: architecture("two"),
+            "full_v2": lambda: architecture("full_v2"),
         }
-    return results
+
+    first = GatePath((0,) * len(space.slots))  # the same network whatever the candidates
+    peaks = {name: _peak_bytes(step) for name, step in steps_on(first).items()}
+    for name, weights in (("plain", supernet.extract(first).parameters()), ("weight", supernet.path_parameters(first))):
+        peaks[name] -= sum(p.numel() * p.element_size() for p in weights)  # their gradients
+    wall: dict[str, list[float]] = {name: [] for name in STEPS}
+    cpu: dict[str, list[float]] = {name: [] for name in STEPS}
+    for _ in range(case.rounds):
+        steps = steps_on(space.random_path(rng))
+        for step in (steps["plain"], steps["weight"]):
+            step()  # makes the optimizer's moments
+        for name, step in steps.items():
+            start, used = time.perf_counter(), time.process_time()
+            step()
+            wall[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - used)
+    return {
+        "gates_ms": _gates_ms(),
+        **{
+            name: {
+                "ms": 1000 * statistics.median(wall[name]),
+                "cpu_s": statistics.median(cpu[name]),
+                "ratio": statistics.median(a / b for a, b in zip(cpu[name], cpu["plain"], strict=True)),
+                "peak_mib": peaks[name] / 2**20,
+            }
+            for name in STEPS
+        },
+    }
+
+
+def _peak_bytes(step: Callable[[], None]) -> int:
+    """The most bytes alive at once in a step above those at its start, the optimizer's moments there already."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        step()
+    assert watched.profiler is not None and watched.profiler.kineto_results is not None
+    events = [e for e in watched.profiler.kineto_results.events() if e.name() == "[memory]"]
+    alive = torch.tensor([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]).cumsum(0)
+    return int(alive.max())
+
+
+def _gates_ms() -> float:
+    """What the host adds to an architecture step `two`: draw, expected latency, gradients, update. ms of CPU time."""
+    import torch
+
+    from nas.gates import Gates
+    from nas.penalty import ExpectedLatency, Multiplier
+    from nas.preflight import plan_search
+    from nas.settings import SearchSettings
+
+    plan = plan_search(SearchSettings(device="cpu", budget_ms=1000.0, space="quadranet"), 10)
+    gates, draws = Gates(plan.space), torch.Generator().manual_seed(0)
+    expected, multiplier = ExpectedLatency(plan.table), Multiplier()
+    optimizer = torch.optim.Adam(gates.parameters(), lr=0.1, betas=(0.0, 0.999))
+
+    def step() -> None:
+        gates.sample_path(draws)
+        sample = gates.sample("two", draws)
+        optimizer.zero_grad()
+        loss = (sample.values * 0.1).sum()  # in place of the network
+        multiplier.loss(loss, expected(sample.probabilities), 30.0).backward()
+        before = gates.alpha.detach().clone()
+        optimizer.step()
+        gates.keep_unsampled(sample, before)
+        with torch.no_grad():
+            multiplier.update(float(expected(gates.probabilities())), 30.0)
+
+    for _ in range(20):
+        step()
+    start = time.thread_time()
+    for _ in range(200):
+        step()
+    return 5 * (time.thread_time() - start)
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
-        candidates, shared = json.loads(sys.argv[1])
-        print(json.dumps(measure(candidates, shared)))
+    if len(sys.argv) == 3 and sys.argv[1] == "measure":
+        print(json.dumps(measure(CASES[sys.argv[2]])))
         return
     import torch
 
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    print("| weights | candidates | step | ms | x plain | saved activations, MiB |\n|---|---|---|---|---|---|")
-    for shared in (False, True):
-        for candidates in KERNELS:
-            command = [sys.executable, "-m", "tests.bench.supernet_step", json.dumps([candidates, shared])]
-            results = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-            for step in STEPS:
-                r = results[step]
-                weights = "shared" if shared else "separate"
-                print(
-                    f"| {weights} | {candidates} | {step} | {r['ms']:.0f} | {r['ratio']:.2f} | {r['saved_mib']:.1f} |"
-                )
+    print("| case | step | ms | CPU-seconds | x plain | peak, MiB | x plain |\n|---|---|---|---|---|---|---|")
+    gates_ms = []
+    for name in sys.argv[1:] or CASES:
+        command = [sys.executable, "-m", "tests.bench.supernet_step", "measure", name]
+        results = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        gates_ms.append(results.pop("gates_ms"))
+        for step in STEPS:
+            r, plain = results[step], results["plain"]
+            print(
+                f"| {name} | {step} | {r['ms']:.0f} | {r['cpu_s']:.3f} | {r['ratio']:.2f} "
+                f"| {r['peak_mib']:.0f} | {r['peak_mib'] / plain['peak_mib']:.2f} |",
+                flush=True,
+            )
+    print(f"\ngates, expected latency and their gradients on the host: {statistics.median(gates_ms):.2f} ms a step")
 
 
 if __name__ == "__main__":
