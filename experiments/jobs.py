@@ -34,11 +34,17 @@ J = TypeVar("J", bound=Job)
 
 @dataclass(frozen=True)
 class Work(Generic[J]):
-    """jobs: in the order to be done; do(job) -> its rows; settings: what a file's rows have in common."""
+    """do(job) -> its rows; settings: what a file's rows have in common.
+
+    jobs: in the order to be done; where that hangs on what others found, a function of the rows so far.
+    """
 
     settings: Mapping[str, Value]
-    jobs: Sequence[J]
+    jobs: Sequence[J] | Callable[[Sequence[Row]], Sequence[J]]
     do: Callable[[J], Sequence[Row]]
+
+    def known(self, rows: Sequence[Row]) -> Sequence[J]:
+        return self.jobs(rows) if callable(self.jobs) else self.jobs
 
 
 def run_jobs(
@@ -50,11 +56,11 @@ def run_jobs(
     draw: Callable[[Results], bytes] | None = None,
 ) -> int:
     """The exit status. known: option -> what it means; prepare(options, whether this is a quick trial); where `draw`
-    makes an SVG, `show` takes figure=."""
+    makes a file (SVG or HTML), `show` takes figure=."""
     flags = [argument for argument in arguments if argument in ("show", "--quick")]
     rest = [argument for argument in arguments if argument not in flags]
     usage = f"python -m experiments.{experiment} [show] [--quick] [option=value ...]"
-    figure = {} if draw is None else {"figure": "with show: an SVG file to draw the results into"}
+    figure = {} if draw is None else {"figure": "with show: a file to draw the results into"}
     known = {
         **known,
         **figure,
@@ -83,19 +89,24 @@ def run_jobs(
         minutes = options.number("minutes") if options.given("minutes") else None
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
         done = {str(row["job"]) for row in results.rows}
-        left = [job for job in work.jobs if job.name not in done]
         count = 0
+
+        def left() -> list[J]:
+            return [job for job in work.known(results.rows) if job.name not in done]
+
         try:
             for job, rows in _completed(left, work.do, options.integer("jobs", 1), deadline):
                 marked = tuple({"job": job.name, "commit": results.provenance.commit, **row} for row in rows)
                 results = replace(results, rows=(*results.rows, *marked))
+                done.add(job.name)
                 count += 1
                 if kept:
                     save_results(path, results)
-                print(f"{len(work.jobs) - len(left) + count}/{len(work.jobs)} {job.name}", flush=True)
+                of = len(work.known(results.rows))
+                print(f"{of - len(left())}/{of} {job.name}", flush=True)
         except KeyboardInterrupt as error:
             raise Stopped(f"stopped; {count} jobs were added{f' to {path}' if kept else ''}") from error
-        waiting = len(left) - count
+        waiting = len(left())
         end = f"-> {path}" if kept else "A quick trial, not written (out=FILE writes it)."
         return f"{render(results)}\n\n{end}{f'; {waiting} jobs are left, the same command goes on' if waiting else ''}"
 
@@ -116,26 +127,29 @@ def _started(path: Path, experiment: str, settings: Mapping[str, Value], command
 
 
 def _completed(
-    jobs: Sequence[J], do: Callable[[J], Sequence[Row]], workers: int, deadline: float | None
+    left: Callable[[], Sequence[J]], do: Callable[[J], Sequence[Row]], workers: int, deadline: float | None
 ) -> Iterator[tuple[J, Sequence[Row]]]:
-    """Jobs and their rows as they end; none begins after the deadline (of time.monotonic())."""
+    """Jobs and their rows as they end; none begins after the deadline (of time.monotonic()).
+
+    left(): the jobs to be done, without those that were yielded.
+    """
 
     def late() -> bool:
         return deadline is not None and time.monotonic() > deadline
 
     if workers == 1:
-        for job in jobs:
-            if late():
-                return
-            yield job, do(job)
+        while (jobs := left()) and not late():
+            yield jobs[0], do(jobs[0])
         return
-    waiting = list(reversed(jobs))
     running: dict[Future[Sequence[Row]], J] = {}
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
-        while running or (waiting and not late()):
-            while waiting and len(running) < workers and not late():
-                job = waiting.pop()
+        while True:
+            begun = {job.name for job in running.values()}
+            waiting = [] if late() else [job for job in left() if job.name not in begun]
+            for job in waiting[: workers - len(running)]:
                 running[pool.submit(partial(do, job))] = job
+            if not running:
+                return
             ended, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
                 yield running.pop(future), future.result()

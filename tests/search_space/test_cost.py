@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_space import Architecture, BlockChoice, SearchSpace, Stage, available_spaces, cost_of, load_space, lower
-from search_space.architecture import parse_block
 from search_space.build import Network
 
 SPACES = {name: load_space(name) for name in available_spaces()}
@@ -78,49 +77,6 @@ def test_block_formula(stage: int, choice: BlockChoice, resolution: int) -> None
     if choice == BlockChoice(7, 4):
         assert cost.params == 8 * c * c + 161 * c
         assert cost.macs == (147 * c + 8 * c * c) * pixels
-
-
-PUBLISHED = {  # arXiv 1812.00332: stem, first, head, widths, blocks as expansion_kernel, params M, MACs M
-    "GPU": (
-        (40, 24, 1728),
-        (32, 56, 112, 128, 256, 432),
-        "3_5 | 3_7 3_3 | 6_7 3_5 | 6_5 3_3 3_5 | 6_7 6_7 6_7 6_5 | 6_7",
-        (7.120, 465.26),
-    ),
-    "CPU": (
-        (40, 24, 1432),
-        (32, 48, 88, 104, 216, 360),
-        "6_3 3_3 3_3 3_3 | 6_3 3_3 3_3 3_5 | 6_3 3_3 | 6_5 3_3 3_3 3_3 | 6_5 3_5 3_5 3_3 | 6_5",
-        (4.362, 439.24),
-    ),
-    "Mobile": (
-        (32, 16, 1280),
-        (32, 40, 80, 96, 192, 320),
-        "3_5 3_3 | 3_7 3_3 3_5 3_5 | 6_7 3_5 3_5 3_5 | 6_5 3_5 3_5 3_5 | 6_7 6_7 3_7 3_7 | 6_7",
-        (4.081, 320.43),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_proxylessnas(name: str) -> None:
-    (stem, first, head), widths, text, (params, macs) = PUBLISHED[name]
-    stages = tuple(
-        tuple(parse_block("k{1}e{0}".format(*block.split("_"))) for block in stage.split()) for stage in text.split("|")
-    )
-    space = SearchSpace(
-        name=name,
-        family="mbconv",
-        stem_width=stem,
-        first_width=first,
-        head_width=head,
-        stages=tuple(Stage(w, len(b), s) for w, b, s in zip(widths, stages, (2, 2, 2, 1, 2, 1), strict=True)),
-        kernel_sizes=(3, 5, 7),
-        expand_ratios=(3, 6),
-    )
-    cost = cost_of(lower(Architecture(space, stages), 224, 1000))
-    assert round(cost.params / 1e6, 3) == params
-    assert round(cost.macs / 1e6, 2) == macs
 
 
 @given(name=names, seed=seeds, classes=st.integers(2, 1000))
