@@ -1,0 +1,170 @@
+"""Table III: networks searched for CPU, VPU and GPU in the quadratic space and in ProxylessNAS', trained alike.
+
+Question   Under the paper's budgets (300, 30 and 3 ms, on its scale: calibration=table3) and under budgets that bind in
+           real milliseconds (calibration=measured): what do the six searches find, is the quadratic network the
+           better one at the same budget, is each best on its own device, and was the search worth it beside random
+           and published networks?
+Data       CIFAR-10 at 32 pixels by default: 10,000 of its train images, of which 2,000 choose; the whole test set.
+           data=packed data.train=FILE.npz data.test=FILE.npz data.resolution=64, or ImageNet with the full recipe:
+           data=imagefolder data.root=FOLDER data.resolution=224 recipe=imagenet out=FILE.
+Command    python -m experiments.table3 [jobs=2] [minutes=60]
+           python -m experiments.table3 show page=experiments/results/table3/index.html
+Cost       About 36 trainings and 4 searches a seed, some 70 to 100 minutes of one x86-64 core each seed at the default
+           scale; seed by seed, the searches and what they found first, so that a part is of use.
+Expected   Every feasible budget kept and at least 97 % of it used where it binds. Of accuracies nothing is known
+           beforehand: at 32 pixels the quadratic networks' maps are 8, 4, 2 and 1 pixels wide, and a few epochs on a
+           fifth of CIFAR-10 say which networks learn fast, not what they reach on ImageNet.
+
+Latencies are predictions of the device profiles at 224 pixels, batch 1 and 1000 classes; none is a timing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from experiments.jobs import Work, run_jobs
+from experiments.results import Row, Value
+from experiments.table3_tables import render
+from experiments.table3_work import BUDGETS_MS, COMPARED, DEVICES, SPACES, Job, Scale, Worker, factor, model_of
+from search_space.errors import UnknownName
+
+if TYPE_CHECKING:
+    from latency_models.options import Options
+    from nas.settings import DataSettings
+
+KINDS = ("published", "random", "search", "train")
+OPTIONS = {
+    "data": "cifar10 (default), packed, imagefolder or digits",
+    "data.root": "folder of the images (default for cifar10: ../shared/datasets)",
+    "data.train": "an .npz pack of images to train on",
+    "data.test": "an .npz pack of images to test on",
+    "data.resolution": "pixels to search and train at (default: 32)",
+    "data.limit": "use only so many train images (default: 10000 of cifar10, else all)",
+    "recipe": "of the trainings: small (default) or imagenet, whose epochs and augmentation are the paper's",
+    "epochs": "of every training (default: 4 with recipe=small)",
+    "warmup": "epochs of a supernet's weights alone (default: 2)",
+    "search": "epochs of weights and gates in turn (default: 3)",
+    "drawn": "random networks a budget, space and seed (default: 2)",
+    "seeds": "searches and trainings of each kind (default: 3)",
+    "kinds": f"which jobs, with commas between (default: {','.join(KINDS)})",
+    "spaces": f"in which spaces (default: {','.join(SPACES)})",
+    "calibrations": f"under which budgets (default: {','.join(BUDGETS_MS)})",
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which jobs a call asks for."""
+
+    kinds: Sequence[str]
+    spaces: Sequence[str]
+    calibrations: Sequence[str]
+    seeds: int
+
+    def jobs(self, rows: Sequence[Row]) -> list[Job]:
+        """Seed by seed: searches, each before the trainings of what it found, then what they are compared with."""
+        found = {job.name: job for seed in range(self.seeds) for job in self._of_seed(seed, rows)}
+        return [job for job in found.values() if job.kind in self.kinds]
+
+    def _of_seed(self, seed: int, rows: Sequence[Row]) -> Iterator[Job]:
+        if COMPARED in self.calibrations:
+            yield Job("published")
+            for space in self.spaces:
+                yield Job("random", seed, space, COMPARED)
+        for calibration in self.calibrations:
+            for space in self.spaces:
+                yield Job("search", seed, space, calibration)
+                yield from _trainings(seed, rows, kind="searched", space=space, calibration=calibration, seed_of=seed)
+        if COMPARED in self.calibrations:
+            yield from _trainings(seed, rows, kind="published", calibration=COMPARED)
+            for space in self.spaces:
+                yield from _trainings(seed, rows, kind="random", space=space, calibration=COMPARED, seed_of=seed)
+
+
+def _trainings(seed: int, rows: Sequence[Row], seed_of: int | None = None, **columns: Value) -> Iterator[Job]:
+    """One for every network of the rows with these columns, drawn or searched with `seed_of`."""
+    wanted = {**columns, "seed": seed_of}
+    for row in rows:
+        if all(row.get(name) == value for name, value in wanted.items()):
+            yield Job("train", seed, architecture=str(row["architecture"]))
+
+
+def prepare(options: Options, quick: bool) -> Work[Job]:
+    """`quick`: digits, one seed, one epoch of everything."""
+    scale = scale_of(options, quick)
+    kinds, spaces = options.names("kinds", KINDS), options.names("spaces", SPACES)
+    calibrations = options.names("calibrations", tuple(BUDGETS_MS))
+    for what, named, known in (("kind of job", kinds, KINDS), ("space", spaces, SPACES),
+                               ("calibration", calibrations, BUDGETS_MS)):  # fmt: skip
+        if unknown := [name for name in named if name not in known]:
+            raise UnknownName(what, unknown[0], known)
+    wanted = Wanted(kinds, spaces, calibrations, options.integer("seeds", 1 if quick else 3))
+    return Work(settings_of(scale), wanted.jobs, Worker(scale))
+
+
+def scale_of(options: Options, quick: bool) -> Scale:
+    """Raises `UserError` for options that do not fit."""
+    from nas.settings import DataSettings
+
+    scale = Scale()
+    if quick:
+        data = DataSettings("digits", resolution=32, limit=120)
+        scale = Scale(data, epochs=1, warmup=1, search=1, batch_size=16, drawn=1)
+    small = options.text("recipe", "small") == "small"
+    return replace(
+        scale,
+        data=_data_of(options, scale.data),
+        recipe=options.text("recipe", "small"),
+        epochs=options.integer("epochs", scale.epochs or 1) if small or options.given("epochs") else None,
+        warmup=options.integer("warmup", scale.warmup, 0),
+        search=options.integer("search", scale.search),
+        drawn=options.integer("drawn", scale.drawn),
+    )
+
+
+def _data_of(options: Options, default: DataSettings) -> DataSettings:
+    from nas.settings import DataSettings, settings_from_dict, with_data_defaults
+
+    name = options.text("data", default.name)
+    given: dict[str, Any] = {"name": name}
+    if name == default.name:
+        given = {f.name: getattr(default, f.name) for f in fields(default)}
+    if name == "cifar10":
+        given["root"] = "../shared/datasets"
+    for key in ("root", "train", "test"):
+        if options.given(f"data.{key}"):
+            given[key] = options.text(f"data.{key}")
+    for key in ("resolution", "limit"):
+        if options.given(f"data.{key}"):
+            given[key] = options.integer(f"data.{key}", 1)
+    return settings_from_dict(DataSettings, with_data_defaults({"data": given})["data"], "data.")
+
+
+def settings_of(scale: Scale) -> dict[str, Value]:
+    """What all rows of a file have in common: the scale, and the profiles that price."""
+    from pathlib import Path
+
+    data = scale.data
+    plain = {f.name: getattr(scale, f.name) for f in fields(scale) if f.name not in ("data", "drawn")}
+    return {
+        "data": Path(data.train).stem if data.train else data.name,
+        "limit": data.limit,
+        "resolution": data.resolution,
+        "validation_share": data.validation_share,
+        **plain,
+        **{f"factor_{device}": factor(device) for device in DEVICES},
+        **{f"profile_{device}": model_of(device, "measured").profile.digest for device in DEVICES},
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    from experiments.table3_page import render_page
+
+    return run_jobs("table3", OPTIONS, prepare, render, arguments, render_page)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

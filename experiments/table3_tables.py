@@ -1,0 +1,2 @@
+def render(r):
+    return str(len(r.rows))

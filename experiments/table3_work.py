@@ -1,0 +1,288 @@
+"""The jobs of `experiments.table3`: searching, choosing what to compare with, and training. Not for tables.
+
+Every network is priced at 224 pixels and 1000 classes, as Table III is, whatever the images it is trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from device_profiles import load_profile
+from experiments.baselines.mobile import MOBILENET_V2_WIDTHS, PROXYLESS, mobilenet_v2
+from experiments.results import Row
+from latency_models import LatencyModel, LatencyTable, fit_latency_model, latency_table
+from latency_models.table3 import NUM_CLASSES, RESOLUTION
+from nas.settings import DataSettings
+from search_space import Architecture, cost_of, load_space, lower
+from search_space.family import DEPTHS_12, linear_twin, quadranet
+
+if TYPE_CHECKING:
+    from nas.data import DataSet
+    from nas.training import Recipe
+
+DEVICES = ("cpu", "vpu", "gpu")
+SPACES = ("proxyless", "quadranet")
+BUDGETS_MS: Mapping[str, Mapping[str, float]] = {  # calibration -> device -> budget
+    "table3": {"cpu": 300.0, "vpu": 30.0, "gpu": 3.0},  # the paper's
+    "measured": {"cpu": 40.0, "vpu": 40.0, "gpu": 0.5},  # bind in both spaces
+}
+COMPARED = "measured"  # at its budgets random and published networks are compared with those searched
+USE_AT_LEAST = 0.97
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the experiment is. epochs: of a network's own training, None for the recipe's; warmup and search:
+    of a supernet; drawn: random networks a budget, space and seed."""
+
+    data: DataSettings = field(
+        default_factory=lambda: DataSettings("cifar10", resolution=32, validation_share=0.2, limit=10_000)
+    )
+    recipe: str = "small"
+    epochs: int | None = 4
+    warmup: int = 2
+    search: int = 3
+    batch_size: int = 64
+    lr: float = 5e-3
+    drawn: int = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """kind: 'published' and 'random' (price networks to compare with), 'search' (all devices' budgets of a
+    calibration in one run) or 'train' (`architecture`, as JSON, on its own)."""
+
+    kind: str
+    seed: int = 0
+    space: str = ""
+    calibration: str = ""
+    architecture: str = ""
+
+    @property
+    def name(self) -> str:
+        network = Architecture.from_dict(json.loads(self.architecture)).digest if self.architecture else ""
+        parts = (self.kind, self.space, self.calibration, network, f"seed {self.seed}")
+        return " ".join(part for part in parts if part)
+
+
+@cache
+def model_of(device: str, calibration: str) -> LatencyModel:
+    return fit_latency_model(load_profile(device), calibration)
+
+
+@cache
+def table_of(device: str, calibration: str, space: str) -> LatencyTable:
+    return latency_table(model_of(device, calibration), load_space(space), RESOLUTION, NUM_CLASSES)
+
+
+def factor(device: str) -> float:
+    """Table III's scale over measured ms."""
+    return model_of(device, "table3").scale / model_of(device, "measured").scale
+
+
+def nearest_feasible(minimum_ms: float) -> float:
+    """The least budget of two digits that the fastest network keeps."""
+    digit = 10.0 ** (math.floor(math.log10(minimum_ms)) - 1)
+    return round(math.ceil(minimum_ms / digit) * digit, 6)
+
+
+def targets(space: str, calibration: str) -> dict[str, float]:
+    """Device -> the budget searched for: the one wanted, or the nearest feasible one."""
+    found = {}
+    for device, budget_ms in BUDGETS_MS[calibration].items():
+        minimum_ms = table_of(device, calibration, space).minimum_ms
+        found[device] = budget_ms if budget_ms >= minimum_ms else nearest_feasible(minimum_ms)
+    return found
+
+
+def published() -> Iterator[tuple[str, Architecture]]:
+    """(family, network) of all that the budgets may let pass; the last two families are scaled by width alone."""
+    yield from (("ProxylessNAS", architecture) for architecture in PROXYLESS)
+    yield from (("MobileNetV2", mobilenet_v2(width)) for width in MOBILENET_V2_WIDTHS)
+    for width in range(16, 97, 4):
+        architecture = quadranet(f"QuadraNet12 C={width}", width, DEPTHS_12)
+        yield "QuadraNet-like", architecture
+        yield "ConvNeXt-like", linear_twin(architecture)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Does jobs; a value, so that it can travel to another process."""
+
+    scale: Scale
+
+    def __call__(self, job: Job) -> Sequence[Row]:
+        clock = time.process_time()
+        rows: list[Row] = getattr(self, f"_{job.kind}")(job)
+        return [{**row, "cpu_s": round(time.process_time() - clock, 1)} for row in rows]
+
+    def _published(self, job: Job) -> list[Row]:
+        """For every budget, of each family the network with the most MACs that keeps it."""
+        members = [(family, a, cost_of(lower(a, RESOLUTION, NUM_CLASSES)).macs) for family, a in published()]
+        rows = []
+        for device, budget_ms in BUDGETS_MS[COMPARED].items():
+            model = model_of(device, COMPARED)
+            fits: dict[str, tuple[int, Architecture]] = {}
+            for family, a, macs in members:
+                ms = model.predict(lower(a, RESOLUTION, NUM_CLASSES)).latency_ms
+                if ms <= budget_ms and macs > fits.get(family, (0, a))[0]:
+                    fits[family] = macs, a
+            for family, (_, a) in fits.items():
+                target = {"space": family, "device": device, "calibration": COMPARED, "budget_ms": budget_ms}
+                rows.append({"kind": "published", "name": a.space.name, **target, "seed": None, **priced(a)})
+        return rows
+
+    def _random(self, job: Job) -> list[Row]:
+        """Random networks that use a budget as searched ones do.
+
+        The exact choice under the budget among scores drawn at random: every candidate of every slot is as probable
+        as the budget lets it be.
+        """
+        import numpy as np
+
+        from nas.derive import derive
+
+        space, rows = load_space(job.space), []
+        rng = np.random.default_rng(job.seed)
+        for device, budget_ms in targets(job.space, job.calibration).items():
+            table = table_of(device, job.calibration, job.space)
+            for number in range(self.scale.drawn):
+                scores = np.where(np.isnan(table.slot_ms), -np.inf, rng.gumbel(size=table.slot_ms.shape))
+                (found,) = derive(space, table, scores, budget_ms, USE_AT_LEAST)
+                row = {"kind": "random", "name": f"random {number}", **_target(job, device, budget_ms)}
+                rows.append({**row, **priced(space.architecture(found.path))})
+        return rows
+
+    def _search(self, job: Job) -> list[Row]:
+        """All devices in one run; budgets that no network keeps have a row of their own."""
+        from nas.front import run_front
+        from nas.preflight import plan_front
+        from nas.settings import SearchSettings, settings_from_dict
+        from nas.targets import each_target
+
+        wanted = targets(job.space, job.calibration)
+        rows: list[Row] = [
+            {"kind": "infeasible", **_target(job, device, asked),
+             "minimum_ms": table_of(device, job.calibration, job.space).minimum_ms}
+            for device, asked in BUDGETS_MS[job.calibration].items() if asked != wanted[device]
+        ]  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            options: dict[str, Any] = {
+                "device": list(wanted),
+                "budget_ms": list(wanted.values()),
+                "space": job.space,
+                "calibration": job.calibration,
+                "seed": job.seed,
+                "data": asdict(self.scale.data),
+                "warmup": {"epochs": self.scale.warmup},
+                "epochs": self.scale.search,
+                "finetune": {"epochs": 0},
+                "train": {"batch_size": self.scale.batch_size, "lr": self.scale.lr},
+                "use_at_least": USE_AT_LEAST,
+                "threads": 1,
+                "out": str(Path(folder) / "run"),
+            }
+            each = [settings_from_dict(SearchSettings, one) for one in each_target(options)]
+            front = run_front(plan_front(each, NUM_CLASSES), _for_searches(self.scale.data), progress=False)
+        for device, finished in zip(wanted, front.targets, strict=True):
+            result = finished.result
+            assert result.budget is not None
+            row = {"kind": "searched", "name": job.space, **_target(job, device, wanted[device])}
+            kept = {"asked_ms": BUDGETS_MS[job.calibration][device], "kept_ms": result.budget.predicted_ms,
+                    "binds": result.budget.binds}  # fmt: skip
+            rows.append({**row, **kept, **priced(result.architecture), "blocks": _by_block(result.architecture)})
+        return rows
+
+    def _train(self, job: Job) -> list[Row]:
+        """From scratch; the accuracy is that of the last weights."""
+        import torch
+
+        from nas.training import accuracy, recalibrate, train_network
+        from search_space.build import Network, to_channels_last
+
+        data, recipe, pixels = load_images(self.scale.data), load_recipe(self.scale), self.scale.data.resolution
+        architecture = Architecture.from_dict(json.loads(job.architecture))
+        torch.manual_seed(job.seed)
+        segments = lower(architecture, pixels, data.num_classes)
+        network = Network(segments, recipe.layer_scale, recipe.drop_path, paper_init=recipe.layer_scale < 0.01)
+        to_channels_last(network)
+        train_network(network, data, data.train, pixels, recipe, job.seed)
+        recalibrate(network, data.batches(data.train, pixels, 256))
+        reached = {
+            name: accuracy(network, data.batches(split, pixels, 256))
+            for name, split in (("validation", data.validation), ("test", data.test))
+        }
+        return [{"kind": "training", "network": architecture.digest, "seed": job.seed, "epochs": recipe.epochs,
+                 "train_images": len(data.train), "test_images": len(data.test), **reached}]  # fmt: skip
+
+
+def _target(job: Job, device: str, budget_ms: float) -> dict[str, Any]:
+    return {
+        "space": job.space,
+        "device": device,
+        "calibration": job.calibration,
+        "budget_ms": budget_ms,
+        "seed": job.seed,
+    }
+
+
+def priced(architecture: Architecture) -> dict[str, Any]:
+    """The columns of a network: what it is, what it costs, and its measured ms (predicted) on every device."""
+    segments = lower(architecture, RESOLUTION, NUM_CLASSES)
+    cost = cost_of(segments)
+    return {
+        "network": architecture.digest,
+        "architecture": json.dumps(architecture.to_dict()),
+        "macs": cost.macs,
+        "params": cost.params,
+        **{f"{device}_ms": model_of(device, "measured").predict(segments).latency_ms for device in DEVICES},
+    }
+
+
+def _by_block(architecture: Architecture) -> str:
+    """JSON: segment -> measured ms on each of `DEVICES`."""
+    segments = lower(architecture, RESOLUTION, NUM_CLASSES)
+    times = [model_of(device, "measured").segment_ms(segments) for device in DEVICES]
+    return json.dumps({s.name: [float(f"{each[s.name]:.4g}") for each in times] for s in segments})
+
+
+@cache
+def load_images(settings: DataSettings) -> DataSet:
+    """Raises `UserError` or `BadFile` where the images are not."""
+    from nas.api import load_data
+
+    return load_data(settings)
+
+
+def _for_searches(settings: DataSettings) -> DataSet:
+    """With few test images: nothing here reads what a search's own network reaches on them."""
+    import numpy as np
+
+    data = load_images(settings)
+    return replace(data, test=data.test.take(np.arange(16)))
+
+
+def load_recipe(scale: Scale) -> Recipe:
+    """Of `nas/conf/recipe`, with the scale's epochs. Raises `UserError` for one that is not there."""
+    import yaml
+
+    from nas.settings import settings_from_dict
+    from nas.training import Recipe
+    from search_space.errors import UnknownName
+
+    files = {f.name.removesuffix(".yaml"): f for f in resources.files("nas.conf").joinpath("recipe").iterdir()
+             if f.name.endswith(".yaml")}  # fmt: skip
+    if scale.recipe not in files:
+        raise UnknownName("recipe", scale.recipe, files)
+    values = yaml.safe_load(files[scale.recipe].read_text(encoding="utf-8"))
+    epochs = {} if scale.epochs is None else {"epochs": scale.epochs}
+    return settings_from_dict(Recipe, {**values, **epochs}, "recipe.")
