@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from latency_models.options import Options
     from nas.settings import DataSettings
 
-KINDS = ("published", "random", "search", "train")
+KINDS = ("range", "published", "random", "search", "train")
 OPTIONS = {
     "data": "cifar10 (default), packed, imagefolder or digits",
     "data.root": "folder of the images (default for cifar10: ../shared/datasets)",
@@ -70,6 +70,9 @@ class Wanted:
         return [job for job in found.values() if job.kind in self.kinds]
 
     def _of_seed(self, seed: int, rows: Sequence[Row]) -> Iterator[Job]:
+        for calibration in self.calibrations:
+            for space in self.spaces:
+                yield Job("range", space=space, calibration=calibration)
         if COMPARED in self.calibrations:
             yield Job("published")
             for space in self.spaces:
