@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.jobs import Work, run_jobs
 from experiments.results import Row, Value
 from experiments.table3_tables import render
-from experiments.table3_work import BUDGETS_MS, COMPARED, DEVICES, SPACES, Job, Scale, Worker, factor, model_of
+from experiments.table3_work import BUDGETS_MS, COMPARED, DEVICES, SPACES, Job, Scale, Worker, factor, model_of, recipes
 from search_space.errors import UnknownName
 
 if TYPE_CHECKING:
@@ -112,16 +112,16 @@ def scale_of(options: Options, quick: bool) -> Scale:
     """Raises `UserError` for options that do not fit."""
     from nas.settings import DataSettings
 
+    recipe = options.choice("recipe", recipes())
     scale = Scale()
     if quick:
         data = DataSettings("digits", resolution=32, limit=120)
         scale = Scale(data, epochs=1, warmup=1, search=1, batch_size=16, drawn=1)
-    small = options.text("recipe", "small") == "small"
     return replace(
         scale,
         data=_data_of(options, scale.data),
-        recipe=options.text("recipe", "small"),
-        epochs=options.integer("epochs", scale.epochs or 1) if small or options.given("epochs") else None,
+        recipe=recipe,
+        epochs=options.integer("epochs", scale.epochs or 1) if recipe == "small" or options.given("epochs") else None,
         warmup=options.integer("warmup", scale.warmup, 0),
         search=options.integer("search", scale.search),
         drawn=options.integer("drawn", scale.drawn),

@@ -1,2 +1,191 @@
-def render_page(r):
-    return ""
+"""The page of `experiments.table3`, from its results alone: self-contained, opens offline.
+
+Frame, style and tooltips are those of a run's page (nas/report.html). Fig. 5 is the one that its own experiment drew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+
+from experiments.results import FOLDER, Results, Row
+from experiments.table3_story import NOT_RUN, Story, Target, number, spread
+from experiments.table3_tables import LABELS, Table, introduction, marks, tables
+from experiments.table3_work import BUDGETS_MS, DEVICES, SPACES
+from latency_models.table3 import NUM_CLASSES, RESOLUTION
+from nas.report import PAGE_WIDTH, Scale, line, ms, rect, svg, text
+from search_space import Architecture, Segment, lower
+
+COLOURS = {"quadranet": "c0", "proxyless": "c1"}
+STYLES = {"random": "fill:none;stroke:var(--faint)", "published": "fill:var(--faint)"}
+WIDTH, HEIGHT = 360, 300  # of a chart's own units; the page scales them
+PITCH, BOX = 46.0, 40.0  # of the boxes of a network
+FIGURE_5 = FOLDER / "fig5.svg"
+
+
+def render_page(results: Results) -> str:
+    story = Story(results)
+    told = [table_html(table) for table in tables(results)]
+    parts = [
+        "<header><p class='kicker'>Table III of QuadraNet (arXiv 2311.17956), searched and trained again</p>"
+        f"<h1>Six searches, three devices</h1><p class='lead'>{escape(introduction(results))}</p></header><main>",
+        *told[:2],
+        _section("Accuracy against latency", legend() + charts(story)),
+        *told[2:],
+        _section("The networks found", networks(story)),
+        _section("Fig. 5: quadratic networks against their linear twins", figure_5()),
+        _section("Marks", f"<ul>{''.join(f'<li>{escape(mark)}</li>' for mark in marks(story))}</ul>"),
+        _section("Where it comes from", f"<p>{escape(str(results.provenance))}</p>"),
+        "</main>",
+    ]
+    frame = resources.files("nas").joinpath("report.html").read_text(encoding="utf-8")
+    frame = frame.replace("{{title}}", "Table III: six searches, three devices")
+    before, rest = frame.split("<header>", 1)
+    return before + "\n".join(parts) + rest.split("</main>", 1)[1]
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+
+
+def table_html(table: Table) -> str:
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.header)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>" for cells in table.lines)
+    shown = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return _section(table.title, f"{shown}<p>{escape(table.note)}</p>")
+
+
+# Accuracy against latency.
+
+
+def legend() -> str:
+    kinds = (("c0", "QuadraNet, searched"), ("c1", "Proxyless, searched"))
+    swatches = [f"<span>{_dot(css)} {name}</span>" for css, name in kinds]
+    swatches += [f"<span>{_dot('', style)} {name}</span>" for name, style in STYLES.items()]
+    return f"<p class='legend'>{''.join(swatches)}</p>"
+
+
+def _dot(css: str, style: str = "") -> str:
+    circle = f'<circle cx="6" cy="6" r="5" class="dot {css}" style="{style}"/>'
+    return f'<svg viewBox="0 0 12 12" style="width:12px">{circle}</svg>'
+
+
+def charts(story: Story) -> str:
+    figures = "".join(f"<figure style='grid-column:auto'>{chart(story, device)}</figure>" for device in DEVICES)
+    return f"<div class='charts' style='grid-template-columns:repeat(3,1fr)'>{figures}</div>"
+
+
+def chart(story: Story, device: str) -> str:
+    """Networks searched or chosen for a device: measured ms on it and top-1; a line through a space's searched ones."""
+    label = f"Top-1 against latency on {device}"
+    points: list[tuple[float, float, str, str, str]] = []  # ms, top-1, css, style, words
+    for row in story.results.rows:
+        if row["kind"] in ("searched", "random", "published") and row["device"] == device:
+            reached = story.training(row)
+            if not reached:
+                continue
+            at, space = number(row, f"{device}_ms"), str(row["space"])
+            words = (
+                f"{LABELS.get(space, '')} {row['name']} ({row['calibration']} {row['budget_ms']:g} ms)\n"
+                f"{ms(at)} on {device}, {number(row, 'macs') / 1e6:.0f}M MACs\ntop-1 {spread(reached, 2)} %"
+            ).strip()
+            style = {"random": "fill:none;stroke:var(--faint)", "published": "fill:var(--faint)"}.get(
+                str(row["kind"]), ""
+            )
+            points.append((at, sum(reached) / len(reached), "" if style else COLOURS[space], style, words))
+    head = text(0, 14, f"{device}, predicted ms", "strong", "start")
+    if not points:
+        return svg(WIDTH, 60, label, NOT_RUN, head + text(0, 40, NOT_RUN, "faint", "start"))
+    lowest, highest = min(p[1] for p in points), max(p[1] for p in points)
+    margin = 0.1 * (highest - lowest) or 1.0
+    x = Scale(0, 1.05 * max(p[0] for p in points), 42, WIDTH - 6)
+    y = Scale(lowest - margin, highest + margin, HEIGHT - 26, 26)
+    parts = [head]
+    parts += [line(x.start, y(t), x.end, y(t), "grid") + text(x.start - 6, y(t) + 4, f"{t:g} %", "tiny", "end")
+              for t in y.ticks()]  # fmt: skip
+    parts += [text(x(t), HEIGHT - 8, f"{t:g}", "tiny") for t in x.ticks()]
+    parts.append(line(x.start, y.start, x.end, y.start, "axis"))
+    for space in SPACES:
+        corners = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in story.front(space, device, tuple(BUDGETS_MS)))
+        parts.append(f'<polyline points="{corners}" class="curve {COLOURS[space]}"/>')
+    for at, top1, css, style, words in points:
+        place = f'cx="{x(at):.1f}" cy="{y(top1):.1f}" r="5"'
+        parts.append(f'<circle {place} class="dot {css}" style="{style}" data-tip="{escape(words)}"/>')
+    return svg(WIDTH, HEIGHT, label, f"{len(points)} networks", "".join(parts))
+
+
+# The networks.
+
+
+def networks(story: Story) -> str:
+    """Every searched network of the first seed, block by block."""
+    told = []
+    for calibration, budgets in BUDGETS_MS.items():
+        for space in SPACES:
+            for device in budgets:
+                rows = story.searched(Target(space, calibration, device))
+                if rows:
+                    told.append(network(story, rows[0]))
+    if not told:
+        return f"<p>{NOT_RUN}</p>"
+    return (
+        "<p>Colour: kernel size; height: expansion; the bar below: share of the predicted time on the device searched "
+        "for. Point at a block for its layers and its time on every device.</p>"
+        "<p class='legend'><span><i class='swatch k0'></i>3×3</span><span><i class='swatch k1'></i>5×5</span>"
+        f"<span><i class='swatch k2'></i>7×7</span></p>{''.join(told)}"
+    )
+
+
+def network(story: Story, row: Row) -> str:
+    """One searched network: its heading and its boxes."""
+    architecture = Architecture.from_dict(json.loads(str(row["architecture"])))
+    times: dict[str, list[float]] = json.loads(str(row["blocks"]))
+    segments = lower(architecture, RESOLUTION, NUM_CLASSES)
+    own = DEVICES.index(str(row["device"]))
+    most = max(each[own] for each in times.values())
+    blocks = iter([block for stage in architecture.stages for block in stage])
+    parts = []
+    for place, segment in enumerate(segments):
+        block = next(blocks) if segment.slot is not None else None
+        x, middle = PITCH * place, 34.0
+        height = 26.0 if block is None else 20.0 + 8.0 * block.expand_ratio
+        kernel = "fixed" if block is None else f"kernel k{architecture.space.kernel_sizes.index(block.kernel_size)}"
+        tip = tooltip(segment, times[segment.name])
+        box = rect(x, middle - height / 2, BOX, height, f"box {kernel}", tip, radius=6)
+        parts.append(box.replace("<rect", '<rect tabindex="0" role="img"'))
+        words = segment.name if block is None else f"k{block.kernel_size}e{block.expand_ratio}"
+        parts.append(text(x + BOX / 2, middle + 4, words, "label tiny"))
+        parts.append(rect(x, 76, BOX, 5, "track", radius=2))
+        parts.append(rect(x, 76, BOX * times[segment.name][own] / most, 5, "time", radius=2))
+    latencies = ", ".join(f"{device} {ms(number(row, f'{device}_ms'))}" for device in DEVICES)
+    heading = (
+        f"{LABELS[str(row['space'])]} for {row['device']}, {number(row, 'budget_ms'):g} ms ({row['calibration']}), "
+        f"seed {row['seed']}: {number(row, 'macs') / 1e6:.0f}M MACs; {latencies}; "
+        f"top-1 {spread(story.training(row), 2)} %"
+    )
+    drawn = svg(max(PAGE_WIDTH, PITCH * len(segments)), 84, heading, str(architecture), "".join(parts), 'role="group"')
+    return f"<h3>{escape(heading)}</h3>{drawn}"
+
+
+def tooltip(segment: Segment, times: Sequence[float]) -> str:
+    """A block's layers in order, equal ones counted, and its time on every device."""
+    layers = Counter(
+        f"{s.kind} {s.kernel_size}×{s.kernel_size} {s.in_channels}→{s.out_channels} at {s.out_height}×{s.out_width}"
+        if s.macs
+        else f"{s.kind} {s.out_channels} at {s.out_height}×{s.out_width}"
+        for s in (node.spec for node in segment.nodes)
+    )
+    listed = [name if count == 1 else f"{count} × {name}" for name, count in layers.items()]
+    priced = [f"{device}: {ms(time)}" for device, time in zip(DEVICES, times, strict=True)]
+    return "\n".join([segment.name.replace("_", ", "), *priced, "", *listed])
+
+
+def figure_5() -> str:
+    """The SVG beside the results, where that experiment has been run."""
+    if not FIGURE_5.exists():
+        return f"<p>{NOT_RUN}: python -m experiments.fig5</p>"
+    drawn = FIGURE_5.read_text(encoding="utf-8")
+    return drawn[drawn.index("<svg") :]

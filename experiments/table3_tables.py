@@ -46,7 +46,8 @@ def introduction(results: Results) -> str:
         f"Latencies are predictions of the device profiles at 224 pixels, batch 1, 1000 classes. Top-1 is measured on "
         f"the test images of {s['data']} at {s['resolution']} pixels ({images}; supernets {s['warmup']} + "
         f"{s['search']} epochs, every network then from scratch: recipe {s['recipe']}, {epochs} epochs); the paper's "
-        f"is on ImageNet and was not measured here. '{NOT_RUN}': the same command goes on. ±: standard deviation over seeds."
+        f"is on ImageNet and was not measured here. '{NOT_RUN}': the same command goes on. "
+        "±: standard deviation over seeds."
     )
 
 
@@ -173,9 +174,9 @@ def worth_table(story: Story) -> Table:
         header,
         lines,
         "Random networks use as much of the budget as searched ones. Of every published family the largest that keeps "
-        "the budget; QuadraNet12 are 12 blocks (2,2,6,2) of the published form scaled by width, '-linear' the same with "
-        "one depthwise convolution, as ConvNeXt has. The last column compares with the searched network of the same row's "
-        "kind of block. MobileNetV3 is left out: no space here has its squeeze-and-excitation.",
+        "the budget; QuadraNet12 are 12 blocks (2,2,6,2) of the published form scaled by width, '-linear' the same "
+        "with one depthwise convolution, as ConvNeXt has. The last column: the searched network of the same kind of "
+        "block against it. MobileNetV3 is left out: no space here has its squeeze-and-excitation.",
     )
 
 

@@ -26,6 +26,8 @@ from search_space import Architecture, cost_of, load_space, lower
 from search_space.family import DEPTHS_12, linear_twin, quadranet
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     from nas.data import DataSet
     from nas.training import Recipe
 
@@ -275,18 +277,23 @@ def _for_searches(settings: DataSettings) -> DataSet:
     return replace(data, test=data.test.take(np.arange(16)))
 
 
+def recipes() -> tuple[str, ...]:
+    """Names in `nas/conf/recipe`, the default first."""
+    names = {f.name.removesuffix(".yaml") for f in _recipes().iterdir() if f.name.endswith(".yaml")}
+    return (Scale.recipe, *sorted(names - {Scale.recipe}))
+
+
 def load_recipe(scale: Scale) -> Recipe:
-    """Of `nas/conf/recipe`, with the scale's epochs. Raises `UserError` for one that is not there."""
+    """Of `nas/conf/recipe`, with the scale's epochs."""
     import yaml
 
     from nas.settings import settings_from_dict
     from nas.training import Recipe
-    from search_space.errors import UnknownName
 
-    files = {f.name.removesuffix(".yaml"): f for f in resources.files("nas.conf").joinpath("recipe").iterdir()
-             if f.name.endswith(".yaml")}  # fmt: skip
-    if scale.recipe not in files:
-        raise UnknownName("recipe", scale.recipe, files)
-    values = yaml.safe_load(files[scale.recipe].read_text(encoding="utf-8"))
+    values = yaml.safe_load(_recipes().joinpath(f"{scale.recipe}.yaml").read_text(encoding="utf-8"))
     epochs = {} if scale.epochs is None else {"epochs": scale.epochs}
     return settings_from_dict(Recipe, {**values, **epochs}, "recipe.")
+
+
+def _recipes() -> Traversable:
+    return resources.files("nas.conf").joinpath("recipe")

@@ -1,0 +1,208 @@
+"""Table III: which jobs follow which, what the tables say of made-up rows, and the whole in miniature."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.results import Provenance, Results, Row, load_results
+from experiments.table3 import KINDS, Wanted, main
+from experiments.table3_page import render_page
+from experiments.table3_story import NOT_RUN, Story, Target
+from experiments.table3_tables import marks, paper_table, render, worth_table
+from experiments.table3_work import (
+    BUDGETS_MS,
+    COMPARED,
+    DEVICES,
+    SPACES,
+    Job,
+    Scale,
+    Worker,
+    factor,
+    nearest_feasible,
+    published,
+    targets,
+)
+from search_space import load_space
+
+PROVENANCE = Provenance("python -m experiments.table3", "today", None, "a machine", 1, None, {})
+SETTINGS: dict[str, Any] = {
+    "data": "made-up", "limit": None, "resolution": 32, "warmup": 1, "search": 1, "recipe": "small", "epochs": 1,
+    "factor_cpu": 10.0, "factor_vpu": 2.0, "factor_gpu": 4.0,
+}  # fmt: skip
+
+
+def network(kind: str, space: str, calibration: str, device: str, name: str, **columns: Any) -> Row:
+    architecture = json.dumps(load_space("quadranet").smallest().to_dict())
+    return {
+        "kind": kind, "name": name, "network": name, "space": space, "calibration": calibration, "device": device,
+        "seed": 0, "macs": 300e6, "cpu_ms": 30.0, "vpu_ms": 15.0, "gpu_ms": 0.5, "budget_ms": 300.0, "kept_ms": 297.0,
+        "binds": True, "architecture": architecture, **columns,
+    }  # fmt: skip
+
+
+def searched(space: str, calibration: str, device: str, name: str, **columns: Any) -> Row:
+    return network("searched", space, calibration, device, name, **columns)
+
+
+def training(name: str, test: float, validation: float = 0.5, seed: int = 0) -> Row:
+    return {"kind": "training", "network": name, "seed": seed, "test": test, "validation": validation}
+
+
+def span(space: str, device: str, budget_ms: float, minimum_ms: float) -> Row:
+    return {"kind": "range", "space": space, "calibration": "table3", "device": device, "budget_ms": budget_ms,
+            "minimum_ms": minimum_ms, "maximum_ms": 999.0, "seed": None}  # fmt: skip
+
+
+def results(*rows: Row) -> Results:
+    return Results("table3", PROVENANCE, SETTINGS, rows)
+
+
+def line_of(results: Results, start: str) -> list[str]:
+    (line,) = [line for line in paper_table(Story(results)).lines if line[0].startswith(start)]
+    return list(line)
+
+
+def test_every_cell_stands_beside_the_published_one() -> None:
+    found = searched("quadranet", "table3", "cpu", "a", macs=293e6)
+    line = line_of(results(found, training("a", 0.5)), "QuadraNet-CPU")
+    assert line[1] == "293 (279, +5 %)"
+    assert line[2:5] == ["300.0 (299.8, +0 %)", "30.0 (34.7, -14 %)", "2.00 (2.1, -5 %)"]
+    assert line[5:] == ["0.990", "50.00", "73.1"]
+    assert line_of(results(), "QuadraNet-GPU")[1] == f"{NOT_RUN} (948)"
+
+
+def test_a_budget_that_cannot_be_kept_is_said_and_the_nearest_that_can_has_a_row_of_its_own() -> None:
+    ends = span("quadranet", "vpu", 30.0, 33.24)
+    found = searched("quadranet", "table3", "vpu", "a", budget_ms=34.0, kept_ms=34.0)
+    rows = results(ends, found, training("a", 0.6))
+    assert "infeasible: the fastest network takes 33.2 ms" in line_of(rows, "QuadraNet-VPU")
+    nearest = line_of(rows, "QuadraNet for VPU at 34 ms")
+    assert nearest[-2:] == ["60.00", "-"] and not any("%" in cell for cell in nearest)
+    assert Story(rows).gains("table3", "vpu") is None
+    assert not [rows for paper, _, rows in Story(rows).six() if paper.name == "QuadraNet-VPU" and rows]
+
+
+def test_gains_are_between_networks_of_one_seed() -> None:
+    rows = results(
+        searched("proxyless", "table3", "cpu", "p"), searched("proxyless", "table3", "cpu", "q", seed=1),
+        searched("quadranet", "table3", "cpu", "a"), searched("quadranet", "table3", "cpu", "b", seed=1),
+        training("p", 0.50), training("a", 0.52), training("b", 0.9, seed=1),
+    )  # fmt: skip
+    assert Story(rows).gains("table3", "cpu") == pytest.approx([2.0])
+    assert marks(Story(rows))[-1].endswith("+2.00 over 1 of 3 devices")
+
+
+def test_the_best_random_network_is_chosen_by_validation_once_all_are_trained() -> None:
+    drawn = [network("random", "quadranet", COMPARED, "cpu", name) for name in "ab"]
+    found = searched("quadranet", COMPARED, "cpu", "s")
+    both = (training("a", 0.4, validation=0.6), training("b", 0.5, validation=0.1), training("s", 0.45))
+
+    def best(*rows: Row) -> tuple[str, str]:
+        lines = worth_table(Story(results(*drawn, found, *rows))).lines
+        (line,) = [line for line in lines if line[0].startswith("cpu") and line[1].startswith("QuadraNet, best random")]
+        return line[4], line[5]
+
+    assert best(*both) == ("40.00", "+5.00")
+    assert best(both[0], both[2]) == (NOT_RUN, NOT_RUN)
+
+
+def test_a_network_loses_what_those_searched_for_the_device_reach_at_its_latency() -> None:
+    at_home = (searched("quadranet", "table3", "cpu", "low", cpu_ms=20.0),
+               searched("quadranet", "measured", "cpu", "high", cpu_ms=40.0))  # fmt: skip
+    away = searched("quadranet", "table3", "gpu", "away", cpu_ms=30.0)
+    trainings = training("low", 0.5), training("high", 0.6), training("away", 0.52)
+    story = Story(results(*at_home, away, *trainings))
+    both = tuple(BUDGETS_MS)
+    assert story.loss([away], "quadranet", "cpu", both) == pytest.approx(3.0)
+    assert story.loss([{**away, "cpu_ms": 50.0}], "quadranet", "cpu", both) is None
+    assert Story(results(*at_home, away)).loss([away], "quadranet", "cpu", both) is None
+
+
+def test_a_network_beaten_at_home_is_named() -> None:
+    slow = searched("quadranet", "table3", "cpu", "slow", cpu_ms=30.0)
+    fast = searched("quadranet", "table3", "gpu", "fast", cpu_ms=20.0, gpu_ms=0.6)
+    trained = training("slow", 0.5), training("fast", 0.5)
+    assert Story(results(slow, fast, *trained)).beaten_at_home() == ["QuadraNet-CPU by QuadraNet-GPU"]
+    assert Story(results(slow, fast, training("slow", 0.6), training("fast", 0.5))).beaten_at_home() == []
+    assert Story(results(slow, fast, trained[0])).beaten_at_home() is None
+
+
+def test_published_networks_are_trained_with_every_seed_and_others_with_their_own() -> None:
+    other = json.dumps(load_space("quadranet").largest().to_dict())
+    third = json.dumps(load_space("proxyless").smallest().to_dict())
+    rows = [
+        searched("quadranet", "table3", "cpu", "a"),
+        network("random", "quadranet", COMPARED, "cpu", "b", seed=1, architecture=other),
+        network("published", "MobileNetV2", COMPARED, "cpu", "c", seed=None, architecture=third),
+    ]
+    jobs = Wanted(KINDS, SPACES, tuple(BUDGETS_MS), 2).jobs(rows)
+    assert len({job.name for job in jobs}) == len(jobs)
+    trained = [(job.architecture, job.seed) for job in jobs if job.kind == "train"]
+    assert trained == [(rows[0]["architecture"], 0), (third, 0), (third, 1), (other, 1)]
+    order = [job.name for job in jobs]
+    assert order.index("search quadranet table3 seed 0") + 1 == next(i for i, j in enumerate(jobs) if j.kind == "train")
+    only = Wanted(("search",), ("quadranet",), ("table3",), 2).jobs(rows)
+    assert [job.name for job in only] == ["search quadranet table3 seed 0", "search quadranet table3 seed 1"]
+
+
+def test_the_nearest_feasible_budget_is_just_above_the_fastest_network() -> None:
+    assert [nearest_feasible(ms) for ms in (33.24, 33.0, 0.361, 187.0)] == [34, 33, 0.37, 190]
+    assert factor("cpu") == pytest.approx(12.41, abs=0.01)
+    for calibration, budgets in BUDGETS_MS.items():
+        for space in SPACES:
+            for device, budget_ms in targets(space, calibration).items():
+                assert budget_ms == budgets[device] or (space, calibration, device) == ("quadranet", "table3", "vpu")
+
+
+def test_what_is_compared_keeps_the_budgets() -> None:
+    worker = Worker(Scale())
+    rows = worker(Job("published"))
+    assert {(row["device"], row["space"]) for row in rows} <= {
+        (d, family) for d in DEVICES for family, _ in published()
+    }
+    for row in [*rows, *worker(Job("random", 0, "quadranet", COMPARED))]:
+        used = float(str(row[f"{row['device']}_ms"])) / BUDGETS_MS[COMPARED][str(row["device"])]
+        assert used <= 1 + 1e-9 and (row["kind"] == "published" or used >= 0.97)
+    drawn = [worker(Job("random", seed, "quadranet", COMPARED)) for seed in (0, 0, 1)]
+    first, again, other = ([row["network"] for row in found] for found in drawn)
+    assert first == again != other
+
+
+def test_an_unknown_recipe_or_kind_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--quick", "kinds=searches"]) == 2
+    assert "searches" in capsys.readouterr().err
+    assert main(["--quick", "kinds=range", "recipe=large"]) == 2
+    assert "imagenet" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_whole_in_miniature(tmp_path: Path) -> None:
+    out, page = tmp_path / "table3.json", tmp_path / "index.html"
+    asked = ["--quick", "spaces=quadranet", "calibrations=table3", f"out={out}"]
+    assert main(asked) == 0
+    found = load_results(out, "table3")
+    kinds = [str(row["kind"]) for row in found.rows]
+    assert kinds == [*["range"] * 3, *["searched"] * 3, *["training"] * 3]
+    assert "infeasible: the fastest network takes 33.2 ms" in render(found)
+    for device, row in zip(DEVICES, found.rows[3:6], strict=True):
+        assert Story(found).training(row), device
+        assert Story(found).ms(row, device, "table3") <= float(str(row["budget_ms"])) * (
+            1 + 1e-4
+        )  # the factor's digits
+
+    assert main(asked) == 0
+    assert load_results(out, "table3").rows == found.rows
+    assert main(["show", f"out={out}", f"page={page}"]) == 0
+    written = page.read_text(encoding="utf-8")
+    assert written == render_page(found)
+    assert "{{" not in written and written.count('role="group"') == 3
+    assert "src=" not in written and "<link" not in written
+
+
+def test_the_page_of_no_rows_says_so() -> None:
+    assert NOT_RUN in render_page(results())
+    assert Story(results()).searched(Target("quadranet", "table3", "cpu")) == []
