@@ -8,7 +8,7 @@ Data       CIFAR-10 at 32 pixels by default: 10,000 of its train images, of whic
            data=packed data.train=FILE.npz data.test=FILE.npz data.resolution=64, or ImageNet with the full recipe:
            data=imagefolder data.root=FOLDER data.resolution=224 recipe=imagenet out=FILE.
 Command    python -m experiments.table3 [jobs=2] [minutes=60]
-           python -m experiments.table3 show page=experiments/results/table3/index.html
+           python -m experiments.table3 show figure=experiments/results/table3/index.html
 Cost       About 36 trainings and 4 searches a seed, some 70 to 100 minutes of one x86-64 core each seed at the default
            scale; seed by seed, the searches and what they found first, so that a part is of use.
 Expected   Every feasible budget kept and at least 97 % of it used where it binds. Of accuracies nothing is known
@@ -26,7 +26,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.jobs import Work, run_jobs
-from experiments.results import Row, Value
+from experiments.results import Results, Row, Value
 from experiments.table3_tables import render
 from experiments.table3_work import BUDGETS_MS, COMPARED, DEVICES, SPACES, Job, Scale, Worker, factor, model_of, recipes
 from search_space.errors import UnknownName
@@ -163,10 +163,15 @@ def settings_of(scale: Scale) -> dict[str, Value]:
     }
 
 
-def main(arguments: Sequence[str]) -> int:
+def draw(results: Results) -> bytes:
+    """The page."""
     from experiments.table3_page import render_page
 
-    return run_jobs("table3", OPTIONS, prepare, render, arguments, render_page)
+    return render_page(results).encode()
+
+
+def main(arguments: Sequence[str]) -> int:
+    return run_jobs("table3", OPTIONS, prepare, render, arguments, draw)
 
 
 if __name__ == "__main__":

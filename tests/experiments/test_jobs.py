@@ -36,21 +36,25 @@ def chain(*arguments: str) -> int:
     def render(results: Results) -> str:
         return f"{len(results.rows)} rows"
 
+    def draw(results: Results) -> bytes:
+        return render(results).encode()
+
     work = Work({}, known, do)
-    return run_jobs("chain", {}, lambda options, quick: work, render, arguments, page=render)
+    return run_jobs(
+        "chain", {}, lambda options, quick: work, render, arguments, lambda results: render(results).encode()
+    )
 
 
 def test_what_a_job_calls_for_is_done_before_what_stands_behind_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, page = tmp_path / "chain.json", tmp_path / "chain.html"
-    assert chain(f"out={out}", f"page={page}") == 0
+    assert chain(f"out={out}") == 0
     assert names(out) == ["first", "first 1", "first 2", "last"]
-    assert page.read_text() == "4 rows"
     assert "1/4 first\n" in capsys.readouterr().out
 
-    assert chain(f"out={out}") == 0
-    assert len(names(out)) == 4
+    assert chain(f"out={out}") == chain("show", f"out={out}", f"figure={page}") == 0
+    assert len(names(out)) == 4 and page.read_text() == "4 rows"
 
 
 def test_a_call_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -196,7 +196,7 @@ def test_the_whole_in_miniature(tmp_path: Path) -> None:
 
     assert main(asked) == 0
     assert load_results(out, "table3").rows == found.rows
-    assert main(["show", f"out={out}", f"page={page}"]) == 0
+    assert main(["show", f"out={out}", f"figure={page}"]) == 0
     written = page.read_text(encoding="utf-8")
     assert written == render_page(found)
     assert "{{" not in written and written.count('role="group"') == 3
