@@ -9,11 +9,11 @@ Data       CIFAR-10 at 32 pixels: 12,500 of its train images, of which 10,000 tr
            supernets') and 2,500 choose; true accuracy is on the 10,000 test images, which no search sees.
 Command    python -m experiments.ground_truth data=../shared/datasets [minutes=60] [jobs=2]
            python -m experiments.ground_truth show
-Cost       About 80 CPU-minutes for all, in jobs of 10 to 100 seconds; seed by seed, so that a part is of use.
+Cost       About 70 CPU-minutes for all, in jobs of 7 to 65 seconds; seed by seed, so that a part is of use.
 Expected   Mean regret at most 0.5 points and less than half of random search's at equal cost.
 
 Latency is the device profile's prediction at 224 pixels. Budgets have no lower bound (use_at_least=0): between 97 and
-100 % of a budget lie one to five of the 80 networks, and the bound would choose instead of the search.
+100 % of a budget lie none to four of the 80 networks, and the bound would choose instead of the search.
 """
 
 from __future__ import annotations
