@@ -6,10 +6,10 @@ Frame, style and tooltips are those of a run's page (nas/report.html). Fig. 5 is
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from html import escape
 from importlib import resources
+from typing import Any
 
 from experiments.results import FOLDER, Results, Row
 from experiments.table3_story import NOT_RUN, Story, Target, number, spread
@@ -17,7 +17,7 @@ from experiments.table3_tables import LABELS, Table, introduction, marks, tables
 from experiments.table3_work import BUDGETS_MS, DEVICES, SPACES
 from latency_models.table3 import NUM_CLASSES, RESOLUTION
 from nas.report import PAGE_WIDTH, Scale, line, ms, rect, svg, text
-from search_space import Architecture, Segment, lower
+from search_space import Architecture, lower
 
 COLOURS = {"quadranet": "c0", "proxyless": "c1"}
 STYLES = {"random": "fill:none;stroke:var(--faint)", "published": "fill:var(--faint)"}
@@ -53,7 +53,8 @@ def _section(title: str, body: str) -> str:
 
 def table_html(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.header)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>" for cells in table.lines)
+    rows = ([escape(cell).replace(" %", "\N{NO-BREAK SPACE}%") for cell in cells] for cells in table.lines)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in rows)
     shown = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return _section(table.title, f"{shown}<p>{escape(table.note)}</p>")
 
@@ -133,7 +134,7 @@ def networks(story: Story) -> str:
         return f"<p>{NOT_RUN}</p>"
     return (
         "<p>Colour: kernel size; height: expansion; the bar below: share of the predicted time on the device searched "
-        "for. Point at a block for its layers and its time on every device.</p>"
+        "for. Point at a block for its time on every device and its kernels.</p>"
         "<p class='legend'><span><i class='swatch k0'></i>3×3</span><span><i class='swatch k1'></i>5×5</span>"
         f"<span><i class='swatch k2'></i>7×7</span></p>{''.join(told)}"
     )
@@ -142,10 +143,11 @@ def networks(story: Story) -> str:
 def network(story: Story, row: Row) -> str:
     """One searched network: its heading and its boxes."""
     architecture = Architecture.from_dict(json.loads(str(row["architecture"])))
-    times: dict[str, list[float]] = json.loads(str(row["blocks"]))
+    told: dict[str, dict[str, Any]] = json.loads(str(row["blocks"]))
+    device = str(row["device"])
+    times = {name: block["ms"][DEVICES.index(device)] for name, block in told.items()}
     segments = lower(architecture, RESOLUTION, NUM_CLASSES)
-    own = DEVICES.index(str(row["device"]))
-    most = max(each[own] for each in times.values())
+    most = max(times.values())
     blocks = iter([block for stage in architecture.stages for block in stage])
     parts = []
     for place, segment in enumerate(segments):
@@ -153,34 +155,28 @@ def network(story: Story, row: Row) -> str:
         x, middle = PITCH * place, 34.0
         height = 26.0 if block is None else 20.0 + 8.0 * block.expand_ratio
         kernel = "fixed" if block is None else f"kernel k{architecture.space.kernel_sizes.index(block.kernel_size)}"
-        tip = tooltip(segment, times[segment.name])
+        tip = tooltip(segment.name, told[segment.name], device)
         box = rect(x, middle - height / 2, BOX, height, f"box {kernel}", tip, radius=6)
         parts.append(box.replace("<rect", '<rect tabindex="0" role="img"'))
         words = segment.name if block is None else f"k{block.kernel_size}e{block.expand_ratio}"
         parts.append(text(x + BOX / 2, middle + 4, words, "label tiny"))
         parts.append(rect(x, 76, BOX, 5, "track", radius=2))
-        parts.append(rect(x, 76, BOX * times[segment.name][own] / most, 5, "time", radius=2))
-    latencies = ", ".join(f"{device} {ms(number(row, f'{device}_ms'))}" for device in DEVICES)
+        parts.append(rect(x, 76, BOX * times[segment.name] / most, 5, "time", radius=2))
+    latencies = ", ".join(f"{each} {ms(number(row, f'{each}_ms'))}" for each in DEVICES)
     heading = (
-        f"{LABELS[str(row['space'])]} for {row['device']}, {number(row, 'budget_ms'):g} ms ({row['calibration']}), "
-        f"seed {row['seed']}: {number(row, 'macs') / 1e6:.0f}M MACs; {latencies}; "
+        f"{LABELS[str(row['space'])]} for {device}, {number(row, 'budget_ms'):g} ms ({row['calibration']}), "
+        f"seed {row['seed']}: {number(row, 'macs') / 1e6:.0f}M MACs; measured scale: {latencies}; "
         f"top-1 {spread(story.training(row), 2)} %"
     )
     drawn = svg(max(PAGE_WIDTH, PITCH * len(segments)), 84, heading, str(architecture), "".join(parts), 'role="group"')
     return f"<h3>{escape(heading)}</h3>{drawn}"
 
 
-def tooltip(segment: Segment, times: Sequence[float]) -> str:
-    """A block's layers in order, equal ones counted, and its time on every device."""
-    layers = Counter(
-        f"{s.kind} {s.kernel_size}×{s.kernel_size} {s.in_channels}→{s.out_channels} at {s.out_height}×{s.out_width}"
-        if s.macs
-        else f"{s.kind} {s.out_channels} at {s.out_height}×{s.out_width}"
-        for s in (node.spec for node in segment.nodes)
-    )
-    listed = [name if count == 1 else f"{count} × {name}" for name, count in layers.items()]
-    priced = [f"{device}: {ms(time)}" for device, time in zip(DEVICES, times, strict=True)]
-    return "\n".join([segment.name.replace("_", ", "), *priced, "", *listed])
+def tooltip(name: str, block: Mapping[str, Any], device: str) -> str:
+    """A block's time on every device, and its kernels on the one searched for."""
+    totals = [f"{each}: {ms(value)}" for each, value in zip(DEVICES, block["ms"], strict=True)]
+    kernels = [f"{kernel}: {ms(value)}" for kernel, value in block["kernels"]]
+    return "\n".join([name.replace("_", ", "), *totals, "", f"kernels on {device}:", *kernels])
 
 
 def figure_5() -> str:

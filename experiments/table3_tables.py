@@ -77,7 +77,7 @@ def paper_table(story: Story) -> Table:
         if infeasible:
             budget_ms = nearest_feasible(infeasible)
             lines.append([
-                f"{LABELS[space]} for {device.upper()} at {budget_ms:g} ms, the nearest feasible",
+                f"{paper.name} at {budget_ms:g} ms",
                 spread([number(row, "macs") / 1e6 for row in rows], 0),
                 *(spread([story.ms(row, d, "table3") for row in rows], 2 if d == "gpu" else 1) for d in DEVICES),
                 spread([number(row, "kept_ms") / number(row, "budget_ms") for row in rows], 3),
@@ -93,7 +93,8 @@ def paper_table(story: Story) -> Table:
         header,
         lines,
         f"In brackets: published, and how far from it. Milliseconds on the paper's scale: one factor a device on "
-        f"measured ones ({factors}), fitted to the published table without any search. Budgets: {budgets}.",
+        f"measured ones ({factors}), fitted to the published table without any search. Budgets: {budgets}; where that is infeasible, 'at' names the "
+        "nearest that is not.",
     )
 
 

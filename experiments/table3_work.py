@@ -9,6 +9,7 @@ import json
 import math
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -20,6 +21,7 @@ from device_profiles import load_profile
 from experiments.baselines.mobile import MOBILENET_V2_WIDTHS, PROXYLESS, mobilenet_v2
 from experiments.results import Row
 from latency_models import LatencyModel, LatencyTable, fit_latency_model, latency_table
+from latency_models.fuse import fuse
 from latency_models.table3 import NUM_CLASSES, RESOLUTION
 from nas.settings import DataSettings
 from search_space import Architecture, cost_of, load_space, lower
@@ -205,7 +207,9 @@ class Worker:
             assert result.budget is not None
             row = {"kind": "searched", "name": job.space, **_target(job, device, wanted[device])}
             kept = {"kept_ms": result.budget.predicted_ms, "binds": result.budget.binds}
-            rows.append({**row, **kept, **priced(result.architecture), "blocks": _by_block(result.architecture)})
+            rows.append(
+                {**row, **kept, **priced(result.architecture), "blocks": _by_block(result.architecture, device)}
+            )
         return rows
 
     def _train(self, job: Job) -> list[Row]:
@@ -254,11 +258,22 @@ def priced(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def _by_block(architecture: Architecture) -> str:
-    """JSON: segment -> measured ms on each of `DEVICES`."""
+def _by_block(architecture: Architecture, device: str) -> str:
+    """JSON: segment -> its measured ms on each of `DEVICES`, and the kernels that run on `device`, equal ones
+    together, with their ms."""
     segments = lower(architecture, RESOLUTION, NUM_CLASSES)
-    times = [model_of(device, "measured").segment_ms(segments) for device in DEVICES]
-    return json.dumps({s.name: [float(f"{each[s.name]:.4g}") for each in times] for s in segments})
+    times = [model_of(name, "measured").segment_ms(segments) for name in DEVICES]
+    model, found = model_of(device, "measured"), {}
+    for segment in segments:
+        kernels = Counter(fuse(segment.nodes, model.fusion))
+        listed = [[f"{count} x {kernel}" if count > 1 else str(kernel), _short(count * model.kernel_price(kernel).ms)]
+                  for kernel, count in kernels.items()]  # fmt: skip
+        found[segment.name] = {"ms": [_short(each[segment.name]) for each in times], "kernels": listed}
+    return json.dumps(found)
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 @cache
