@@ -93,8 +93,8 @@ def paper_table(story: Story) -> Table:
         header,
         lines,
         f"In brackets: published, and how far from it. Milliseconds on the paper's scale: one factor a device on "
-        f"measured ones ({factors}), fitted to the published table without any search. Budgets: {budgets}; where that is infeasible, 'at' names the "
-        "nearest that is not.",
+        f"measured ones ({factors}), fitted to the published table without any search. Budgets: {budgets}; where one "
+        "cannot be kept, 'at' names the nearest that can.",
     )
 
 
