@@ -289,7 +289,7 @@ def _for_searches(settings: DataSettings) -> DataSet:
     import numpy as np
 
     data = load_images(settings)
-    return replace(data, test=data.test.take(np.arange(16)))
+    return replace(data, test=data.test.take(np.arange(min(16, len(data.test)))))
 
 
 def recipes() -> tuple[str, ...]:
