@@ -104,7 +104,7 @@ def run_jobs(
                     save_results(path, results)
                 of = len(work.known(results.rows))
                 print(f"{of - len(left())}/{of} {job.name}", flush=True)
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, Stopped) as error:  # a search tells of a folder of its own, which is gone
             raise Stopped(f"stopped; {count} jobs were added{f' to {path}' if kept else ''}") from error
         waiting = len(left())
         end = f"-> {path}" if kept else "A quick trial, not written (out=FILE writes it)."

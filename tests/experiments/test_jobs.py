@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from experiments import jobs
 from experiments.jobs import Work, run_jobs
 from experiments.results import Results, Row, load_results
+from search_space.errors import Stopped
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,22 @@ def test_a_call_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureF
     assert "2 jobs are left" in capsys.readouterr().out
     assert chain(f"out={out}") == 0
     assert len(names(out)) == 4
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), Stopped("go on with resume=elsewhere")], ids=["here", "within"])
+def test_a_stop_tells_what_was_kept(
+    end: BaseException, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(job: Step) -> list[Row]:
+        if job.name == "first 2":
+            raise end
+        return [{"found": "more"}]
+
+    out = tmp_path / "chain.json"
+    monkeypatch.setattr(sys.modules[__name__], "do", stop)
+    assert chain(f"out={out}") == 130
+    assert capsys.readouterr().err == f"error: stopped; 2 jobs were added to {out}\n"
+    assert names(out) == ["first", "first 1"]
 
 
 @pytest.mark.slow
