@@ -163,13 +163,13 @@ def network(story: Story, row: Row) -> str:
         parts.append(rect(x, 76, BOX, 5, "track", radius=2))
         parts.append(rect(x, 76, BOX * times[segment.name] / most, 5, "time", radius=2))
     latencies = ", ".join(f"{each} {ms(number(row, f'{each}_ms'))}" for each in DEVICES)
-    heading = (
-        f"{LABELS[str(row['space'])]} for {device}, {number(row, 'budget_ms'):g} ms ({row['calibration']}), "
-        f"seed {row['seed']}: {number(row, 'macs') / 1e6:.0f}M MACs; measured scale: {latencies}; "
-        f"top-1 {spread(story.training(row), 2)} %"
+    budget = f"{number(row, 'budget_ms'):g} ms ({row['calibration']})"
+    heading = f"{LABELS[str(row['space'])]} for {device}, {budget}, seed {row['seed']}"
+    about = (
+        f"{number(row, 'macs') / 1e6:.0f}M MACs; measured scale: {latencies}; top-1 {spread(story.training(row), 2)} %"
     )
     drawn = svg(max(PAGE_WIDTH, PITCH * len(segments)), 84, heading, str(architecture), "".join(parts), 'role="group"')
-    return f"<h3>{escape(heading)}</h3>{drawn}"
+    return f"<h3>{escape(heading)}</h3><p class='faint'>{escape(about)}</p>{drawn}"
 
 
 def tooltip(name: str, block: Mapping[str, Any], device: str) -> str:
