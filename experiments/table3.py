@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.jobs import Work, run_jobs
 from experiments.results import Results, Row, Value
 from experiments.table3_tables import render
-from experiments.table3_work import BUDGETS_MS, COMPARED, DEVICES, SPACES, Job, Scale, Worker, factor, model_of, recipes
+from experiments.table3_work import BUDGETS_MS, COMPARED, DEVICES, SPACES, Job, Scale, Worker, factor, model_of
 from search_space.errors import UnknownName
 
 if TYPE_CHECKING:
@@ -110,10 +110,13 @@ def prepare(options: Options, quick: bool) -> Work[Job]:
 
 def scale_of(options: Options, quick: bool) -> Scale:
     """Raises `UserError` for options that do not fit."""
+    from nas.recipes import available_recipes
     from nas.settings import DataSettings
 
-    recipe = options.choice("recipe", recipes())
     scale = Scale()
+    recipe = options.text("recipe", scale.recipe)
+    if recipe not in available_recipes():
+        raise UnknownName("recipe", recipe, available_recipes())
     if quick:
         data = DataSettings("digits", resolution=32, limit=120)
         scale = Scale(data, epochs=1, warmup=1, search=1, batch_size=16, drawn=1)

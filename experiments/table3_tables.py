@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from experiments.results import Results, Row, markdown
+from experiments.results import NOT_MEASURED, Results, Row, markdown
 from experiments.table3_story import NOT_RUN, PAPER, Story, Target, number, spread
 from experiments.table3_work import BUDGETS_MS, COMPARED, DEVICES, SPACES, nearest_feasible
+from latency_models.table3 import PublishedRow
 
 LABELS = {"proxyless": "Proxyless", "quadranet": "QuadraNet"}
 SPACE_OF = {"ProxylessNAS": "proxyless", "MobileNetV2": "proxyless", "QuadraNet-like": "quadranet",
@@ -57,37 +58,19 @@ def paper_table(story: Story) -> Table:
     for (space, device), paper in PAPER.items():
         target = Target(space, "table3", device)
         rows, infeasible = story.searched(target), story.infeasible(target)
-        compared = [] if infeasible else rows
-        used = [number(row, "kept_ms") / number(row, "budget_ms") for row in compared]
-        loose = "" if all(row["binds"] for row in compared) else " (does not bind)"
-        if infeasible:
-            told = f"infeasible: the fastest network takes {infeasible:.1f} ms"
-            lines.append([paper.name, f"- ({paper.macs / 1e6:.0f})",
-                          *(f"- ({paper.latency_ms[d]:g})" for d in DEVICES), told, "-", f"{paper.top1}"])  # fmt: skip
+        if infeasible is None:
+            loose = "" if all(row["binds"] for row in rows) else " (does not bind)"
+            lines.append([paper.name, *_costs(story, rows, paper), _used(rows) + loose, *_top1(story, rows, paper)])
         else:
-            lines.append([
-                paper.name,
-                _beside([number(row, "macs") / 1e6 for row in rows], paper.macs / 1e6, 0),
-                *(_beside([story.ms(row, d, "table3") for row in rows], paper.latency_ms[d], 2 if d == "gpu" else 1)
-                  for d in DEVICES),
-                spread(used, 3) + loose,
-                spread(story.top1(rows), 2),
-                f"{paper.top1}",
-            ])  # fmt: skip
-        if infeasible:
-            budget_ms = nearest_feasible(infeasible)
-            lines.append([
-                f"{paper.name} at {budget_ms:g} ms",
-                spread([number(row, "macs") / 1e6 for row in rows], 0),
-                *(spread([story.ms(row, d, "table3") for row in rows], 2 if d == "gpu" else 1) for d in DEVICES),
-                spread([number(row, "kept_ms") / number(row, "budget_ms") for row in rows], 3),
-                spread(story.top1(rows), 2),
-                "-",
-            ])  # fmt: skip
+            told = f"infeasible: the fastest network takes {infeasible:.1f} ms"
+            published = [f"- ({value:g})" for value in (paper.macs / 1e6, *(paper.latency_ms[d] for d in DEVICES))]
+            lines.append([paper.name, *published, told, "-", f"- ({paper.top1})"])
+            name = f"{paper.name} at {nearest_feasible(infeasible):g} ms"
+            lines.append([name, *_costs(story, rows), _used(rows), spread(story.top1(rows), 2), "-"])
     factors = ", ".join(f"{device} {story.factor(device):.4g}" for device in DEVICES)
     budgets = ", ".join(f"{device} {budget:g} ms" for device, budget in BUDGETS_MS["table3"].items())
-    header = ("network", "MACs M", "CPU ms", "VPU ms", "GPU ms", "of its budget", "top-1 % here",
-              "top-1 % published")  # fmt: skip
+    header = ("network", "MACs M", "CPU ms", "VPU ms", "GPU ms", "of its budget", f"top-1 % on {_images(story)}",
+              "top-1 % on ImageNet")  # fmt: skip
     return Table(
         "Table III on the paper's scale (calibration=table3)",
         header,
@@ -98,10 +81,35 @@ def paper_table(story: Story) -> Table:
     )
 
 
-def _beside(values: Sequence[float], published: float, digits: int) -> str:
+def _costs(story: Story, rows: Sequence[Row], paper: PublishedRow | None = None) -> list[str]:
+    """MACs and ms by device on the paper's scale, each beside the published one."""
+    values = [([number(row, "macs") / 1e6 for row in rows], None if paper is None else paper.macs / 1e6, 0)]
+    for device in DEVICES:
+        found = [story.ms(row, device, "table3") for row in rows]
+        values.append((found, None if paper is None else paper.latency_ms[device], 2 if device == "gpu" else 1))
+    return [_beside(found, published, digits) for found, published, digits in values]
+
+
+def _beside(values: Sequence[float], published: float | None, digits: int) -> str:
     """'312 (333, -6 %)'."""
+    if published is None:
+        return spread(values, digits)
     off = f", {100 * (fmean(values) / published - 1):+.0f} %" if values else ""
     return f"{spread(values, digits)} ({published:g}{off})"
+
+
+def _used(rows: Sequence[Row]) -> str:
+    return spread([number(row, "kept_ms") / number(row, "budget_ms") for row in rows], 3)
+
+
+def _top1(story: Story, rows: Sequence[Row], paper: PublishedRow) -> tuple[str, str]:
+    """On the images at hand, and on ImageNet: a folder of images is taken for it."""
+    reached = spread(story.top1(rows), 2)
+    return reached, f"{reached if _images(story) == 'imagefolder' else NOT_MEASURED} ({paper.top1})"
+
+
+def _images(story: Story) -> str:
+    return str(story.results.settings["data"])
 
 
 def measured_table(story: Story) -> Table:
@@ -113,7 +121,7 @@ def measured_table(story: Story) -> Table:
                 f"{LABELS[space]}, {device} {budget_ms:g} ms",
                 spread([number(row, "macs") / 1e6 for row in rows], 0),
                 *(spread([number(row, f"{d}_ms") for row in rows], 3 if d == "gpu" else 1) for d in DEVICES),
-                spread([number(row, "kept_ms") / number(row, "budget_ms") for row in rows], 3),
+                _used(rows),
                 spread(story.top1(rows), 2),
             ])  # fmt: skip
     header = ("searched for", "MACs M", "CPU ms", "VPU ms", "GPU ms", "of its budget", "top-1 %")

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +27,7 @@ from search_space import Architecture, cost_of, load_space, lower
 from search_space.family import DEPTHS_12, linear_twin, quadranet
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
     from nas.data import DataSet
-    from nas.training import Recipe
 
 DEVICES = ("cpu", "vpu", "gpu")
 SPACES = ("proxyless", "quadranet")
@@ -131,7 +127,7 @@ class Worker:
 
     def _range(self, job: Job) -> list[Row]:
         """The fastest and the slowest network of a space on every device, in the calibration's ms."""
-        rows = []
+        rows: list[Row] = []
         for device, budget_ms in BUDGETS_MS[job.calibration].items():
             table = table_of(device, job.calibration, job.space)
             ends = {"minimum_ms": table.minimum_ms, "maximum_ms": table.maximum_ms}
@@ -141,7 +137,7 @@ class Worker:
     def _published(self, job: Job) -> list[Row]:
         """For every budget, of each family the network with the most MACs that keeps it."""
         members = [(family, a, cost_of(lower(a, RESOLUTION, NUM_CLASSES)).macs) for family, a in published()]
-        rows = []
+        rows: list[Row] = []
         for device, budget_ms in BUDGETS_MS[COMPARED].items():
             model = model_of(device, COMPARED)
             fits: dict[str, tuple[int, Architecture]] = {}
@@ -155,17 +151,14 @@ class Worker:
         return rows
 
     def _random(self, job: Job) -> list[Row]:
-        """Random networks that use a budget as searched ones do.
-
-        The exact choice under the budget among scores drawn at random: every candidate of every slot is as probable
-        as the budget lets it be.
-        """
+        """Random networks that use a budget as searched ones do: the exact choice under it by scores from Gumbel's
+        distribution, by which, without a budget, every gate path is as probable."""
         import numpy as np
 
         from nas.derive import derive
 
-        space, rows = load_space(job.space), []
-        rng = np.random.default_rng(job.seed)
+        space, rng = load_space(job.space), np.random.default_rng(job.seed)
+        rows: list[Row] = []
         for device, budget_ms in targets(job.space, job.calibration).items():
             table = table_of(device, job.calibration, job.space)
             for number in range(self.scale.drawn):
@@ -216,10 +209,12 @@ class Worker:
         """From scratch; the accuracy is that of the last weights."""
         import torch
 
+        from nas.recipes import load_recipe
         from nas.training import accuracy, recalibrate, train_network
         from search_space.build import Network, to_channels_last
 
-        data, recipe, pixels = load_images(self.scale.data), load_recipe(self.scale), self.scale.data.resolution
+        data, pixels = load_images(self.scale.data), self.scale.data.resolution
+        recipe = load_recipe(self.scale.recipe, **({} if self.scale.epochs is None else {"epochs": self.scale.epochs}))
         architecture = Architecture.from_dict(json.loads(job.architecture))
         torch.manual_seed(job.seed)
         segments = lower(architecture, pixels, data.num_classes)
@@ -290,25 +285,3 @@ def _for_searches(settings: DataSettings) -> DataSet:
 
     data = load_images(settings)
     return replace(data, test=data.test.take(np.arange(min(16, len(data.test)))))
-
-
-def recipes() -> tuple[str, ...]:
-    """Names in `nas/conf/recipe`, the default first."""
-    names = {f.name.removesuffix(".yaml") for f in _recipes().iterdir() if f.name.endswith(".yaml")}
-    return (Scale.recipe, *sorted(names - {Scale.recipe}))
-
-
-def load_recipe(scale: Scale) -> Recipe:
-    """Of `nas/conf/recipe`, with the scale's epochs."""
-    import yaml
-
-    from nas.settings import settings_from_dict
-    from nas.training import Recipe
-
-    values = yaml.safe_load(_recipes().joinpath(f"{scale.recipe}.yaml").read_text(encoding="utf-8"))
-    epochs = {} if scale.epochs is None else {"epochs": scale.epochs}
-    return settings_from_dict(Recipe, {**values, **epochs}, "recipe.")
-
-
-def _recipes() -> Traversable:
-    return resources.files("nas.conf").joinpath("recipe")
