@@ -146,7 +146,12 @@ class Worker:
                 if ms <= budget_ms and macs > fits.get(family, (0, a))[0]:
                     fits[family] = macs, a
             for family, (_, a) in fits.items():
-                target = {"space": family, "device": device, "calibration": COMPARED, "budget_ms": budget_ms}
+                target: dict[str, Any] = {
+                    "space": family,
+                    "device": device,
+                    "calibration": COMPARED,
+                    "budget_ms": budget_ms,
+                }
                 rows.append({"kind": "published", "name": a.space.name, **target, "seed": None, **priced(a)})
         return rows
 
