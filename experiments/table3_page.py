@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments.results import FOLDER, Results, Row
 from experiments.table3_story import NOT_RUN, Story, Target, number, spread
-from experiments.table3_tables import LABELS, Table, introduction, marks, tables
+from experiments.table3_tables import LABELS, Table, cost, introduction, marks, tables
 from experiments.table3_work import BUDGETS_MS, DEVICES, SPACES
 from latency_models.table3 import NUM_CLASSES, RESOLUTION
 from nas.report import PAGE_WIDTH, Scale, line, ms, rect, svg, text
@@ -38,7 +38,7 @@ def render_page(results: Results) -> str:
         _section("The networks found", networks(story)),
         _section("Fig. 5: quadratic networks against their linear twins", figure_5()),
         _section("Marks", f"<ul>{''.join(f'<li>{escape(mark)}</li>' for mark in marks(story))}</ul>"),
-        _section("Where it comes from", f"<p>{escape(str(results.provenance))}</p>"),
+        _section("Where it comes from", f"<p>{escape(cost(results))}</p><p>{escape(str(results.provenance))}</p>"),
         "</main>",
     ]
     frame = resources.files("nas").joinpath("report.html").read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -98,7 +98,7 @@ class Story:
         for calibration in calibrations:
             rows = [row for row in self.searched(Target(space, calibration, device)) if self.training(row)]
             if rows:
-                points.append((fmean(number(row, f"{device}_ms") for row in rows), fmean(self.top1(rows))))
+                points.append((mean_ms(rows, device), fmean(self.top1(rows))))
         return sorted(points)
 
     def loss(self, rows: Sequence[Row], space: str, device: str, calibrations: Sequence[str]) -> float | None:
@@ -107,7 +107,7 @@ class Story:
         trained = [row for row in rows if self.training(row)]
         if not trained:
             return None
-        ms, reached = fmean(number(row, f"{device}_ms") for row in trained), fmean(self.top1(trained))
+        ms, reached = mean_ms(trained, device), fmean(self.top1(trained))
         for (low, below), (high, above) in pairwise(self.front(space, device, calibrations)):
             if low <= ms <= high:
                 return below + (above - below) * (ms - low) / (high - low) - reached
@@ -137,9 +137,6 @@ class Story:
         if len(trained) < len([rows for _, _, rows in self.six() if rows]) or not trained:
             return None
 
-        def mean(rows: Sequence[Row], value: Callable[[Row], float]) -> float:
-            return fmean(value(row) for row in rows)
-
         return [
             f"{PAPER[space, device].name} by {PAPER[space, other].name}"
             for (space, device), rows in trained.items()
@@ -147,6 +144,19 @@ class Story:
             if its_space == space
             and other != device
             and fmean(self.top1(others)) >= fmean(self.top1(rows))
-            and mean(others, lambda row, d=device: number(row, f"{d}_ms"))  # type: ignore[misc]
-            < mean(rows, lambda row, d=device: number(row, f"{d}_ms"))  # type: ignore[misc]
+            and mean_ms(others, device) < mean_ms(rows, device)
         ]
+
+    def cost(self) -> dict[str, tuple[int, float]]:
+        """'searched' and 'training' -> how many jobs, and their CPU minutes."""
+        jobs = {str(row["job"]): row for row in self.results.rows if row["kind"] in ("searched", "training")}
+        found: dict[str, tuple[int, float]] = {}
+        for row in jobs.values():
+            count, minutes = found.get(str(row["kind"]), (0, 0.0))
+            found[str(row["kind"])] = count + 1, minutes + number(row, "cpu_s") / 60
+        return found
+
+
+def mean_ms(rows: Sequence[Row], device: str) -> float:
+    """Measured scale."""
+    return fmean(number(row, f"{device}_ms") for row in rows)

@@ -36,7 +36,14 @@ def render(results: Results) -> str:
     for table in tables(results):
         parts.append(f"### {table.title}\n\n{markdown(table.header, table.lines)}\n\n{table.note}".rstrip())
     parts.append("### Marks\n\n" + "\n".join(f"- {mark}" for mark in marks(Story(results))))
-    return "\n\n".join([*parts, str(results.provenance)])
+    return "\n\n".join([*parts, cost(results), str(results.provenance)])
+
+
+def cost(results: Results) -> str:
+    """In one sentence."""
+    found = Story(results).cost()
+    told = [f"{minutes:.1f} CPU minutes in {count} jobs of kind '{kind}'" for kind, (count, minutes) in found.items()]
+    return f"So far {', '.join(told) or 'no search and no training'}."
 
 
 def introduction(results: Results) -> str:
@@ -45,9 +52,9 @@ def introduction(results: Results) -> str:
     epochs = "the recipe's" if s["epochs"] is None else s["epochs"]
     return (
         f"Latencies are predictions of the device profiles at 224 pixels, batch 1, 1000 classes. Top-1 is measured on "
-        f"the test images of {s['data']} at {s['resolution']} pixels ({images}; supernets {s['warmup']} + "
-        f"{s['search']} epochs, every network then from scratch: recipe {s['recipe']}, {epochs} epochs); the paper's "
-        f"is on ImageNet and was not measured here. '{NOT_RUN}': the same command goes on. "
+        f"the test images of {s['data']} at {s['resolution']} pixels ({images}; a supernet for the three "
+        f"devices, {s['warmup']} + {s['search']} epochs, then every network from scratch: recipe {s['recipe']}, "
+        f"{epochs} epochs). '{NOT_RUN}': the same command goes on. "
         "±: standard deviation over seeds."
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments.results import Provenance, Results, Row, load_results
+from experiments.results import FOLDER, Provenance, Results, Row, load_results
 from experiments.table3 import KINDS, Wanted, main
 from experiments.table3_page import render_page
 from experiments.table3_story import NOT_RUN, Story, Target
@@ -132,6 +132,13 @@ def test_a_network_beaten_at_home_is_named() -> None:
     assert Story(results(slow, fast, trained[0])).beaten_at_home() is None
 
 
+def test_a_jobs_cost_is_counted_once() -> None:
+    """Its rows all carry it."""
+    one = [searched("quadranet", "table3", device, device, job="search", cpu_s=120.0) for device in DEVICES]
+    other = {**training("cpu", 0.5), "job": "train", "cpu_s": 30.0}
+    assert Story(results(*one, other)).cost() == {"searched": (1, 2.0), "training": (1, 0.5)}
+
+
 def test_published_networks_are_trained_with_every_seed_and_others_with_their_own() -> None:
     other = json.dumps(load_space("quadranet").largest().to_dict())
     third = json.dumps(load_space("proxyless").smallest().to_dict())
@@ -207,3 +214,12 @@ def test_the_whole_in_miniature(tmp_path: Path) -> None:
 def test_the_page_of_no_rows_says_so() -> None:
     assert NOT_RUN in render_page(results())
     assert Story(results()).searched(Target("quadranet", "table3", "cpu")) == []
+
+
+def test_shipped_searches_keep_their_budgets_and_the_shipped_tables_are_theirs() -> None:
+    shipped = load_results(FOLDER / "table3.json", "table3")
+    assert (FOLDER / "table3.md").read_text(encoding="utf-8").strip() == render(shipped).strip()
+    for row in shipped.rows:
+        if row["kind"] == "searched":
+            used = float(str(row["kept_ms"])) / float(str(row["budget_ms"]))
+            assert used <= 1 + 1e-9 and (used >= 0.97 or not row["binds"]), row["job"]
