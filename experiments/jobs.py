@@ -34,7 +34,7 @@ J = TypeVar("J", bound=Job)
 
 @dataclass(frozen=True)
 class Work(Generic[J]):
-    """do(job) -> its rows; settings: what a file's rows have in common.
+    """do(job) -> its rows; settings: what a file's rows have in common; device: 'cpu' or 'cuda', where it is done.
 
     jobs: in the order to be done; where that hangs on what others found, a function of the rows so far.
     """
@@ -42,6 +42,7 @@ class Work(Generic[J]):
     settings: Mapping[str, Value]
     jobs: Sequence[J] | Callable[[Sequence[Row]], Sequence[J]]
     do: Callable[[J], Sequence[Row]]
+    device: str = "cpu"
 
     def known(self, rows: Sequence[Row]) -> Sequence[J]:
         return self.jobs(rows) if callable(self.jobs) else self.jobs
@@ -85,7 +86,7 @@ def run_jobs(
         work = prepare(options, quick)
         command = " ".join([f"python -m experiments.{experiment}", *arguments])
         kept = not quick or options.given("out")
-        results = _started(path, experiment, work.settings, command, kept)
+        results = _started(path, experiment, work, command, kept)
         minutes = options.number("minutes") if options.given("minutes") else None
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
         done = {str(row["job"]) for row in results.rows}
@@ -113,17 +114,17 @@ def run_jobs(
     return run(task, known, usage, rest)
 
 
-def _started(path: Path, experiment: str, settings: Mapping[str, Value], command: str, kept: bool) -> Results:
+def _started(path: Path, experiment: str, work: Work[J], command: str, kept: bool) -> Results:
     """The results so far, with this call's provenance. Raises `UserError` where they were measured otherwise."""
     rows: tuple[Row, ...] = ()
     if kept and path.exists():
         before = load_results(path, experiment)
-        for name in {**before.settings, **settings}:
-            old, new = before.settings.get(name), settings.get(name)
+        for name in {**before.settings, **work.settings}:
+            old, new = before.settings.get(name), work.settings.get(name)
             if old != new:
                 raise UserError(f"'{path}' was measured with {name}={old}, not {new}; name another file with out=")
         rows = before.rows
-    return Results(experiment, take_provenance(command, "cpu"), settings, rows)
+    return Results(experiment, take_provenance(command, work.device), work.settings, rows)
 
 
 def _completed(

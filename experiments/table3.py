@@ -9,6 +9,7 @@ Data       CIFAR-10 at 32 pixels by default: 10,000 of its train images, of whic
            data=imagefolder data.root=FOLDER data.resolution=224 recipe=imagenet out=FILE.
 Command    python -m experiments.table3 [jobs=2] [minutes=60]
            python -m experiments.table3 show figure=experiments/results/table3/index.html
+           Searches and trainings run on a GPU where torch finds one.
 Cost       About 36 trainings and 4 searches a seed, some 70 to 100 minutes of one x86-64 core each seed at the default
            scale; seed by seed, the searches and what they found first, so that a part is of use.
 Expected   Every feasible budget kept and at least 97 % of it used where it binds. Of accuracies nothing is known
@@ -28,7 +29,18 @@ from typing import TYPE_CHECKING, Any
 from experiments.jobs import Work, run_jobs
 from experiments.results import Results, Row, Value
 from experiments.table3_tables import render
-from experiments.table3_work import BUDGETS_MS, COMPARED, DEVICES, SPACES, Job, Scale, Worker, factor, model_of
+from experiments.table3_work import (
+    BUDGETS_MS,
+    COMPARED,
+    DEVICES,
+    SPACES,
+    Job,
+    Scale,
+    Worker,
+    accelerator,
+    factor,
+    model_of,
+)
 from search_space.errors import UnknownName
 
 if TYPE_CHECKING:
@@ -105,7 +117,7 @@ def prepare(options: Options, quick: bool) -> Work[Job]:
         if unknown := [name for name in named if name not in known]:
             raise UnknownName(what, unknown[0], known)
     wanted = Wanted(kinds, spaces, calibrations, options.integer("seeds", 1 if quick else 3))
-    return Work(settings_of(scale), wanted.jobs, Worker(scale))
+    return Work(settings_of(scale), wanted.jobs, Worker(scale), accelerator())
 
 
 def scale_of(options: Options, quick: bool) -> Scale:

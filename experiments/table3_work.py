@@ -121,9 +121,10 @@ class Worker:
     scale: Scale
 
     def __call__(self, job: Job) -> Sequence[Row]:
-        clock = time.process_time()
+        cpu_s, wall_s = time.process_time(), time.monotonic()
         rows: list[Row] = getattr(self, f"_{job.kind}")(job)
-        return [{**row, "cpu_s": round(time.process_time() - clock, 1)} for row in rows]
+        cost = {"cpu_s": round(time.process_time() - cpu_s, 1), "wall_s": round(time.monotonic() - wall_s, 1)}
+        return [{**row, **cost, "on": accelerator()} for row in rows]
 
     def _range(self, job: Job) -> list[Row]:
         """The fastest and the slowest network of a space on every device, in the calibration's ms."""
@@ -214,17 +215,18 @@ class Worker:
         """From scratch; the accuracy is that of the last weights."""
         import torch
 
+        from nas.distributed import place
         from nas.recipes import load_recipe
         from nas.training import accuracy, recalibrate, train_network
         from search_space.build import Network, to_channels_last
 
-        data, pixels = load_images(self.scale.data), self.scale.data.resolution
+        data, pixels = replace(load_images(self.scale.data), place=place("auto")), self.scale.data.resolution
         recipe = load_recipe(self.scale.recipe, **({} if self.scale.epochs is None else {"epochs": self.scale.epochs}))
         architecture = Architecture.from_dict(json.loads(job.architecture))
         torch.manual_seed(job.seed)
         segments = lower(architecture, pixels, data.num_classes)
         network = Network(segments, recipe.layer_scale, recipe.drop_path, paper_init=recipe.layer_scale < 0.01)
-        to_channels_last(network)
+        to_channels_last(network).to(data.place.device)
         train_network(network, data, data.train, pixels, recipe, job.seed)
         recalibrate(network, data.batches(data.train, pixels, 256))
         reached = {
@@ -235,14 +237,16 @@ class Worker:
                  "train_images": len(data.train), "test_images": len(data.test), **reached}]  # fmt: skip
 
 
+def accelerator() -> str:
+    """'cpu' or 'cuda': where searches and trainings run here."""
+    from nas.distributed import place
+
+    return place("auto").device.type
+
+
 def _target(job: Job, device: str, budget_ms: float) -> dict[str, Any]:
-    return {
-        "space": job.space,
-        "device": device,
-        "calibration": job.calibration,
-        "budget_ms": budget_ms,
-        "seed": job.seed,
-    }
+    return {"space": job.space, "device": device, "calibration": job.calibration, "budget_ms": budget_ms,
+            "seed": job.seed}  # fmt: skip
 
 
 def priced(architecture: Architecture) -> dict[str, Any]:
