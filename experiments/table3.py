@@ -4,17 +4,18 @@ Question   Under the paper's budgets (300, 30 and 3 ms, on its scale: calibratio
            real milliseconds (calibration=measured): what do the six searches find, is the quadratic network the
            better one at the same budget, is each best on its own device, and was the search worth it beside random
            and published networks?
-Data       CIFAR-10 at 32 pixels by default: 10,000 of its train images, of which 2,000 choose; the whole test set.
+Data       CIFAR-10 at 32 pixels by default: 6,000 of its train images, of which 1,200 choose; the whole test set.
            data=packed data.train=FILE.npz data.test=FILE.npz data.resolution=64, or ImageNet with the full recipe:
            data=imagefolder data.root=FOLDER data.resolution=224 recipe=imagenet out=FILE.
 Command    python -m experiments.table3 [jobs=2] [minutes=60]
            python -m experiments.table3 show figure=experiments/results/table3/index.html
            Searches and trainings run on a GPU where torch finds one.
-Cost       About 36 trainings and 4 searches a seed, some 70 to 100 minutes of one x86-64 core each seed at the default
-           scale; seed by seed, the searches and what they found first, so that a part is of use.
+Cost       About 36 trainings and 4 searches a seed. The whole was not run yet; from 80 to 650 train images a second
+           and core, by network, some 75 minutes of an x86-64 core a seed are to be expected at the default scale.
+           Seed by seed, the searches and what they found first, so that a part is of use. --quick: one minute.
 Expected   Every feasible budget kept and at least 97 % of it used where it binds. Of accuracies nothing is known
-           beforehand: at 32 pixels the quadratic networks' maps are 8, 4, 2 and 1 pixels wide, and a few epochs on a
-           fifth of CIFAR-10 say which networks learn fast, not what they reach on ImageNet.
+           beforehand: at 32 pixels the quadratic networks' maps are 8, 4, 2 and 1 pixels wide, and a few epochs on an
+           eighth of CIFAR-10 say which networks learn fast, not what they reach on ImageNet.
 
 Latencies are predictions of the device profiles at 224 pixels, batch 1 and 1000 classes; none is a timing.
 """
@@ -54,7 +55,7 @@ OPTIONS = {
     "data.train": "an .npz pack of images to train on",
     "data.test": "an .npz pack of images to test on",
     "data.resolution": "pixels to search and train at (default: 32)",
-    "data.limit": "use only so many train images (default: 10000 of cifar10, else all)",
+    "data.limit": "use only so many train images (default: 6000 of cifar10, else all)",
     "recipe": "of the trainings: small (default) or imagenet, whose epochs and augmentation are the paper's",
     "epochs": "of every training (default: 4 with recipe=small)",
     "warmup": "epochs of a supernet's weights alone (default: 2)",

@@ -45,7 +45,7 @@ class Scale:
     of a supernet; drawn: random networks a budget, space and seed."""
 
     data: DataSettings = field(
-        default_factory=lambda: DataSettings("cifar10", resolution=32, validation_share=0.2, limit=10_000)
+        default_factory=lambda: DataSettings("cifar10", resolution=32, validation_share=0.2, limit=6_000)
     )
     recipe: str = "small"
     epochs: int | None = 4
