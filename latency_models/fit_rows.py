@@ -28,7 +28,7 @@ from device_profiles import (
 )
 from latency_models.features import FEATURES
 from latency_models.fuse import fuse
-from latency_models.intervals import largest_coverage, rank_quantiles
+from latency_models.intervals import largest_coverage, rank_quantiles, tolerance_limits
 from latency_models.model import LatencyModel
 from latency_models.regression import Form, Sample, Terms, fit_coefficients, mape, round_significant, within
 from latency_models.residual import GaussianProcess, coordinates, fit_residual
@@ -258,14 +258,10 @@ def _fit_residual(kind: str, rows: Sequence[KernelRow], ratios: Array) -> Residu
 
 
 def kernel_interval(errors: Array, amplitude: float) -> tuple[float, float]:
-    """Ends for a kernel not timed, from rows left out: rank quantiles where they reach; below, normal ones
+    """Ends for a kernel not timed, from rows left out: tolerance limits where they reach; below, normal ones
     that are no narrower than the residual's amplitude, since so few rows say little."""
-    factors = sorted(float(f) for f in np.exp(errors))
-    if largest_coverage(len(factors)) >= COVERAGE:
-        low, high = rank_quantiles(factors, factors, COVERAGE)
-    else:
-        half = NORMAL_90 * max(amplitude, float(np.sqrt((errors**2).mean())))
-        low, high = exp(-half), exp(half)
+    half = NORMAL_90 * max(amplitude, float(np.sqrt((errors**2).mean())))
+    low, high = tolerance_limits(np.exp(errors).tolist(), COVERAGE) or (exp(-half), exp(half))
     return min(1.0, round(low, 4)), max(1.0, round(high, 4))
 
 

@@ -10,6 +10,8 @@ from math import ceil, floor
 
 from search_space.errors import UserError
 
+TOLERANCE_CONFIDENCE = 0.95
+
 
 def rank_quantiles(low_scores: Sequence[float], high_scores: Sequence[float], coverage: float) -> tuple[float, float]:
     """(low, high): both tails hold at most (1 - coverage) / 2 of new networks. Scores sorted, as in `Interval`.
@@ -24,6 +26,24 @@ def rank_quantiles(low_scores: Sequence[float], high_scores: Sequence[float], co
             f"they reach {largest_coverage(n):.4g} (confidence {(1 + largest_coverage(n)) / 2:.4g})"
         )
     return low_scores[low - 1], high_scores[high - 1]
+
+
+def tolerance_limits(factors: Sequence[float], coverage: float) -> tuple[float, float] | None:
+    """(low, high): of `factors` (measured over predicted, any order), as many left out below as above, so that between
+    the ends lies a share `coverage` of new ones with 95 % confidence, however they are distributed. `rank_quantiles`
+    hold their coverage on the average only. None where there are too few factors. Needs scipy.
+
+    Wilks, Annals of Mathematical Statistics 12 (1941): the share between ends that leave out 2k - 2 of n is
+    Beta(n + 1 - 2k, 2k).
+    """
+    from scipy.stats import beta
+
+    known, n, left_out = sorted(factors), len(factors), 0
+    while (
+        2 * left_out + 2 < n and beta.cdf(coverage, n - 1 - 2 * left_out, 2 * left_out + 2) <= 1 - TOLERANCE_CONFIDENCE
+    ):
+        left_out += 1
+    return (known[left_out - 1], known[n - left_out]) if left_out else None
 
 
 def largest_coverage(count: int) -> float:

@@ -27,15 +27,40 @@ TWO_INPUTS = (Kind.ADD, Kind.MUL)
 SPLIT_SEED, UNSEEN_SHARE = 0, 0.2
 
 
+@dataclass(frozen=True)
+class Drift:
+    """What a run adds to every time as it goes on, whatever the kernel: ms by power of the run's share gone by."""
+
+    ms_by_power: tuple[float, ...] = ()
+
+    def ms(self, elapsed: Array) -> Array:
+        """elapsed: (N,), 0..1 -> (N,)."""
+        return sum((ms * elapsed**power for power, ms in enumerate(self.ms_by_power, 1)), np.zeros(len(elapsed)))
+
+    @property
+    def mean_ms(self) -> float:
+        """Over the whole run."""
+        return sum(ms / (power + 1) for power, ms in enumerate(self.ms_by_power, 1))
+
+
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Kernels and their times. kernels: N; latency_ms: (N,)."""
+    """Kernels and their times. kernels: N; latency_ms: (N,); elapsed: (N,), the share of its table above a row."""
 
     kernels: Sequence[Kernel]
     latency_ms: Array
+    elapsed: Array
 
     def at(self, places: Places) -> Measured:
-        return Measured([self.kernels[i] for i in places], self.latency_ms[places])
+        return Measured([self.kernels[i] for i in places], self.latency_ms[places], self.elapsed[places])
+
+    def without(self, drift: Drift) -> Measured:
+        """Times with the drift taken off. Raises `BadFile` where nothing would remain."""
+        left_ms = self.latency_ms - drift.ms(self.elapsed)
+        if not (left_ms > 0).all():
+            worst = int(left_ms.argmin())
+            raise BadFile(f"{self.kernels[worst]}: {self.latency_ms[worst]:g} ms is less than its run's drift")
+        return Measured(self.kernels, left_ms, self.elapsed)
 
     def by_kind(self) -> dict[str, Measured]:
         """One part a kernel kind, in order of the kinds' names."""
@@ -85,4 +110,5 @@ def element_wise_rows(folder: Path) -> Measured:
 
 
 def _measured(rows: Sequence[Row], kernel: Callable[[Row], Kernel]) -> Measured:
-    return Measured([kernel(row) for row in rows], np.array([row.number("latency_ms") for row in rows]))
+    times = np.array([row.number("latency_ms") for row in rows])
+    return Measured([kernel(row) for row in rows], times, np.arange(len(rows)) / len(rows))

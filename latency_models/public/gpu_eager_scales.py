@@ -81,7 +81,8 @@ def likely_residual(names: Sequence[str], rows: Measured, coefficients: Mapping[
 
 def residual_of(kind: str, seen: Measured) -> Residual:
     """Of one kind's rows; screened by the residual itself where the kind is."""
-    coefficients = fit_form(seen)
+    coefficients, drift = fit_form(seen)
+    seen = seen.without(drift)
     if kind != SCREENED:
         return likely_residual(NAMES[kind], seen, coefficients)
     residual = FIRST

@@ -11,7 +11,7 @@ from device_profiles import save_profile
 from latency_models.evaluate import main
 from latency_models.fit_rows import fit_device
 from latency_models.grid import grid_kernels
-from latency_models.intervals import binomial_interval, largest_coverage, rank_quantiles
+from latency_models.intervals import binomial_interval, largest_coverage, rank_quantiles, tolerance_limits
 from latency_models.scores import Evaluation
 from search_space import UserError
 from tests.latency_models.simulated import FACTS, RULES, SPACE, networks, rows_of
@@ -43,6 +43,20 @@ def test_rank_quantiles_hold_their_coverage() -> None:
         low, high = rank_quantiles(scores, scores, 0.8)
         inside.append(np.mean([low <= x <= high for x in rng.lognormal(0, 0.3, 50)]))
     assert 0.8 <= np.mean(inside) <= 0.87
+
+
+def test_tolerance_limits_hold_their_coverage_in_19_draws_of_20() -> None:
+    """Not on the average only, as rank quantiles do."""
+    rng, held = np.random.default_rng(0), []
+    for _ in range(1000):
+        low, high = tolerance_limits(rng.uniform(size=300).tolist(), 0.9) or (0.0, 0.0)
+        held.append(high - low >= 0.9)  # of uniform numbers, the share between the ends
+    assert 0.93 <= np.mean(held) <= 0.98
+
+
+def test_fewest_factors_with_tolerance_limits() -> None:
+    factors = np.linspace(0.9, 1.1, 46).tolist()
+    assert tolerance_limits(factors[:45], 0.9) is None and tolerance_limits(factors, 0.9) == (0.9, 1.1)
 
 
 def test_few_networks_claim_little() -> None:

@@ -15,9 +15,10 @@ from latency_models.gpu_blocks import Product, winograd_macs
 from latency_models.public import gpu, gpu_eager
 from latency_models.public.gpu_eager_fit import MOST_ROWS, RESIDUALS, fit_form, log_ratios, spread_out, without_outliers
 from latency_models.public.gpu_eager_networks import efficientnet, resnet50
-from latency_models.public.gpu_eager_rows import Measured, conv_rows, element_wise_rows, linear_rows, split
+from latency_models.public.gpu_eager_rows import Drift, Measured, conv_rows, element_wise_rows, linear_rows, split
 from latency_models.scores import Evaluation
 from search_space import Kind, LayerSpec, load_space, lower
+from search_space.errors import BadFile
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCE = Path(os.environ.get("NAS_SHARED", REPOSITORY.parent / "shared")) / "latency"
@@ -37,7 +38,7 @@ def products(count: int) -> Measured:
     rng = np.random.default_rng(0)
     kernels = [product(*(int(size) for size in rng.integers(64, 4096, 3))) for _ in range(count)]
     times = np.array([0.05 + kernel.spec.macs * 1.2e-10 for kernel in kernels])
-    return Measured(kernels, times)
+    return Measured(kernels, times, np.zeros(count))
 
 
 def test_blocks_of_a_product_by_hand() -> None:
@@ -57,14 +58,35 @@ def test_winograd_tiles_a_pile_of_images_one_by_one() -> None:
 
 def test_a_row_that_its_neighbours_contradict_is_left_out() -> None:
     rows = products(300)
-    spoilt = Measured(rows.kernels, np.where(np.arange(300) == 7, 3 * rows.latency_ms, rows.latency_ms))
-    kept = without_outliers(spoilt, fit_form(spoilt), RESIDUALS["linear"])
+    spoilt = Measured(rows.kernels, np.where(np.arange(300) == 7, 3 * rows.latency_ms, rows.latency_ms), rows.elapsed)
+    kept = without_outliers(spoilt, fit_form(spoilt)[0], RESIDUALS["linear"])
     assert rows.kernels[7] not in kept.kernels and len(kept.kernels) >= 295
 
 
 def test_the_form_of_products_is_recovered() -> None:
     rows = products(200)
-    assert np.abs(log_ratios(rows, fit_form(rows))).mean() < 0.02
+    assert np.abs(log_ratios(rows, fit_form(rows)[0])).mean() < 0.02
+
+
+def test_the_drift_of_the_convolutions_run_is_recovered_and_taken_off() -> None:
+    rng = np.random.default_rng(0)
+    kernels = [
+        Kernel(LayerSpec(Kind.CONV, *(int(c) for c in rng.integers(8, 900, 2)), 14, 14, 3, 1, 1)) for _ in range(400)
+    ]
+    alone = np.array([0.06 + winograd_macs(kernel) * 2e-10 for kernel in kernels])
+    elapsed = np.arange(400) / 400
+    read = Measured(kernels, alone + Drift((0.05, 0.25)).ms(elapsed), elapsed)
+    coefficients, drift = fit_form(read)
+    assert drift.ms_by_power == pytest.approx((0.05, 0.25), rel=0.02)
+    assert coefficients["launch"] == pytest.approx(0.06, rel=0.02)
+    assert read.without(drift).latency_ms == pytest.approx(alone, rel=0.01)
+    assert drift.mean_ms == pytest.approx(drift.ms(np.linspace(0, 1, 1001)).mean(), rel=1e-3)
+
+
+def test_a_time_below_the_drift_is_refused() -> None:
+    rows = Measured([product(8, 8, 8)] * 2, np.array([0.1, 0.2]), np.array([0.0, 0.9]))
+    with pytest.raises(BadFile, match=r"0\.2 ms is less than its run's drift"):
+        rows.without(Drift((0.3,)))
 
 
 def test_rows_are_spread_out_and_never_taken_twice() -> None:
@@ -114,19 +136,19 @@ def test_a_fifth_of_every_table_is_unseen_and_none_is_dropped() -> None:
 
 @needs_source
 def test_figures_of_the_eager_kernels(eager: list[Evaluation]) -> None:
-    """Convolutions miss their mark: of little work, they take 0.08 to 0.35 ms whatever their sizes."""
-    linear, conv, large, element_wise, norms, networks = eager
+    """Where a convolution's place in its run is not known, the drift of 0 to 0.3 ms alone keeps it from its mark."""
+    linear, conv, large, alone, untold, element_wise, norms, networks = eager
     assert linear.reached and element_wise.reached
-    assert conv.reached is False and conv.mape < 21
-    assert large.mape < 13 and norms.mape < 3
-    assert len(networks.names) == 5 and networks.mape < 15
+    assert conv.reached and alone.reached
+    assert untold.reached is False and untold.mape < 21
+    assert large.mape < 12 and norms.mape < 3
+    assert len(networks.names) == 5 and networks.mape < 14
 
 
 @needs_source
 def test_claimed_coverage_of_the_eager_kernels(eager: list[Evaluation]) -> None:
-    linear, conv, _, element_wise, norms, networks = eager
-    assert all(found.coverage_holds for found in (linear, element_wise, norms, networks))
-    assert conv.inside is not None and conv.inside / len(conv.names) > 0.86
+    claims = [found for found in eager if found.coverage]
+    assert len(claims) == len(eager) - 1 and all(found.coverage_holds for found in claims)
 
 
 @needs_source
