@@ -35,7 +35,7 @@ from nas.report import write_report
 from nas.result import Accuracy, Budget, DeviceLatency, InputFormat, Resolution, SearchResult, load_result, save_result
 from nas.resume import Begun, only_process
 from nas.settings import DataSettings, SearchSettings, settings_from_dict, with_data_defaults
-from nas.strategies import proxyless
+from nas.strategies import proxyless, subnetworks
 from nas.strategies.base import Strategy, choose
 from nas.strategies.weights import new_supernet
 from nas.targets import is_front
@@ -44,7 +44,12 @@ from search_space import Architecture, GatePath, UserError, cost_of, lower
 from search_space.build import Network, to_channels_last
 from search_space.errors import CannotWrite, Stopped
 
-STRATEGIES: Mapping[str, Strategy] = {"proxyless": proxyless}
+STRATEGIES: Mapping[str, Strategy] = {
+    "evolution": subnetworks.evolution,
+    "optuna": subnetworks.optuna,
+    "proxyless": proxyless,
+    "random": subnetworks.random,
+}
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ def _settings(folder: Path, changes: dict[str, Any]) -> SearchSettings:
     saved = load_result(folder / "architecture.json").provenance.get("settings")
     if not isinstance(saved, dict) or "gates" not in saved:
         raise BadFile(f"'{folder}' is not the folder of a search: its architecture.json has no search settings")
+    if (strategy := saved.get("strategy")) != "proxyless":
+        raise BadFile(f"'{folder}' was searched by strategy={strategy}, which leaves no gates to choose anew by")
     saved = {**saved, "out": None, **changes}
     settings = settings_from_dict(SearchSettings, saved)
     return replace(settings, finetune=replace(settings.finetune, epochs=0))

@@ -30,7 +30,12 @@ SEARCH_COLUMNS = (
     *("expected_ms", "budget_ms", "multiplier", "gate_entropy", "seconds"),
 )
 GATE_COLUMNS = ("step", "slot", "stage", "block", "candidate", "probability")
-PHASES = {"warmup": "warm-up", "search": "search", "finetune": "fine-tuning"}
+PHASES = {"warmup": "warm-up", "weights": "weights", "search": "search", "trials": "trials", "finetune": "fine-tuning"}
+EXPECTED = (
+    "Until the search phase ends, expected latency is the mean over the gates' probabilities, not the latency of one "
+    "network; in fine-tuning it is that of the network found."
+)
+OF_TRIALS = "Latency is that of the network that was trained or tried at the step; accuracy is with inherited weights."
 FILES = {
     "model.onnx": "the trained network, at the training resolution",
     "weights.safetensors": "its weights",
@@ -38,6 +43,7 @@ FILES = {
     "architecture.json": "the network as a value, its cost, predictions and provenance",
     "search.csv": "one row per logged step",
     "gates.csv": "the gate probabilities, once per epoch",
+    "trials.csv": "the networks that were tried, with their accuracy",
 }
 UNKNOWN = "not measured"
 PAGE_WIDTH = 1100  # of the figures' own units; the page scales them
@@ -671,15 +677,19 @@ def course_figures(run: Run) -> str:
     multiplier = [series(run, "multiplier", "multiplier", "c0")]
     entropy = [series(run, "gate_entropy", "entropy", "c0")]
     charts = [
-        line_chart(run, "Expected latency", "ms", latency, PAGE_WIDTH),
+        line_chart(run, "Expected latency" if run.snapshots else "Latency", "ms", latency, PAGE_WIDTH),
         line_chart(run, "Validation accuracy", "%", accuracy, half),
         line_chart(run, "Loss", "", losses, half),
-        line_chart(run, "Latency multiplier", "", multiplier, half, from_zero=True),
-        line_chart(run, "Gate entropy", "1 undecided, 0 decided", entropy, half, from_zero=True),
     ]
+    if run.snapshots:
+        charts += [
+            line_chart(run, "Latency multiplier", "", multiplier, half, from_zero=True),
+            line_chart(run, "Gate entropy", "1 undecided, 0 decided", entropy, half, from_zero=True),
+        ]
     drawn = "".join(f"<figure>{chart}</figure>" for chart in charts)
     thinned = f'<p class="faint">Lines show at most {MOST_POINTS} points; search.csv holds all.</p>'
-    return f'<div class="charts">{drawn}</div>{thinned if len(run.steps) > MOST_POINTS else ""}'
+    meaning = f'<p class="faint">{EXPECTED if run.snapshots else OF_TRIALS}</p>'
+    return f'{meaning}<div class="charts">{drawn}</div>{thinned if len(run.steps) > MOST_POINTS else ""}'
 
 
 def chosen_candidates(run: Run) -> tuple[str, ...]:
@@ -708,10 +718,16 @@ def chosen_candidates(run: Run) -> tuple[str, ...]:
     return tuple(chosen)
 
 
+def gates_section(run: Run) -> str:
+    """Nothing where no gates were trained."""
+    if not run.snapshots:
+        return ""
+    head = '<section aria-labelledby="gate-probabilities">\n<h2 id="gate-probabilities">Gate probabilities</h2>'
+    return f"{head}\n{gates_figure(run)}\n</section>"
+
+
 def gates_figure(run: Run) -> str:
     """Heat map of the last snapshot, slots by candidates, with a slider over the others."""
-    if not run.snapshots:
-        return '<p class="faint">This run trained no gates: gates.csv holds no snapshots.</p>'
     space = run.architecture.space
     names = list(dict.fromkeys(str(candidate) for slot in space.slots for candidate in slot.candidates))
     left, top, height = 46.0, 38.0, 22.0
@@ -823,6 +839,8 @@ def file_list(run: Run) -> str:
     items = []
     for pattern, about in FILES.items():
         name = pattern.format(resolution=f"{run.fields.needed('resolution', 'deployment'):g}")
+        if name == "trials.csv" and name not in run.files:
+            continue  # of discrete strategies only
         shown = f'<a href="{name}">{name}</a>' if name in run.files else f"<span>{name} (not in this folder)</span>"
         items.append(f"<li>{shown}<small>{escape(about)}</small></li>")
     return f'<ul class="files">{"".join(items)}</ul>'
@@ -839,7 +857,7 @@ def render_page(run: Run, template: str) -> str:
         "architecture": architecture_legend(run) + architecture_figure(run),
         "time": time_figure(run),
         "course": course_figures(run),
-        "gates": gates_figure(run),
+        "gates": gates_section(run),
         "devices": device_table(run) + device_figure(run),
         "notes": notes_list(run),
         "provenance": provenance_table(run),

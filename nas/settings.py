@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from search_space.errors import BadFile, UnknownName, UserError, one_line
 
 DATA_SETS = ("cifar10", "digits", "imagefolder", "packed")
-STRATEGIES = ("proxyless",)
+STRATEGIES = ("evolution", "optuna", "proxyless", "random")
+SAMPLERS = ("nsga2", "tpe")
 GATE_MODES = ("full_v2", "two")
 GATE_STARTS = ("budget", "uniform")
 PENALTIES = ("add_linear", "hard", "mul_log", "multiplier")
@@ -127,6 +128,19 @@ class PenaltySettings:
 
 
 @dataclass(frozen=True)
+class OptunaSettings:
+    """Of strategy=optuna. storage: a journal's file or a database's URL, which keeps the trials and which several
+    runs with equal settings may share; None keeps them with the run."""
+
+    sampler: str = "tpe"
+    storage: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise UnknownName("optuna.sampler", self.sampler, SAMPLERS)
+
+
+@dataclass(frozen=True)
 class CheckpointSettings:
     """How often the run's whole state is written, for `resume=`: every so many minutes, or steps too."""
 
@@ -159,6 +173,7 @@ class SearchSettings:
 
     confidence: the share of networks that must stay below the interval's upper end, which then keeps the
     budget instead of the prediction itself. calibration: the profile's factor on predictions.
+    trials, trial_images: networks that a discrete strategy looks at, and on how many validation images (None: all).
     """
 
     device: str = "vpu"
@@ -178,6 +193,9 @@ class SearchSettings:
     gates: GateSettings = field(default_factory=GateSettings)
     penalty: PenaltySettings = field(default_factory=PenaltySettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    trials: int = 100
+    trial_images: int | None = None
+    optuna: OptunaSettings = field(default_factory=OptunaSettings)
     use_at_least: float = 0.97
     rerank: int = 6
     deployment_resolution: int = 224
@@ -197,6 +215,9 @@ class SearchSettings:
         _require(0 < self.gates.lr < math.inf, "gates.lr", self.gates.lr, "above 0")
         _require(self.gates.every >= 1, "gates.every", self.gates.every, "1 or more")
         _require(0 <= self.use_at_least < 1, "use_at_least", self.use_at_least, "at least 0 and below 1")
+        _require(self.trials >= 1, "trials", self.trials, "1 or more")
+        images = self.trial_images
+        _require(images is None or images >= 1, "trial_images", images, "1 or more")
         _require(self.rerank >= 1, "rerank", self.rerank, "1 or more")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 4294967295")
         _require(

@@ -14,12 +14,11 @@ import numpy as np
 
 from nas.discrete.base import Choices, Region, Trial, as_choices
 from nas.discrete.random import draw_new
-from search_space.errors import UnknownName, UserError, one_line
+from search_space.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import optuna
 
-SAMPLERS = ("tpe", "nsga2")
 OUTSIDE, REPEATED = 20, 5  # proposals outside the limits, or known, after which a uniform draw is looked at
 CHOICES = "choices"  # a trial's attribute: the canonical network
 
@@ -35,8 +34,6 @@ class OptunaSearch:
         import optuna
         from sqlalchemy.exc import SQLAlchemyError
 
-        if sampler not in SAMPLERS:
-            raise UnknownName("sampler", sampler, SAMPLERS)
         self.region, self.seed = region, seed
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:

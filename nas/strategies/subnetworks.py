@@ -1,0 +1,170 @@
+"""Discrete search over sub-networks that inherit weights: `random`, `evolution` and `optuna`.
+
+The supernet trains on paths drawn uniformly from the networks within the budget, so on those that can be chosen. Then
+a `nas.discrete` searcher proposes `trials` of them, each measured on validation images with the weights it inherits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from nas.checkpoint import Checkpoint, Checkpoints, part, under
+from nas.data import DataSet
+from nas.discrete import Choices, Evolution, RandomSearch, Region, Searcher, Trial, explore
+from nas.discrete.budgeted import Budgeted, within_budget
+from nas.discrete.optuna import OptunaSearch
+from nas.export import CHECKPOINT, save_supernet
+from nas.log import LOG_EVERY, Row, SearchLog
+from nas.preflight import Plan
+from nas.progress import SearchProgress
+from nas.strategies.base import Found
+from nas.strategies.weights import WeightTraining, new_supernet, weight_steps
+from nas.supernet import Supernet
+from nas.training import accuracy, recalibrate
+from search_space import GatePath
+from search_space.build import to_channels_last
+from search_space.files import write_whole
+
+PHASE = "subnetworks"  # of checkpoints; training and trials
+TRIALS = "trials.csv"
+RECALIBRATION_BATCHES = 4  # of train images, that a trial's BatchNorms are measured on
+
+
+@dataclass(frozen=True)
+class Subnetworks:
+    """searcher: from the plan, the networks that may be chosen, and what the study is called."""
+
+    searcher: Callable[[Plan, Region, str], Searcher]
+
+    def total_steps(self, plan: Plan, data: DataSet) -> int:
+        return weight_steps(plan, data) + plan.settings.trials
+
+    def search(self, plan: Plan, data: DataSet, log: SearchLog, progress: SearchProgress) -> Found:
+        """Goes on from the log's checkpoints, if they are of this phase. Raises `NotFinite`."""
+        region = within_budget(plan.space, plan.table, plan.limits, plan.settings.budget_ms, plan.settings.use_at_least)
+        run = _Run(plan, data, region, log, progress)
+        if saved := log.checkpoints.going_on(PHASE):
+            run.restore(saved)
+        progress.skip(run.weights.step)
+        with log.checkpoints.stopping_between_steps():
+            run.train()
+            save_supernet(log.folder / CHECKPOINT, run.supernet, {})
+            trials = run.look(self.searcher(plan, region, study_name(plan, data)))
+        return run.best(trials)
+
+
+def _optuna(plan: Plan, region: Region, study: str) -> Searcher:
+    asked = plan.settings.optuna
+    return OptunaSearch(region, plan.settings.seed, asked.sampler, asked.storage, study)
+
+
+random = Subnetworks(lambda plan, region, study: RandomSearch(region, plan.settings.seed))
+evolution = Subnetworks(lambda plan, region, study: Evolution(region, plan.settings.seed))
+optuna = Subnetworks(_optuna)
+
+
+def study_name(plan: Plan, data: DataSet) -> str:
+    """The same for runs whose trials can be told from one to another: equal supernets, one region, one data set."""
+    settings = plan.settings
+    kept = replace(settings, out=None, trials=1, rerank=1, optuna=type(settings.optuna)())
+    facts = [asdict(kept), plan.space.to_dict(), plan.profile.digest, data.digest]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{plan.space.name}-{settings.device}-{settings.budget_ms:g}ms-{digest}"
+
+
+class _Run:
+    """The supernet's training, then the trials."""
+
+    def __init__(self, plan: Plan, data: DataSet, region: Budgeted, log: SearchLog, progress: SearchProgress) -> None:
+        self.plan, self.data, self.region, self.log, self.progress = plan, data, region, log, progress
+        self.settings = plan.settings
+        self.checkpoints: Checkpoints = log.checkpoints
+        self.supernet: Supernet = new_supernet(plan, data)
+        self.weights = WeightTraining(plan, data, self.supernet)
+        self.looked: dict[Choices, float] = {}  # in this run; told again to a searcher that starts anew
+
+    def state(self) -> Checkpoint:
+        """Between two steps or trials, everything that the next ones depend on."""
+        weights = self.weights.state()
+        looked = [[list(choices), value] for choices, value in self.looked.items()]
+        return Checkpoint(under("weights", weights.tensors), {"weights": weights.facts, "looked": looked})
+
+    def restore(self, saved: Checkpoint) -> None:
+        self.weights.restore(Checkpoint(part(saved.tensors, "weights"), saved.facts["weights"]))
+        self.looked = {tuple(choices): value for choices, value in saved.facts["looked"]}
+
+    def train(self) -> None:
+        """From where the run is to the last epoch; every epoch's paths are drawn by the seed and its number."""
+        per_epoch = self.weights.epoch_steps
+        for epoch in range(self.weights.step // per_epoch, self.settings.warmup.epochs + self.settings.epochs):
+            draws = np.random.default_rng([self.settings.seed, epoch])
+            paths = self.region.sample(draws, per_epoch).tolist()
+            for images, labels in self.weights.batches(epoch):
+                path = GatePath(tuple(paths[self.weights.step % per_epoch]))
+                self.weights.train_path(images, labels, path, epoch)
+                self._report("weights", epoch + 1, path, train_loss=self.weights.loss)
+                self.checkpoints.keep(PHASE, self.weights.step, self.state)
+
+    def look(self, searcher: Searcher) -> Sequence[Trial]:
+        """Every trial known in the end, those of other processes included; also in trials.csv."""
+
+        def evaluate(choices: Choices) -> float:
+            if choices not in self.looked:
+                self.looked[choices] = self._measure(choices, self.settings.trial_images)
+                number = len(self.looked)
+                self._report("trials", number, GatePath(choices), number, val_accuracy=self.looked[choices])
+                self.checkpoints.keep(PHASE, self.weights.step + number, self.state)
+            return self.looked[choices]
+
+        self.progress.skip(self.weights.step + len(self.looked))
+        trials = explore(searcher, evaluate, self.settings.trials)
+        write_whole(self.log.folder / TRIALS, self._csv(trials))
+        return trials
+
+    def best(self, trials: Sequence[Trial]) -> Found:
+        """The best trial; where trials saw a part of the validation images, the best few compete on all of them."""
+        ranked = sorted(trials, key=lambda trial: -trial.accuracy)
+        if self.settings.trial_images is None:
+            chosen = ranked[0]
+        else:
+            few = ranked[: self.settings.rerank]
+            chosen = max((replace(t, accuracy=self._measure(t.choices, None)) for t in few), key=lambda t: t.accuracy)
+        return Found(GatePath(chosen.choices), chosen.accuracy, self.supernet)
+
+    def _measure(self, choices: Choices, images: int | None) -> float:
+        """Accuracy on so many validation images (None: all) with inherited weights and BatchNorms of its own path."""
+        resolution = self.settings.data.resolution
+        network = self.supernet.extract(GatePath(choices))
+        to_channels_last(network)
+        train = self.data.batches(self.data.train, resolution, 128)
+        recalibrate(network, itertools.islice(train, RECALIBRATION_BATCHES))
+        network.eval()
+        batches = self.data.batches(self.data.validation, resolution, 128)
+        return accuracy(network, batches if images is None else itertools.islice(batches, -(-images // 128)))
+
+    def _report(self, phase: str, epoch: int, path: GatePath, trial: int = 0, **measured: float | None) -> None:
+        latency_ms, budget_ms = self.plan.table.path_ms(path), self.settings.budget_ms
+        self.progress.advance(
+            phase,
+            loss=self.weights.loss,
+            accuracy=measured.get("val_accuracy"),
+            expected_ms=latency_ms,
+            budget_ms=budget_ms,
+        )
+        step = self.weights.step + trial
+        if trial or step % LOG_EVERY == 0 or step == self.weights.total:
+            self.log.add(Row(step, phase, epoch, expected_ms=latency_ms, budget_ms=budget_ms, **measured))
+
+    def _csv(self, trials: Sequence[Trial]) -> str:
+        lines = ["trial,network,ms,val_accuracy"]
+        for number, trial in enumerate(trials, start=1):
+            path = GatePath(trial.choices)
+            network, ms = self.plan.space.architecture(path), self.plan.table.path_ms(path)
+            lines.append(f"{number},{network},{ms:.6g},{trial.accuracy:.6g}")
+        return "\n".join(lines) + "\n"
