@@ -19,6 +19,7 @@ from nas.data import DataSet
 from nas.discrete import Choices, Evolution, RandomSearch, Region, Searcher, Trial, explore
 from nas.discrete.budgeted import Budgeted, within_budget
 from nas.discrete.optuna import OptunaSearch
+from nas.distributed import with_global_norms
 from nas.export import CHECKPOINT, save_supernet
 from nas.log import LOG_EVERY, Row, SearchLog
 from nas.preflight import Plan
@@ -27,7 +28,7 @@ from nas.strategies.base import Found
 from nas.strategies.weights import WeightTraining, new_supernet, weight_steps
 from nas.supernet import Supernet
 from nas.training import accuracy, recalibrate
-from search_space import GatePath
+from search_space import GatePath, UserError
 from search_space.build import to_channels_last
 from search_space.files import write_whole
 
@@ -47,6 +48,8 @@ class Subnetworks:
 
     def search(self, plan: Plan, data: DataSet, log: SearchLog, progress: SearchProgress) -> Found:
         """Goes on from the log's checkpoints, if they are of this phase. Raises `NotFinite`."""
+        if plan.settings.optuna.storage and data.place.ranks > 1:
+            raise UserError("optuna.storage= is for searches of one process each; leave it out under torchrun")
         region = within_budget(plan.space, plan.table, plan.limits, plan.settings.budget_ms, plan.settings.use_at_least)
         run = _Run(plan, data, region, log, progress)
         if saved := log.checkpoints.going_on(PHASE):
@@ -54,7 +57,8 @@ class Subnetworks:
         progress.skip(run.weights.step)
         with log.checkpoints.stopping_between_steps():
             run.train()
-            save_supernet(log.folder / CHECKPOINT, run.supernet, {})
+            if log.checkpoints.writes:
+                save_supernet(log.folder / CHECKPOINT, run.supernet, {})
             trials = run.look(self.searcher(plan, region, study_name(plan, data)))
         return run.best(trials)
 
@@ -72,7 +76,7 @@ optuna = Subnetworks(_optuna)
 def study_name(plan: Plan, data: DataSet) -> str:
     """The same for runs whose trials can be told from one to another: equal supernets, one region, one data set."""
     settings = plan.settings
-    kept = replace(settings, out=None, trials=1, rerank=1, optuna=type(settings.optuna)())
+    kept = replace(settings, out=None, trials=1, rerank=1, accelerator="auto", optuna=type(settings.optuna)())
     facts = [asdict(kept), plan.space.to_dict(), plan.profile.digest, data.digest]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     return f"{plan.space.name}-{settings.device}-{settings.budget_ms:g}ms-{digest}"
@@ -124,7 +128,8 @@ class _Run:
 
         self.progress.skip(self.weights.step + len(self.looked))
         trials = explore(searcher, evaluate, self.settings.trials)
-        write_whole(self.log.folder / TRIALS, self._csv(trials))
+        if self.checkpoints.writes:
+            write_whole(self.log.folder / TRIALS, self._csv(trials))
         return trials
 
     def best(self, trials: Sequence[Trial]) -> Found:
@@ -140,8 +145,8 @@ class _Run:
     def _measure(self, choices: Choices, images: int | None) -> float:
         """Accuracy on so many validation images (None: all) with inherited weights and BatchNorms of its own path."""
         resolution = self.settings.data.resolution
-        network = self.supernet.extract(GatePath(choices))
-        to_channels_last(network)
+        network = with_global_norms(to_channels_last(self.supernet.extract(GatePath(choices))))
+        network.to(self.data.place.device)
         train = self.data.batches(self.data.train, resolution, 128)
         recalibrate(network, itertools.islice(train, RECALIBRATION_BATCHES))
         network.eval()
