@@ -70,7 +70,9 @@ def regret_by_looks(panels: Mapping[str, Sequence[Learned]], looks: Sequence[int
     for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for line in lines:
             axes.errorbar(looks, line.mean, line.error, marker="o", markersize=4, capsize=3, label=line.strategy)
-        axes.set(xscale="log", yscale="log", xlabel="networks looked at", ylabel="regret, points", title=title)
+        axes.set(xscale="log", xlabel="networks looked at", ylabel="regret, points", title=title)
+        axes.set_yscale("symlog", linthresh=0.01)  # a regret can be 0
+        axes.set_ylim(bottom=0)
         axes.set_xticks(looks, map(str, looks))
         axes.minorticks_off()
         axes.grid(alpha=0.3)

@@ -103,11 +103,10 @@ class Interrupting:
 MODES: list[tuple[str, dict[str, Any]]] = [
     ("quadra", {}),
     ("mbconv", {"train": {"batch_size": 16, "share_weights": False}, "gates": {"mode": "full_v2"}}),
-    ("mbconv", {"strategy": "evolution", "trials": 8}),
 ]
 
 
-@pytest.fixture(scope="module", params=MODES, ids=["quadra", "mbconv", "evolution"])
+@pytest.fixture(scope="module", params=MODES, ids=["quadra", "mbconv"])
 def whole(
     request: pytest.FixtureRequest, folder_of_spaces: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from nas.api import search
 from nas.rederive import rederive
 from search_space import UserError
+from search_space.errors import Stopped
 
 SPACES = {
     "quadra": """
@@ -55,6 +57,19 @@ def options(space: str, folder: Path) -> dict[str, Any]:
 def trials_of(folder: Path) -> list[dict[str, str]]:
     with (folder / "trials.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+class Stopping:
+    """A function with a Ctrl-C in its call of that number."""
+
+    def __init__(self, function: Callable[..., Any], call: int) -> None:
+        self.function, self.left = function, call
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return self.function(*arguments, **named)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +116,29 @@ def test_a_seed_gives_the_same_files(tmp_path: Path) -> None:
         search(strategy="evolution", out=str(tmp_path / name), **options("quadra", tmp_path))
         files.append([(tmp_path / name / f).read_bytes() for f in ("trials.csv", "weights.safetensors")])
     assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "stops"), [("evolution", (("checked", 2), ("recalibrate", 4))), ("optuna", (("recalibrate", 6),))]
+)
+def test_a_stopped_search_goes_on_to_the_same_files(
+    strategy: str, stops: tuple[tuple[str, int], ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in training and between trials; `checked` is called once a step, `recalibrate` once a trial."""
+    asked = {**options("mbconv", tmp_path), "strategy": strategy, "checkpoint": {"steps": 1}}
+    folder, begun = tmp_path / "run", False
+    search(out=str(tmp_path / "whole"), **asked)
+    for name, call in stops:
+        module = {"checked": "nas.training", "recalibrate": "nas.strategies.subnetworks"}[name]
+        stopping = Stopping(getattr(sys.modules[module], name), call)
+        monkeypatch.setattr(f"{module}.{name}", stopping)
+        with pytest.raises(Stopped):
+            search(resume=folder, progress=False) if begun else search(out=str(folder), **asked)
+        monkeypatch.undo()
+        begun = True
+    search(resume=folder, progress=False)
+    for name in ("trials.csv", "weights.safetensors", "checkpoint.safetensors"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_two_searches_share_a_study(tmp_path: Path) -> None:
