@@ -22,14 +22,16 @@ from latency_models.public.gpu_eager_fit import Fitted
 from latency_models.public.gpu_eager_level import Kinds, fit_alone, network_samples
 from latency_models.public.gpu_eager_rows import A100_CONV, A100_LINEAR, Drift
 from latency_models.regression import conformal_factors, fit_coefficients, held_out_ratios, summary
+from search_space.layer import Kind
 from search_space.space import available_spaces, load_space
 
 __all__ = ["evaluations", "rebuild"]
 
 COVERAGE = 0.6  # what five networks can claim
 FILES = {"linear": A100_LINEAR, "conv_kxk": A100_CONV, "conv_image": A100_CONV}  # others: A100_ELEMENTWISE
-RULES = FusionRules(frozenset(), {})  # eager: every layer is a kernel, layer scales included
-NOT_IN_NETWORKS = ("scale", "concat")
+# Eager: every layer is a kernel, but for layer scales, which a network that is done training has in its weights.
+RULES = FusionRules(frozenset({Kind.SCALE}), {})
+NOT_IN_NETWORKS = ("concat",)
 
 
 def rebuild(folder: Path) -> tuple[Header, list[KernelRow]]:

@@ -92,7 +92,6 @@ def _derived(folder: Path, known: Mapping[str, Mapping[str, float]]) -> dict[str
             "launch of a matrix product",
         ),
         "batch_norm": Derived({**moves, "launch": known["layer_norm"]["launch"]}, "launch of LayerNorm, pass of ReLU"),
-        "scale": Derived({**moves, "launch": known["mul"]["launch"]}, "launch of a product, pass of ReLU"),
         "global_pool": Derived(pools, "launch of ReLU, half its pass for reading"),
         "pool": Derived(pools, "launch of ReLU, half its pass for reading and half for writing"),
         "concat": Derived(moves, "as ReLU"),

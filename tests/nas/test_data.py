@@ -203,15 +203,16 @@ def test_evaluation_sees_images_unchanged_and_training_moves_them(digits: DataSe
     (x, _), *_ = digits.batches(digits.train, 8, 20)
     raw = torch.from_numpy(np.stack([digits.train.source.read(int(i)) for i in digits.train.indices[:20]]))
     torch.testing.assert_close(x, (raw.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25)
-    one = DataSet("one", ("a", "b"), digits.train.take(np.zeros(20, np.int64)), digits.test, digits.test, flip=False)
+    copies = Split(ArraySource(np.repeat(raw[:1].numpy(), 20, axis=0)), np.arange(20), np.zeros(20, np.int64))
+    one = DataSet("one", ("a", "b"), copies, digits.test, digits.test, flip=False)
     (moved, _), *_ = one.batches(one.train, 8, 20, training=True)
     assert len({image.numpy().tobytes() for image in moved}) > 3
 
 
 def test_mirroring_keeps_rows_and_happens_about_half_the_time() -> None:
-    image = np.zeros((1, 4, 4, 3), np.uint8)
+    image = np.zeros((200, 4, 4, 3), np.uint8)
     image[:, :, 0] = 255
-    whole = Split(ArraySource(image), np.zeros(200, np.int64), np.zeros(200, np.int64))
+    whole = Split(ArraySource(image), np.arange(200), np.zeros(200, np.int64))
     data = DataSet("edge", ("a", "b"), whole, whole, whole, flip=True, crop="none")
     ((x, _),) = data.batches(whole, 4, 200, training=True)
     left = int((x[:, 0, 0, 0] > 0).sum())

@@ -260,7 +260,11 @@ def test_other_images_than_before_are_refused(stopped: Path) -> None:
         search(resume=stopped, progress=False)
 
 
-def test_ctrl_c_from_the_shell_waits_for_the_step_and_loses_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_from_the_shell_waits_for_the_step_and_loses_nothing(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     checkpoints = Checkpoints(tmp_path, minutes=60)
     done: list[int] = []
     with pytest.raises(KeyboardInterrupt), checkpoints.stopping_between_steps():
