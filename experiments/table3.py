@@ -12,7 +12,7 @@ Command    python -m experiments.table3 [jobs=2] [minutes=60]
            Searches and trainings run on a GPU where torch finds one.
 Cost       About 36 trainings and 4 searches a seed. The whole was not run yet; from 80 to 650 train images a second
            and core, by network, some 75 minutes of an x86-64 core a seed are to be expected at the default scale.
-           Seed by seed, the searches and what they found first, so that a part is of use. --quick: one minute.
+           Seed by seed, the searches and what they found first, so that a part is of use. --quick: a CPU minute.
 Expected   Every feasible budget kept and at least 97 % of it used where it binds. Of accuracies nothing is known
            beforehand: at 32 pixels the quadratic networks' maps are 8, 4, 2 and 1 pixels wide, and a few epochs on an
            eighth of CIFAR-10 say which networks learn fast, not what they reach on ImageNet.
