@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,13 +64,15 @@ def run(task: Callable[[Options], str], known: Mapping[str, str], usage: str, ar
         print("\n".join([usage, "", *(f"  {name + '=':{width}}{meaning}" for name, meaning in known.items())]))
         return 0
     try:
-        print(task(_read(arguments, known, usage)))
+        print(task(_read(arguments, known, usage)), flush=True)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 130 if isinstance(error, Stopped) else 2
     except KeyboardInterrupt:
         print("error: stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever reads, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
