@@ -165,9 +165,9 @@ def network(story: Story, row: Row) -> str:
     latencies = ", ".join(f"{each} {ms(number(row, f'{each}_ms'))}" for each in DEVICES)
     budget = f"{number(row, 'budget_ms'):g} ms ({row['calibration']})"
     heading = f"{LABELS[str(row['space'])]} for {device}, {budget}, seed {row['seed']}"
-    about = (
-        f"{number(row, 'macs') / 1e6:.0f}M MACs; measured scale: {latencies}; top-1 {spread(story.training(row), 2)} %"
-    )
+    reached = story.training(row)
+    top_1 = spread(reached, 2) + " %" * bool(reached)
+    about = f"{number(row, 'macs') / 1e6:.0f}M MACs; measured scale: {latencies}; top-1 {top_1}"
     drawn = svg(max(PAGE_WIDTH, PITCH * len(segments)), 84, heading, str(architecture), "".join(parts), 'role="group"')
     return f"<h3>{escape(heading)}</h3><p class='faint'>{escape(about)}</p>{drawn}"
 
