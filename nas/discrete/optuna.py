@@ -19,7 +19,7 @@ from search_space.errors import UserError, one_line
 if TYPE_CHECKING:
     import optuna
 
-OUTSIDE, REPEATED = 20, 5  # proposals outside the limits, or known, after which a uniform draw is looked at
+REPEATED = 5  # proposals of known networks, after which a uniform draw is looked at
 CHOICES = "choices"  # a trial's attribute: the canonical network
 
 
@@ -27,14 +27,21 @@ class OptunaSearch:
     """Optuna's defaults but for the seed. Without a storage the same seed asks the same."""
 
     def __init__(
-        self, region: Region, seed: int, sampler: str = "tpe", storage: str | None = None, study: str = "search"
+        self,
+        region: Region,
+        seed: int,
+        sampler: str = "tpe",
+        storage: str | None = None,
+        study: str = "search",
+        outside: int = 20,
     ) -> None:
-        """storage: None for memory, a journal's file, or a database's URL. study: what is searched; trials of a
-        study of this name in the storage count. Raises `UserError` for a storage that cannot be used."""
+        """storage: None for memory, a journal's file, or a database's URL. study: what is searched; trials of a study
+        of this name in the storage count. outside: proposals outside the limits after which a uniform draw is looked
+        at. Raises `UserError` for a storage that cannot be used."""
         import optuna
         from sqlalchemy.exc import SQLAlchemyError
 
-        self.region, self.seed = region, seed
+        self.region, self.seed, self.outside = region, seed, outside
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             self.study = optuna.create_study(
@@ -64,7 +71,7 @@ class OptunaSearch:
 
         known = self._known()
         outside = repeated = 0
-        while outside < OUTSIDE and repeated < REPEATED:
+        while outside < self.outside and repeated < REPEATED:
             trial = self._propose()
             proposed = np.array([[trial.params[_name(slot)] for slot in range(len(self.region.widths))]])
             (choices,) = as_choices(self.region.canonical(proposed))

@@ -34,6 +34,7 @@ from search_space.files import write_whole
 
 PHASE = "subnetworks"  # of checkpoints; training and trials
 TRIALS = "trials.csv"
+OUTSIDE = 3  # proposals; just below a tight budget lies a millionth of a space, which samplers seldom meet
 RECALIBRATION_BATCHES = 4  # of train images, that a trial's BatchNorms are measured on
 
 
@@ -65,7 +66,7 @@ class Subnetworks:
 
 def _optuna(plan: Plan, region: Region, study: str) -> Searcher:
     asked = plan.settings.optuna
-    return OptunaSearch(region, plan.settings.seed, asked.sampler, asked.storage, study)
+    return OptunaSearch(region, plan.settings.seed, asked.sampler, asked.storage, study, OUTSIDE)
 
 
 random = Subnetworks(lambda plan, region, study: RandomSearch(region, plan.settings.seed))
