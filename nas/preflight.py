@@ -17,34 +17,28 @@ from search_space import SearchSpace, UserError, available_spaces, load_space
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A feasible search: its settings and all that they name.
+class Priced:
+    """A space on a device: what does not depend on the budget.
 
     `table` holds the times that must keep the budget: predictions, or with `confidence` the upper ends
     of their intervals.
     """
 
-    settings: SearchSettings
     space: SearchSpace
     profile: DeviceProfile
     model: LatencyModel
     table: LatencyTable
     limits: Limits
     num_classes: int
-    binds: bool
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class _Priced:
-    """A space on a device: what does not depend on the budget."""
+class Plan(Priced):
+    """A feasible search: its settings and all that they name."""
 
-    space: SearchSpace
-    profile: DeviceProfile
-    model: LatencyModel
-    table: LatencyTable
-    limits: Limits
-    num_classes: int
+    settings: SearchSettings
+    binds: bool
+    notes: tuple[str, ...]
 
 
 def plan_search(settings: SearchSettings, num_classes: int | None = None) -> Plan:
@@ -65,24 +59,24 @@ def plan_front(each: Sequence[SearchSettings], num_classes: int | None = None) -
     names = [target_name(settings) for settings in each]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"the target {twice[0]} is asked for twice")
-    priced: dict[str, _Priced] = {}
+    priced: dict[str, Priced] = {}
     for settings in each:
         if settings.device not in priced:
             priced[settings.device] = _priced(settings, num_classes)
     return tuple(_plan(settings, priced[settings.device]) for settings in each)
 
 
-def _priced(settings: SearchSettings, num_classes: int | None) -> _Priced:
+def _priced(settings: SearchSettings, num_classes: int | None) -> Priced:
     space = load_space(settings.space, settings.space_width)
     profile = load_profile(settings.device)
     num_classes = count_classes(settings.data) if num_classes is None else num_classes
     model = fit_latency_model(profile, settings.calibration, settings.confidence)
     table = _table(settings, model, space, num_classes)
     limits = limits_of(space, settings.deployment_resolution, num_classes, settings.limits)
-    return _Priced(space, profile, model, table, limits, num_classes)
+    return Priced(space, profile, model, table, limits, num_classes)
 
 
-def _plan(settings: SearchSettings, priced: _Priced) -> Plan:
+def _plan(settings: SearchSettings, priced: Priced) -> Plan:
     space, model, table, limits = priced.space, priced.model, priced.table, priced.limits
     budget = settings.budget_ms
     if budget < table.minimum_ms:
@@ -111,7 +105,7 @@ def _plan(settings: SearchSettings, priced: _Priced) -> Plan:
             f"{table.maximum_ms:.4g} ms on {settings.device}{hint}. "
             "The search goes on for accuracy alone and may use much less"
         )
-    return Plan(settings, space, priced.profile, model, table, limits, priced.num_classes, binds, tuple(notes))
+    return Plan(**vars(priced), settings=settings, binds=binds, notes=tuple(notes))
 
 
 def what_is_kept(settings: SearchSettings) -> str:

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from types import TracebackType
+from rich.progress import TextColumn, TimeRemainingColumn
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from search_space.bar import Bar
 
 
-class SearchProgress:
-    """One bar over all steps of a run; figures beside it. Use as a context manager."""
+class SearchProgress(Bar):
+    """One bar over all steps of a run; figures beside it."""
 
     def __init__(self, total_steps: int, enabled: bool | None = None) -> None:
-        console = Console(file=sys.stderr)
-        self._progress = Progress(
-            TextColumn("[bold]{task.description:9}"),
-            BarColumn(bar_width=12),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),
-            TextColumn("left"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            disable=not (console.is_terminal if enabled is None else enabled),
-        )
-        self._task = self._progress.add_task("start", total=total_steps, figures="")
-
-    def __enter__(self) -> SearchProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+        super().__init__(total_steps, enabled, 9, TextColumn("left"), TimeRemainingColumn(compact=True))
 
     def skip(self, steps: int) -> None:
         """Of a run that goes on: steps done before."""

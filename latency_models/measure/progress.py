@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from math import inf
-from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from search_space.bar import Bar
 
 
-class TimingProgress:
-    """One bar over all items. Use as a context manager."""
+class TimingProgress(Bar):
+    """One bar over all items."""
 
     def __init__(self, total: int, enabled: bool | None = None) -> None:
-        console = Console(file=sys.stderr)
-        self._progress = Progress(
-            TextColumn("[bold]{task.description:8}"),
-            BarColumn(bar_width=12),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),
-            console=console,
-            disable=not (console.is_terminal if enabled is None else enabled),
-        )
-        self._task = self._progress.add_task("start", total=total, figures="")
-
-    def __enter__(self) -> TimingProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+        super().__init__(total, enabled, 8)
 
     def show(self, phase: str, done: int, seconds_left: float, error: float | None = None) -> None:
         """seconds_left: infinite while unknown. error: of the predictor, a share; None where there is none yet."""
