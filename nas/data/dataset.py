@@ -1,0 +1,159 @@
+"""Labelled images for search and training: three splits that share no image, and their batches.
+
+`train` is for weights, `validation` for gates and re-ranking, `test` for the reported accuracy alone.
+Images stay uint8 until a batch is asked for; every batch is a function of (seed, epoch, index), so a
+run can be repeated. Not for transforming labels (mixup lives in `nas.training`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from nas.data.sources import ImageSource
+from nas.distributed import Place
+from search_space.errors import UserError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some images of a source. indices, labels: (n,) int64."""
+
+    source: ImageSource
+    indices: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, positions: NDArray[np.int64]) -> Split:
+        return Split(self.source, self.indices[positions], self.labels[positions])
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Three disjoint splits and what a deployed network must know of its input."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    flip: bool = True  # mirrored images keep their class
+    crop: str = "shift"  # 'shift': moved by up to 1/8; 'resized': RandomResizedCrop; 'none'
+    place: Place = field(default_factory=Place)  # batches go to its device, and of every batch it gets its share
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def batches(
+        self,
+        split: Split,
+        resolution: int,
+        batch_size: int,
+        seed: int = 0,
+        epoch: int = 0,
+        training: bool = False,
+        start: int = 0,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images (N, 3, R, R) normalised channels_last, labels (N,)) over one epoch, from batch `start` on.
+
+        `training` shuffles, augments and drops the last partial batch (unless it is the only one);
+        otherwise every image comes once, in batches of nearly equal size. Of several processes each gets
+        an equal part of every training batch; `UserError` where that cannot be.
+        """
+        order = np.random.default_rng((seed, epoch)).permutation(len(split)) if training else np.arange(len(split))
+        if training and len(order) >= batch_size:
+            chunks = np.split(order[: len(order) // batch_size * batch_size], len(order) // batch_size)
+        else:  # nearly equal, since a last batch of one image has no batch statistics
+            chunks = np.array_split(order, -(-len(order) // batch_size))
+        ranks = self.place.ranks
+        if any(len(chunk) < ranks or (training and len(chunk) % ranks) for chunk in chunks):
+            raise UserError(
+                f"batches of {len(chunks[-1])} images cannot be divided among {ranks} processes; "
+                "make train.batch_size (recipe.batch_size) a multiple of them"
+            )
+        chunks = [np.array_split(chunk, ranks)[self.place.rank] for chunk in chunks]
+        draws = (seed, epoch) if training else None
+        jobs = (split.take(chunk) for chunk in chunks[start:])
+        with ThreadPoolExecutor(1) as ahead:  # the next batch is made while this one is used
+            waiting = [ahead.submit(self._batch, job, resolution, draws) for job in islice(jobs, 2)]
+            while waiting:
+                images, labels = waiting.pop(0).result()
+                waiting += [ahead.submit(self._batch, job, resolution, draws) for job in islice(jobs, 1)]
+                yield self._placed(images), self._placed(labels)
+
+    def steps(self, split: Split, batch_size: int) -> int:
+        """Training batches in one epoch."""
+        return max(1, len(split) // batch_size)
+
+    @property
+    def digest(self) -> str:
+        """Tells data sets apart by what is cheap to read: classes, and which image with which label is where."""
+        digest = hashlib.sha256("\n".join(self.class_names).encode())
+        for split in (self.train, self.validation, self.test):
+            digest.update(split.indices.tobytes() + split.labels.tobytes())
+        return digest.hexdigest()
+
+    def _placed(self, values: Tensor) -> Tensor:
+        if self.place.device.type == "cpu":
+            return values
+        return values.pin_memory().to(self.place.device, non_blocking=True)
+
+    def _batch(self, split: Split, resolution: int, draws: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+        """`draws` seed the augmentation of every image, whatever batch it is in; None: no augmentation."""
+        images = []
+        for index in split.indices:
+            rng = None if draws is None else np.random.default_rng((*draws, int(index)))
+            images.append(_augment(split.source.read(int(index)), self, rng))
+        if len({image.shape for image in images}) == 1:
+            x = _resize(np.stack(images), resolution)
+        else:
+            x = torch.cat([_resize(image[None], resolution) for image in images])
+        mean = torch.tensor(self.mean).view(3, 1, 1)
+        std = torch.tensor(self.std).view(3, 1, 1)
+        x = ((x / 255.0 - mean) / std).contiguous(memory_format=torch.channels_last)
+        return x, torch.from_numpy(split.labels)
+
+
+def _resize(images: NDArray[np.uint8], resolution: int) -> Tensor:
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    if x.shape[-2:] != (resolution, resolution):
+        smaller = min(x.shape[-2:]) > resolution
+        x = F.interpolate(x, (resolution, resolution), mode="bilinear", align_corners=False, antialias=smaller)
+    return x
+
+
+def _augment(image: NDArray[np.uint8], data: DataSet, rng: np.random.Generator | None) -> NDArray[np.uint8]:
+    """The image at random place and side, or as it is without `rng`."""
+    height, width = image.shape[:2]
+    if rng and data.crop == "shift":
+        border = max(1, height // 8)
+        padded = np.pad(image, ((border, border), (border, border), (0, 0)), mode="edge")
+        top, left = rng.integers(0, 2 * border + 1, size=2)
+        image = padded[top : top + height, left : left + width]
+    elif data.crop == "resized":
+        area = height * width * (rng.uniform(0.08, 1.0) if rng else 0.875**2)
+        ratio = float(np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))) if rng else 1.0
+        h = min(height, max(1, round((area / ratio) ** 0.5)))
+        w = min(width, max(1, round((area * ratio) ** 0.5)))
+        if not rng:  # the centre square
+            h = w = max(1, round(0.875 * min(height, width)))
+        top = int(rng.integers(0, height - h + 1)) if rng else (height - h) // 2
+        left = int(rng.integers(0, width - w + 1)) if rng else (width - w) // 2
+        image = image[top : top + h, left : left + w]
+    if rng and data.flip and rng.random() < 0.5:
+        image = image[:, ::-1].copy()  # one pixel wide, it would keep a negative stride
+    return np.ascontiguousarray(image)

@@ -1,0 +1,64 @@
+"""Which images are for weights, which for validation, which for the test: drawn by class, never by a run's seed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.data.dataset import DataSet, Split
+from nas.data.sources import ImageSource
+from search_space.errors import UserError
+
+
+def split_by_class(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of (the rest, a held-out share), the share drawn from every class alike."""
+    rng = np.random.default_rng(seed)
+    held = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        positions = rng.permutation(np.flatnonzero(labels == label))
+        held[positions[: max(1, round(share * len(positions)))]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _by_class_in_turn(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """All positions in an order whose every beginning holds the classes in their proportions."""
+    rng = np.random.default_rng(seed)
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        positions = rng.permutation(np.flatnonzero(labels == label))
+        place[positions] = (np.arange(len(positions)) + 0.5) / len(positions)
+    return np.argsort(place, kind="stable")
+
+
+def assemble(data: DataSet, trained: Split, test: Split | None, validation_share: float, limit: int | None) -> DataSet:
+    """Hold out validation (and test, where the data has none) by class; the split never depends on a run's seed."""
+    if not 0.01 <= validation_share <= 0.9:
+        raise UserError(f"data.validation_share={validation_share} is not between 0.01 and 0.9")
+    if test is None:
+        rest, held = split_by_class(trained.labels, 0.2, seed=1)
+        trained, test = trained.take(rest), trained.take(held)
+    if limit is not None:
+        if limit < 4 * data.num_classes:
+            raise UserError(
+                f"data.limit={limit} is too few for {data.num_classes} classes; use {4 * data.num_classes} or more"
+            )
+        if limit < len(trained):
+            trained = trained.take(np.sort(_by_class_in_turn(trained.labels, seed=3)[:limit]))
+    rest, held = split_by_class(trained.labels, validation_share, seed=2)
+    data = replace(data, train=trained.take(rest), validation=trained.take(held), test=test)
+    for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        if len(split) < 2:
+            raise UserError(f"data '{data.name}' leaves {len(split)} images for {name}; it needs more images")
+        lacking = sorted(set(range(data.num_classes)) - set(split.labels.tolist()))
+        if lacking:
+            raise UserError(
+                f"data '{data.name}' has too few images of class '{data.class_names[lacking[0]]}': "
+                f"none is left for {name}"
+            )
+    return data
+
+
+def whole(source: ImageSource, labels: NDArray[np.int64]) -> Split:
+    return Split(source, np.arange(len(labels)), labels.astype(np.int64))
