@@ -187,6 +187,7 @@ class Worker:
         for epoch in range(self.scale.warmup + self.scale.search):
             for images, labels in training.batches(epoch):
                 training.train_path(images, labels, self.scale.space.random_path(rng), epoch)
+        training.finish()
         return supernet
 
     def _search(self, job: Job) -> list[Row]:

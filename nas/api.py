@@ -391,18 +391,16 @@ def _finetune(plan: Plan, data: DataSet, network: Network, path: GatePath, log: 
             log.add(row)
 
     if settings.finetune.epochs:
-        recipe = Recipe(
-            epochs=settings.finetune.epochs,
-            warmup_epochs=0.5,
-            batch_size=settings.train.batch_size,
-            lr=settings.finetune.lr,
-            weight_decay=settings.train.weight_decay,
-            label_smoothing=settings.train.label_smoothing,
-            gradient_clip=settings.train.gradient_clip,
-        )
-        train_network(
-            network, data, data.train, settings.data.resolution, recipe, settings.seed, on_step, log.checkpoints
-        )
+        recipe, pixels = finetune_recipe(settings), settings.data.resolution
+        train_network(network, data, data.train, pixels, recipe, settings.seed, on_step, log.checkpoints)
+
+
+def finetune_recipe(settings: SearchSettings) -> Recipe:
+    """The supernet's training, with what `finetune` says instead. Raises `UserError` for `finetune.epochs=0`."""
+    of_supernet = asdict(settings.train)
+    del of_supernet["share_weights"]
+    own = {name: value for name, value in asdict(settings.finetune).items() if value is not None}
+    return Recipe(**{"warmup_epochs": 0.5, **of_supernet, **own})
 
 
 def kept_budget(plan: Plan, architecture: Architecture) -> Budget:

@@ -56,20 +56,31 @@ class WarmupSettings:
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """The chosen path's weights, trained on before export."""
+    """The chosen path's weights, trained on before export; fields are named as in `nas.training.Recipe`.
+
+    None: as the supernet was trained (`TrainSettings`).
+    """
 
     epochs: int = 6
     lr: float = 2e-3
+    weight_decay: float | None = None
+    label_smoothing: float | None = None
+    gradient_clip: float | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 0, "finetune.epochs", self.epochs, "0 or more")
-        _require(0 < self.lr < math.inf, "finetune.lr", self.lr, "above 0")
+        check_training("finetune", self)
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Weight steps of the supernet (AdamW, cosine schedule).
+    """Weight steps of the supernet (AdamW, cosine schedule); fields but the last are named as in `nas.training.Recipe`.
 
+    mixup, cutmix: of train images. ema: decay of the weights' moving average, which takes their place when the
+    training ends: for comparing paths, in the checkpoint, and to be fine-tuned. 0: off.
     share_weights: a slot's candidates are slices of its largest one; false gives each its own
     weights, as ProxylessNAS did.
     """
@@ -79,15 +90,13 @@ class TrainSettings:
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     gradient_clip: float = 1.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema: float = 0.0
     share_weights: bool = True
 
     def __post_init__(self) -> None:
-        _require(self.batch_size >= 2, "train.batch_size", self.batch_size, "2 or more")
-        _require(0 < self.lr < math.inf, "train.lr", self.lr, "above 0")
-        _require(0 <= self.weight_decay < math.inf, "train.weight_decay", self.weight_decay, "0 or more")
-        _require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "at least 0 and below 1")
-        clip = self.gradient_clip
-        _require(0 <= clip < math.inf, "train.gradient_clip", clip, "0 or more (0: off)")
+        check_training("train", self)
 
 
 @dataclass(frozen=True)
@@ -234,6 +243,22 @@ class SearchSettings:
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
     if not holds:
         raise UserError(f"{name}={value} is not {wanted}")
+
+
+def check_training(group: str, settings: object) -> None:
+    """Refuse what no training can do with; fields that are None or not there pass. Raises `UserError`."""
+    for name, holds, wanted in (
+        ("batch_size", lambda value: value >= 2, "2 or more"),
+        ("lr", lambda value: 0 < value < math.inf, "above 0"),
+        ("weight_decay", lambda value: 0 <= value < math.inf, "0 or more"),
+        ("label_smoothing", lambda value: 0 <= value < 1, "at least 0 and below 1"),
+        ("gradient_clip", lambda value: 0 <= value < math.inf, "0 or more (0: off)"),
+        ("mixup", lambda value: 0 <= value < math.inf, "0 or more (0: off)"),
+        ("cutmix", lambda value: 0 <= value < math.inf, "0 or more (0: off)"),
+        ("ema", lambda value: 0 <= value < 1, "at least 0 (off) and below 1"),
+    ):
+        value = getattr(settings, name, None)
+        _require(value is None or holds(value), f"{group}.{name}", value, wanted)
 
 
 T = TypeVar("T")

@@ -17,6 +17,9 @@ from torch.nn import functional as F
 from nas.checkpoint import Checkpoint, Checkpoints, load_optimizer, optimizer_tensors, part, under
 from nas.data import DataSet, Split
 from nas.distributed import average_gradients, total
+from nas.mixing import mix
+from nas.moving_average import MovingAverage
+from nas.settings import check_training
 from search_space import UserError
 
 PHASE = "training"  # of checkpoints
@@ -49,12 +52,10 @@ class Recipe:
     layer_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        check_training("recipe", self)
         for name, holds in (
             ("epochs", self.epochs >= 1),
-            ("batch_size", self.batch_size >= 2),
             ("accumulate", self.accumulate >= 1),
-            ("lr", 0 < self.lr < math.inf),
-            ("ema", 0 <= self.ema < 1),
             ("drop_path", 0 <= self.drop_path < 1),
             ("random_erasing", 0 <= self.random_erasing <= 1),
         ):
@@ -194,8 +195,8 @@ def train_network(
                 on_step(run.step + 1, epoch, run.take_step(value, f"training epoch {epoch + 1}"))
                 if checkpoints:
                     checkpoints.keep(PHASE, run.step, run.state, now=run.step == steps)
-    if run.averaged is not None:
-        network.load_state_dict(run.averaged.module.state_dict())
+    if run.average is not None:
+        run.average.put_in()
     network.eval()
 
 
@@ -205,27 +206,23 @@ class _Training:
     def __init__(self, network: nn.Module, recipe: Recipe, seed: int) -> None:
         self.network, self.clip = network, recipe.gradient_clip
         self.optimizer = make_optimizer(network, recipe.lr, recipe.weight_decay)
-        self.averaged = None
-        if recipe.ema:
-            self.averaged = torch.optim.swa_utils.AveragedModel(
-                network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema), use_buffers=True
-            )
+        self.average = MovingAverage(network, recipe.ema) if recipe.ema else None
         self.draws = torch.Generator().manual_seed(seed)
         self.draws_on_gpu = next(network.parameters()).is_cuda
         self.step = 0
 
     def take_step(self, loss: Tensor, where: str) -> float:
         value = take_step(self.optimizer, list(self.network.parameters()), loss, self.clip, where)
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.network)
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.step)
         return value
 
     def state(self) -> Checkpoint:
         tensors = {
             **under("network", self.network.state_dict()),
             **under("optimizer", optimizer_tensors(self.optimizer)),
-            **(under("average", self.averaged.state_dict()) if self.averaged is not None else {}),
+            **(under("average", self.average.state()) if self.average is not None else {}),
             "draws": self.draws.get_state(),
             "default_draws": torch.get_rng_state(),  # of drop path and of kornia
         }
@@ -236,8 +233,8 @@ class _Training:
     def restore(self, saved: Checkpoint) -> None:
         self.network.load_state_dict(part(saved.tensors, "network"))
         load_optimizer(self.optimizer, part(saved.tensors, "optimizer"))
-        if self.averaged is not None:
-            self.averaged.load_state_dict(part(saved.tensors, "average"))
+        if self.average is not None:
+            self.average.restore(part(saved.tensors, "average"))
         self.draws.set_state(saved.tensors["draws"])
         torch.set_rng_state(saved.tensors["default_draws"])
         if self.draws_on_gpu and "gpu_draws" in saved.tensors:
@@ -254,35 +251,6 @@ def _groups(batches: Iterator[tuple[Tensor, Tensor]], size: int) -> Iterator[lis
             group = []
     if group:
         yield group
-
-
-def mix(
-    images: Tensor, labels: Tensor, classes: int, mixup: float, cutmix: float, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Mixup (arXiv 1710.09412) or CutMix (arXiv 1905.04899), an even chance where both are on.
-
-    images: (N, 3, R, R), labels: (N,) -> images, labels or their mixture (N, classes).
-    """
-    if not (mixup or cutmix):
-        return images, labels
-    both = bool(mixup and cutmix)
-    cut = bool(cutmix) and (not both or bool(torch.rand((), generator=rng) < 0.5))
-    strength = cutmix if cut else mixup
-    # Beta(a, a) from two gamma draws, on the generator so that a run repeats
-    a, b = torch._standard_gamma(torch.full((2,), strength, dtype=torch.float64), generator=rng).tolist()
-    share = a / (a + b) if a + b else 0.5
-    other = torch.randperm(len(images), generator=rng).to(images.device)
-    if cut:
-        size = images.shape[-1]
-        side = round(size * math.sqrt(1 - share))
-        top, left = (int(torch.randint(0, size - side + 1, (), generator=rng)) for _ in range(2))
-        images = images.clone()
-        images[..., top : top + side, left : left + side] = images[other][..., top : top + side, left : left + side]
-        share = 1 - (side / size) ** 2
-    else:
-        images = share * images + (1 - share) * images[other]
-    one_hot = F.one_hot(labels, classes).float()
-    return images, share * one_hot + (1 - share) * one_hot[other]
 
 
 def _augmentation(recipe: Recipe, data: DataSet) -> Callable[[Tensor], Tensor]:

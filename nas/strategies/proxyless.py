@@ -67,6 +67,7 @@ def train_front(
     with checkpoints.stopping_between_steps():
         for epoch in range(run.weights.step // run.weights.epoch_steps, settings.warmup.epochs + settings.epochs):
             run.epoch(epoch)
+    run.weights.finish()
     return supernet, [target.gates for target in run.targets]
 
 

@@ -115,6 +115,7 @@ class _Run:
                 self.weights.train_path(images, labels, path, epoch)
                 self._report("weights", epoch + 1, path, train_loss=self.weights.loss)
                 self.checkpoints.keep(PHASE, self.weights.step, self.state)
+        self.weights.finish()
 
     def look(self, searcher: Searcher) -> Sequence[Trial]:
         """Every trial known in the end, those of other processes included; also in trials.csv."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 from nas.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, part, under
 from nas.data import DataSet
 from nas.distributed import with_global_norms
+from nas.mixing import mix
+from nas.moving_average import MovingAverage
 from nas.preflight import Plan
 from nas.supernet import Supernet
 from nas.training import make_optimizer, set_cosine_lr, take_step
@@ -45,6 +48,7 @@ class WeightTraining:
     def __init__(self, plan: Plan, data: DataSet, supernet: Supernet) -> None:
         self.settings, self.data, self.supernet = plan.settings, data, supernet
         self.optimizer = make_optimizer(supernet, self.settings.train.lr, self.settings.train.weight_decay)
+        self.average = MovingAverage(supernet, self.settings.train.ema) if self.settings.train.ema else None
         self.total = weight_steps(plan, data)
         self.epoch_steps = data.steps(data.train, self.settings.train.batch_size)
         self.step = 0
@@ -62,22 +66,37 @@ class WeightTraining:
         tensors = {
             **under("supernet", self.supernet.state_dict()),
             **under("optimizer", optimizer_tensors(self.optimizer)),
+            **(under("average", self.average.state()) if self.average is not None else {}),
         }
         return Checkpoint(tensors, {"step": self.step, "loss": self.loss})
 
     def restore(self, saved: Checkpoint) -> None:
         self.supernet.load_state_dict(part(saved.tensors, "supernet"))
         load_optimizer(self.optimizer, part(saved.tensors, "optimizer"))
+        if self.average is not None:
+            self.average.restore(part(saved.tensors, "average"))
         self.step, self.loss = saved.facts["step"], saved.facts["loss"]
 
     def train_path(self, images: Tensor, labels: Tensor, path: GatePath, epoch: int) -> None:
         """One step of the weights on the path. Raises `NotFinite`."""
         s = self.settings.train
         set_cosine_lr(self.optimizer, self.step, self.total, s.lr, warmup=min(50, self.total // 10), final=0.1 * s.lr)
-        logits = self.supernet(images, path)
-        loss = F.cross_entropy(logits, labels, label_smoothing=s.label_smoothing)
+        images, targets = mix(images, labels, self.data.num_classes, s.mixup, s.cutmix, self._draws())
+        loss = F.cross_entropy(self.supernet(images, path), targets, label_smoothing=s.label_smoothing)
         loss.backward()
         active = list(self.supernet.path_parameters(path))  # the only ones that have a gradient
         where = f"weight step {self.step} (epoch {epoch + 1})"
         self.loss = take_step(self.optimizer, active, loss, s.gradient_clip, where)
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.step)
+
+    def finish(self) -> None:
+        """After the last step: the supernet gets its averaged weights, if it has any."""
+        if self.average is not None:
+            self.average.put_in()
+
+    def _draws(self) -> torch.Generator:
+        """What this step's mixing draws from: of the seed and the step alone, so that there is no state to keep."""
+        (seed,) = np.random.SeedSequence((self.settings.seed, self.step)).generate_state(1)
+        return torch.Generator().manual_seed(int(seed))
