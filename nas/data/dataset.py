@@ -2,7 +2,7 @@
 
 `train` is for weights, `validation` for gates and re-ranking, `test` for the reported accuracy alone.
 Images stay uint8 until a batch is asked for; every batch is a function of (seed, epoch, index), so a
-run can be repeated. Not for transforming labels (mixup lives in `nas.training`).
+run can be repeated. Not for transforming labels (mixup lives in `nas.mixing`).
 """
 
 from __future__ import annotations
@@ -71,10 +71,14 @@ class DataSet:
         """(images (N, 3, R, R) normalised channels_last, labels (N,)) over one epoch, from batch `start` on.
 
         `training` shuffles, augments and drops the last partial batch (unless it is the only one);
-        otherwise every image comes once, in batches of nearly equal size. Of several processes each gets
-        an equal part of every training batch; `UserError` where that cannot be.
+        otherwise every image comes once, in batches of nearly equal size, and every beginning of them holds the
+        classes in their proportions: BatchNorm's statistics, and an accuracy on the first few, are of them all. Of
+        several processes each gets an equal part of every training batch; `UserError` where that cannot be.
         """
-        order = np.random.default_rng((seed, epoch)).permutation(len(split)) if training else np.arange(len(split))
+        if training:
+            order = np.random.default_rng((seed, epoch)).permutation(len(split))
+        else:
+            order = by_class_in_turn(split.labels, seed=4)
         if training and len(order) >= batch_size:
             chunks = np.split(order[: len(order) // batch_size * batch_size], len(order) // batch_size)
         else:  # nearly equal, since a last batch of one image has no batch statistics
@@ -126,6 +130,16 @@ class DataSet:
         std = torch.tensor(self.std).view(3, 1, 1)
         x = ((x / 255.0 - mean) / std).contiguous(memory_format=torch.channels_last)
         return x, torch.from_numpy(split.labels)
+
+
+def by_class_in_turn(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """All positions in an order whose every beginning holds the classes in their proportions."""
+    rng = np.random.default_rng(seed)
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        positions = rng.permutation(np.flatnonzero(labels == label))
+        place[positions] = (np.arange(len(positions)) + 0.5) / len(positions)
+    return np.argsort(place, kind="stable")
 
 
 def _resize(images: NDArray[np.uint8], resolution: int) -> Tensor:

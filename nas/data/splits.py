@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.dataset import DataSet, Split
+from nas.data.dataset import DataSet, Split, by_class_in_turn
 from nas.data.sources import ImageSource
 from search_space.errors import UserError
 
@@ -20,16 +20,6 @@ def split_by_class(labels: NDArray[np.int64], share: float, seed: int) -> tuple[
         positions = rng.permutation(np.flatnonzero(labels == label))
         held[positions[: max(1, round(share * len(positions)))]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
-
-
-def _by_class_in_turn(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """All positions in an order whose every beginning holds the classes in their proportions."""
-    rng = np.random.default_rng(seed)
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        positions = rng.permutation(np.flatnonzero(labels == label))
-        place[positions] = (np.arange(len(positions)) + 0.5) / len(positions)
-    return np.argsort(place, kind="stable")
 
 
 def assemble(data: DataSet, trained: Split, test: Split | None, validation_share: float, limit: int | None) -> DataSet:
@@ -45,7 +35,7 @@ def assemble(data: DataSet, trained: Split, test: Split | None, validation_share
                 f"data.limit={limit} is too few for {data.num_classes} classes; use {4 * data.num_classes} or more"
             )
         if limit < len(trained):
-            trained = trained.take(np.sort(_by_class_in_turn(trained.labels, seed=3)[:limit]))
+            trained = trained.take(np.sort(by_class_in_turn(trained.labels, seed=3)[:limit]))
     rest, held = split_by_class(trained.labels, validation_share, seed=2)
     data = replace(data, train=trained.take(rest), validation=trained.take(held), test=test)
     for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test)):
