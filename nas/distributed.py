@@ -71,7 +71,7 @@ def joined(here: Place) -> Iterator[None]:
         torch.cuda.set_device(here.device)
     meeting = from_first(here, lambda: "meeting") + str(next(_meetings))
     backend = "cpu:gloo,cuda:nccl" if here.device.type == "cuda" else "gloo"
-    store = distributed.PrefixStore(meeting, _store())
+    store = distributed.PrefixStore(meeting, _store())  # type: ignore[attr-defined]
     distributed.init_process_group(backend, store=store, rank=here.rank, world_size=here.ranks)
     try:
         yield
@@ -85,7 +85,7 @@ def joined(here: Place) -> Iterator[None]:
 
 
 @cache
-def _store() -> distributed.Store:
+def _store() -> Any:
     """Torchrun's, which outlives the processes."""
     store, _, _ = next(rendezvous("env://"))
     return store
