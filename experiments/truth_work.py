@@ -19,7 +19,7 @@ from experiments.results import Row
 from search_space import Architecture, GatePath, SearchSpace, load_space, lower
 
 if TYPE_CHECKING:
-    from nas.data import DataSet
+    from nas.data import DataSet, Split
     from nas.discrete import Choices
     from nas.preflight import Plan
     from nas.result import SearchResult
@@ -31,13 +31,15 @@ BUDGETS = (0.2, 0.4, 0.6, 0.8)  # shares of the way from the fastest network's l
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the experiment is. space_name: of a file in `spaces`; epochs: of a network's own training; warmup
-    and search: epochs of a supernet."""
+    """How large the experiment is. space_name: of a file in `spaces`; limit less validation_share: images that train
+    weights; choosing: further train images, on which searches measure (None: the validation share); epochs: of a
+    network's own training; warmup and search: epochs of a supernet."""
 
     space_name: str = "ground_truth"
     data: str = "cifar10"
     limit: int = 12_500
     validation_share: float = 0.2
+    choosing: int | None = 10_000
     resolution: int = 32
     epochs: int = 3
     warmup: int = 4
@@ -114,11 +116,8 @@ class Worker:
         recipe = Recipe(epochs=scale.epochs, warmup_epochs=0.5, batch_size=scale.batch_size, lr=scale.lr)
         train_network(network, data, data.train, scale.resolution, recipe, job.seed)
         recalibrate(network, data.batches(data.train, scale.resolution, 256))
-        reached = {
-            name: accuracy(network, data.batches(split, scale.resolution, 256))
-            for name, split in (("validation", data.validation), ("test", data.test))
-        }
-        return [{"kind": "network", "network": job.network, "seed": job.seed, **reached}]
+        reached = accuracy(network, data.batches(data.test, scale.resolution, 256))
+        return [{"kind": "network", "network": job.network, "seed": job.seed, "test": reached}]
 
     def _space(self, job: Job) -> list[Row]:
         """What every network costs."""
@@ -262,4 +261,19 @@ def load_images(scale: Scale, root: str) -> DataSet:
         data = load_digits(scale.validation_share, scale.limit)
     else:
         data = load_cifar10(root, scale.validation_share, scale.limit)
+    if scale.choosing is not None:
+        data = replace(data, validation=_beside(data.train, load_cifar10(root), scale.choosing))
     return replace(data, crop="none")  # so few epochs need no more than mirrored images
+
+
+def _beside(trained: Split, everything: DataSet, count: int) -> Split:
+    """So many of all train images that are not among those trained on, every class alike."""
+    import numpy as np
+
+    from nas.data import Split, split_by_class
+
+    splits = (everything.train, everything.validation)
+    indices, labels = (np.concatenate([getattr(split, name) for split in splits]) for name in ("indices", "labels"))
+    free = np.flatnonzero(~np.isin(indices, trained.indices))
+    _, chosen = split_by_class(labels[free], count / len(free), seed=4)
+    return Split(trained.source, indices[free][chosen], labels[free][chosen])

@@ -10,7 +10,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -25,7 +25,7 @@ from nas import data as data_sets
 from nas.checkpoint import FOLDER as CHECKPOINTS
 from nas.checkpoint import Checkpoints
 from nas.data import DataSet
-from nas.distributed import Place, joined, place, with_global_norms
+from nas.distributed import OtherStopped, Place, from_first, joined, place, with_global_norms
 from nas.export import export_network, find_checkpoint, load_supernet, onnx_predictor
 from nas.gates import Gates
 from nas.log import LOG_EVERY, Row, SearchLog
@@ -209,7 +209,7 @@ def carry_out(
         write_report(folder)
         checkpoints.clear()
         begun.forget(folder)
-    except (NotFinite, KeyboardInterrupt):
+    except (NotFinite, OtherStopped, KeyboardInterrupt):
         log.save_meanwhile()
         raise
     return result
@@ -220,26 +220,26 @@ def run_folder(out: str | None, default_name: str, begun: Begun, resumed: Path |
     """The folder of a run: made and marked as begun, or the one that it goes on in; alone in it.
 
     Within, a stop and a refusing disk become `Stopped` and `CannotWrite` that say how to go on. Of several
-    processes those that write nothing get the path of an earlier run's folder, or none that exists.
+    processes the first makes it.
     """
-    if not here.first:
-        yield resumed or Path(default_name)
-        return
-    folder = resumed or make_folder(out, default_name)
+    folder = Path(from_first(here, lambda: str(resumed or make_folder(out, default_name))))
     try:
-        if resumed is None:
+        if here.first and resumed is None:
             begun.save(folder)
-        with only_process(folder):
+        with only_process(folder) if here.first else nullcontext():
             yield folder
     except NotFinite as error:
         state = folder / CHECKPOINTS
         raise NotFinite(f"{error}; the state before it is in '{state}'" if state.is_dir() else str(error)) from error
+    except OtherStopped as error:
+        raise OtherStopped(f"{error}; go on with resume={folder}") from error
     except KeyboardInterrupt as error:
         raise Stopped(f"stopped; go on with resume={folder}") from error
     except CannotWrite as error:
         raise CannotWrite(f"{error}; mend that and go on with resume={folder}") from error
     finally:
-        remove_if_empty(folder)
+        if here.first:
+            remove_if_empty(folder)
 
 
 def derive_from_checkpoint(plan: Plan, run_folder: Path, command: str | None = None) -> Finished:

@@ -26,13 +26,33 @@ from torch import Tensor, nn
 
 from nas.distributed import is_joined, total
 from search_space import UserError
-from search_space.errors import BadFile, CannotWrite
+from search_space.errors import BadFile, CannotWrite, one_line
 from search_space.files import write_whole
 
-SCHEMA = 1
+FORMAT = 2  # of everything here and of `nas.export.save_supernet`; a new number when names or meanings change
 KEPT = 2  # the newest, and one to fall back on
 FOLDER = "checkpoints"
 AGREE_EVERY = 5  # steps, by which several processes stop together
+
+
+class OtherFormat(BadFile):
+    """A checkpoint of another version of this program, or of another program."""
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the header of a file of this format. Raises `BadFile`, `OtherFormat` among them."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise BadFile(f"'{path}' is damaged: {one_line(error)}") from error
+    if (found := header.get("format", "unnumbered")) != str(FORMAT):
+        raise OtherFormat(
+            f"'{path}' has checkpoint format {found}, this version reads and writes {FORMAT}; "
+            "use the version that wrote it, or start a new run"
+        )
+    return tensors, header
 
 
 @dataclass(frozen=True)
@@ -45,21 +65,14 @@ class Checkpoint:
     def to_bytes(self) -> bytes:
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
         facts = json.dumps(self.facts, allow_nan=False)
-        header = {"schema": str(SCHEMA), "facts": facts, "digest": _digest(tensors, facts)}
+        header = {"format": str(FORMAT), "facts": facts, "digest": _digest(tensors, facts)}
         return save(tensors, header)
 
     @staticmethod
     def load(path: Path) -> Checkpoint:
         """Raises `BadFile` unless every byte is as it was written."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise BadFile(f"'{path}' is damaged: {error}") from error
-        if header.get("schema") != str(SCHEMA):
-            raise BadFile(f"'{path}' has schema {header.get('schema')}; this version reads schema {SCHEMA}")
-        if header["digest"] != _digest(tensors, header["facts"]):
+        tensors, header = load_tensors(path)
+        if header.get("digest") != _digest(tensors, header.get("facts", "")):
             raise BadFile(f"'{path}' is damaged: its content is not what was written")
         return Checkpoint(tensors, json.loads(header["facts"]))
 
@@ -87,7 +100,10 @@ class Checkpoints:
         resume: bool = False,
         writes: bool = True,
     ) -> None:
-        """`resume`: go on from what an earlier process left there, if anything. `writes`: whether this process does."""
+        """`resume`: go on from what an earlier process left there, if anything. `writes`: whether this process does.
+
+        Raises `OtherFormat`; damaged files are passed over.
+        """
         self.writes = writes
         self.folder = run_folder / FOLDER
         self.minutes, self.steps, self.say = minutes, steps, say
@@ -196,6 +212,8 @@ class Checkpoints:
         for path in reversed(self._paths()):
             try:
                 return Checkpoint.load(path)
+            except OtherFormat:
+                raise
             except BadFile as error:
                 self.say(f"note: {error}; going on from the one before it")
                 if self.writes:

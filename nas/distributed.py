@@ -2,21 +2,33 @@
 
 Started by torchrun, which sets RANK and WORLD_SIZE; otherwise there is one process and everything here is the
 identity. Weights, gates and random draws are equal in all processes by construction, so only gradients, batch
-statistics and counts are exchanged. Not for reading data: `nas.data` gives each process its share.
+statistics and counts are exchanged. What one process alone knows, the others hear through torchrun's store: the run's
+folder, and that an error was said. Not for reading data: `nas.data` gives each process its share.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.rendezvous import rendezvous
 
 from search_space import UserError
+
+_meetings = itertools.count()  # every process goes through the same ones, so that they number them alike
+_SAID = "an error was said"
+
+
+class OtherStopped(UserError):
+    """Another process is gone, so that this one cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +60,59 @@ def place(accelerator: str) -> Place:
 
 @contextmanager
 def joined(here: Place) -> Iterator[None]:
-    """Within, the functions below speak with the other processes."""
+    """Within, the functions below speak with the other processes. May be entered again.
+
+    They wait here for the first one, however long it has been busy alone.
+    """
     if here.ranks == 1:
         yield
         return
     if here.device.type == "cuda":
         torch.cuda.set_device(here.device)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if here.device.type == "cuda" else "gloo")
+    meeting = from_first(here, lambda: "meeting") + str(next(_meetings))
+    backend = "cpu:gloo,cuda:nccl" if here.device.type == "cuda" else "gloo"
+    store = distributed.PrefixStore(meeting, _store())  # type: ignore[attr-defined]
+    distributed.init_process_group(backend, store=store, rank=here.rank, world_size=here.ranks)
     try:
         yield
+    except OtherStopped:
+        raise
+    except BaseException:
+        _store().add(_SAID, 1)  # before the others notice that this one left
+        raise
     finally:
         distributed.destroy_process_group()
+
+
+@cache
+def _store() -> Any:
+    """Torchrun's, which outlives the processes."""
+    store, _, _ = next(rendezvous("env://"))
+    return store
+
+
+def from_first(here: Place, make: Callable[[], str]) -> str:
+    """The text that the first process makes, in all of them."""
+    if here.ranks == 1:
+        return make()
+    key = f"text{next(_meetings)}"
+    if here.first:
+        _store().set(key, make())
+    while not _store().check([key]):  # a wait of the store's own would hear no signal
+        time.sleep(0.05)
+    return _store().get(key).decode()
+
+
+def is_said(error: UserError) -> bool:
+    """Whether another process says this error, or the one that was the reason for it; if not, this one shall."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return False
+    try:
+        if isinstance(error, OtherStopped) and _store().add(_SAID, 0):
+            return True
+        return _store().add(f"said {error}", 1) > 1
+    except (RuntimeError, ValueError):  # torchrun is gone, or was never there
+        return False
 
 
 def is_joined() -> bool:
@@ -69,7 +123,10 @@ def total(value: Tensor) -> Tensor:
     """The sum over all processes."""
     if is_joined():
         value = value.clone()
-        distributed.all_reduce(value)
+        try:
+            distributed.all_reduce(value)
+        except RuntimeError as error:  # the connection to one that ended is closed
+            raise OtherStopped("another process stopped") from error
     return value
 
 

@@ -110,6 +110,11 @@ def print_first(line: str) -> None:
 
 
 def fail(error: UserError, code: int = 2) -> None:
-    """Say a user's mistake on one line and exit."""
+    """Say a user's mistake on one line and exit; of several processes (torchrun) one says it."""
+    if "WORLD_SIZE" in os.environ:
+        from nas.distributed import is_said
+
+        if is_said(error):
+            sys.exit(code)
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(code)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from nas.checkpoint import FORMAT, load_tensors
 from nas.gates import Gates
 from nas.result import InputFormat, Resolution, SearchResult
 from nas.supernet import Supernet
@@ -117,19 +118,20 @@ def find_checkpoint(run_folder: Path) -> tuple[Path, str]:
 def save_supernet(checkpoint: Path, supernet: Supernet, alphas: Mapping[str, Tensor]) -> None:
     """alphas: by `gates_key`. Raises `CannotWrite`."""
     state = {f"supernet.{name}": value.cpu().contiguous() for name, value in supernet.state_dict().items()}
-    write_whole(checkpoint, save({**state, **{key: alpha.detach().cpu() for key, alpha in alphas.items()}}))
+    state |= {key: alpha.detach().cpu() for key, alpha in alphas.items()}
+    write_whole(checkpoint, save(state, {"format": str(FORMAT)}))
 
 
 def load_supernet(checkpoint: Path, supernet: Supernet, gates: Gates, key: str = "gates.alpha") -> None:
     """Fill a supernet, and gates by their name there, from what a search left. Raises `BadFile`."""
+    if not checkpoint.is_file():
+        raise BadFile(f"no file '{checkpoint}'; a search leaves it at the end of its search phase")
+    state, _ = load_tensors(checkpoint)
     try:
-        state = load_file(checkpoint)
         gates.alpha.data.copy_(state[key])
         weights = {name: value for name, value in state.items() if name.startswith("supernet.")}
         supernet.load_state_dict({name.removeprefix("supernet."): value for name, value in weights.items()})
-    except FileNotFoundError as error:
-        raise BadFile(f"no file '{checkpoint}'; a search leaves it at the end of its search phase") from error
-    except (SafetensorError, RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError) as error:
         raise BadFile(f"'{checkpoint}' is not of this search: {' '.join(str(error).split())[:160]}") from error
 
 

@@ -19,24 +19,25 @@ from typing import Any
 
 import torch
 
-from nas.api import Finished, carry_out, load_data, make_folder, provenance, proxy_notes, remove_if_empty
+from nas.api import Finished, carry_out, load_data, provenance, proxy_notes, run_folder
 from nas.checkpoint import Checkpoints
 from nas.data import DataSet
-from nas.distributed import place
-from nas.export import CHECKPOINT, gates_key, save_supernet
+from nas.distributed import joined, place
+from nas.export import CHECKPOINT, gates_key, load_supernet, save_supernet
 from nas.front_report import Row, load_front, write_front
+from nas.gates import Gates
 from nas.log import SearchLog
 from nas.preflight import Plan, plan_front
 from nas.progress import SearchProgress
 from nas.result import load_result
-from nas.resume import Begun, only_process
+from nas.resume import Begun
 from nas.settings import SearchSettings, settings_from_dict, with_data_defaults
 from nas.strategies import proxyless
 from nas.strategies.inherited import Inherited
+from nas.strategies.weights import new_supernet
+from nas.supernet import Supernet
 from nas.targets import each_target, target_name
-from nas.training import NotFinite
 from search_space import UserError
-from search_space.errors import CannotWrite, Stopped
 
 
 @dataclass(frozen=True)
@@ -80,47 +81,50 @@ def load_finished(folder: Path) -> FinishedFront:
     return FinishedFront(tuple(Finished(load_result(t / "architecture.json"), t) for t in targets), folder)
 
 
-def run_front(
+def run_front(plans: Sequence[Plan], data: DataSet | None = None, **options: Any) -> FinishedFront:
+    """`take_part` in the only process, with its options."""
+    finished = take_part(plans, data, **options)
+    if finished is None:
+        raise UserError("of several processes only the first has a result; use torchrun with -m nas.search")
+    return finished
+
+
+def take_part(
     plans: Sequence[Plan],
     data: DataSet | None = None,
     command: str | None = None,
     progress: bool | None = None,
     say: Callable[[str], None] = lambda line: None,
     resume: tuple[Path, Begun] | None = None,
-) -> FinishedFront:
-    """Carry out plans that differ in device and budget alone, or go on in the folder where that was begun."""
+) -> FinishedFront | None:
+    """Carry out plans that differ in device and budget alone, or go on in the folder where that was begun.
+
+    Of several processes only the first writes and has a result, the others return None.
+    """
     settings = plans[0].settings
     if settings.threads:
         torch.set_num_threads(settings.threads)
     here = place(settings.accelerator)
-    if here.ranks > 1:
-        raise UserError("several budgets in one run take one process; with torchrun search one budget at a time")
     data = replace(load_data(settings.data) if data is None else data, place=here)
     for note in proxy_notes(settings, plans[0]):
         say(f"note: {note}")
-    if resume:
-        folder, begun = resume
-    else:
-        begun = Begun("search", _options(plans), command, datetime.now(UTC))
-        folder = make_folder(settings.out, f"{begun.started:%Y%m%d-%H%M%S}-front-{plans[0].space.name}")
-        begun.save(folder)
-    try:
-        with only_process(folder):
-            clock = time.monotonic()
-            if not (folder / CHECKPOINT).is_file():
-                _train(plans, data, folder, progress, say, resume is not None)
-            shared_s = time.monotonic() - clock
-            targets = tuple(_finish(plan, data, folder, begun, progress, say) for plan in plans)
-            seconds = {"shared": round(shared_s, 1), "all targets": round(time.monotonic() - clock - shared_s, 1)}
-            origin = provenance(settings.seed, begun.command, begun.started, time.monotonic() - clock)
-            write_front(folder, [Row.of(t.result, t.folder.name) for t in targets], {**origin, "seconds": seconds})
-            begun.forget(folder)
-    except KeyboardInterrupt as error:
-        raise Stopped(f"stopped; go on with resume={folder}") from error
-    except CannotWrite as error:
-        raise CannotWrite(f"{error}; the whole run goes on with resume={folder}") from error
-    finally:
-        remove_if_empty(folder)
+    begun = resume[1] if resume else Begun("search", _options(plans), command, datetime.now(UTC))
+    stem = f"{begun.started:%Y%m%d-%H%M%S}-front-{plans[0].space.name}"
+    with run_folder(settings.out, stem, begun, resume[0] if resume else None, here) as folder:
+        clock = time.monotonic()
+        supernet, gates = _shared(plans, data, folder, progress, say, resume is not None)
+        shared_s = time.monotonic() - clock
+        finished = [
+            _finish(plan, data, folder, begun, progress, say, Inherited(supernet, own))
+            for plan, own in zip(plans, gates, strict=True)
+        ]
+        targets = tuple(target for target in finished if target is not None)
+        if not here.first:
+            return None
+        seconds = {"shared": round(shared_s, 1), "all targets": round(time.monotonic() - clock - shared_s, 1)}
+        origin = provenance(settings.seed, begun.command, begun.started, time.monotonic() - clock, here)
+        write_front(folder, [Row.of(t.result, t.folder.name) for t in targets], {**origin, "seconds": seconds})
+        begun.forget(folder)
     return FinishedFront(targets, folder)
 
 
@@ -132,6 +136,24 @@ def _options(plans: Sequence[Plan]) -> dict[str, Any]:
     return {**asdict(plans[0].settings), "device": list(budgets), "budget_ms": list(budgets.values())}
 
 
+def _shared(
+    plans: Sequence[Plan],
+    data: DataSet,
+    folder: Path,
+    progress: bool | None,
+    say: Callable[[str], None],
+    resume: bool,
+) -> tuple[Supernet, list[Gates]]:
+    """The supernet and every target's gates: trained, or read from the checkpoint that this left there before."""
+    with joined(data.place):
+        if not (folder / CHECKPOINT).is_file():
+            return _train(plans, data, folder, progress, say, resume)
+        supernet, gates = new_supernet(plans[0], data), [Gates(plan.space) for plan in plans]
+        for plan, own in zip(plans, gates, strict=True):
+            load_supernet(folder / CHECKPOINT, supernet, own, gates_key(target_name(plan.settings)))
+        return supernet, gates
+
+
 def _train(
     plans: Sequence[Plan],
     data: DataSet,
@@ -139,39 +161,43 @@ def _train(
     progress: bool | None,
     say: Callable[[str], None],
     resume: bool,
-) -> None:
-    """What the targets share; leaves the checkpoint, and the course of every target in its folder."""
-    settings = plans[0].settings
-    checkpoints = Checkpoints(folder, settings.checkpoint.minutes, settings.checkpoint.steps, say, resume)
+) -> tuple[Supernet, list[Gates]]:
+    """Leaves the checkpoint, and the course of every target in its folder."""
+    settings, first = plans[0].settings, data.place.first
+    checkpoints = Checkpoints(folder, settings.checkpoint.minutes, settings.checkpoint.steps, say, resume, writes=first)
     profiles = {f"device profile {plan.settings.device}": plan.profile.digest for plan in plans}
     checkpoints.require_same({"data": data.digest, **profiles})
-    logs = []
-    for plan in plans:
-        target = folder / target_name(plan.settings)
-        target.mkdir(exist_ok=True)
-        logs.append(SearchLog(target, checkpoints, target.name))
-    try:
-        with SearchProgress(proxyless.total_steps(plans[0], data), progress) as bar:
-            supernet, gates = proxyless.train_front(plans, data, logs, checkpoints, bar)
-    except NotFinite as error:
-        kept = f"; the state before it is in '{checkpoints.folder}'" if checkpoints.exist() else ""
-        raise NotFinite(f"{error}{kept}") from error
-    for log in logs:
-        log.save()
-    alphas = {gates_key(log.folder.name): each.alpha for log, each in zip(logs, gates, strict=True)}
-    save_supernet(folder / CHECKPOINT, supernet, alphas)
-    checkpoints.clear()
+    logs = [SearchLog(folder / target_name(plan.settings), checkpoints, target_name(plan.settings)) for plan in plans]
+    if first:
+        for log in logs:
+            log.folder.mkdir(exist_ok=True)
+    with SearchProgress(proxyless.total_steps(plans[0], data), progress if first else False) as bar:
+        supernet, gates = proxyless.train_front(plans, data, logs, checkpoints, bar)
+    if first:
+        for log in logs:
+            log.save()
+        alphas = {gates_key(log.folder.name): own.alpha for log, own in zip(logs, gates, strict=True)}
+        save_supernet(folder / CHECKPOINT, supernet, alphas)
+        checkpoints.clear()
+    return supernet, gates
 
 
 def _finish(
-    plan: Plan, data: DataSet, folder: Path, begun: Begun, progress: bool | None, say: Callable[[str], None]
-) -> Finished:
-    """A target's network from what all share; one that was finished before is read back."""
+    plan: Plan,
+    data: DataSet,
+    folder: Path,
+    begun: Begun,
+    progress: bool | None,
+    say: Callable[[str], None],
+    strategy: Inherited,
+) -> Finished | None:
+    """A target's network from what all share; one that was finished before is read back.
+
+    None in processes other than the first.
+    """
     target = folder / target_name(plan.settings)
     if (target / "report.html").is_file():
         return Finished(load_result(target / "architecture.json"), target)
-    strategy = Inherited(folder / CHECKPOINT, gates_key(target.name))
     notes = (*plan.notes, *proxy_notes(plan.settings, plan), "Its supernet was trained together with other targets'")
     result = carry_out(plan, data, target, begun, notes, progress, say, True, strategy)
-    assert result is not None  # the only process is the first
-    return Finished(result, target)
+    return None if result is None else Finished(result, target)

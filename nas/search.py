@@ -55,11 +55,12 @@ def _search_front(values: dict[str, Any], command: str, going_on: tuple[Path, Be
     plans = plan_front(each)
     for plan in plans:
         _say_plan(plan)
-    from nas.front import run_front
+    from nas.front import take_part
     from nas.front_report import front_table
 
-    finished = run_front(plans, command=command, say=print_first, resume=going_on)
-    print_first(front_table(finished.folder))
+    finished = take_part(plans, command=command, say=print_first, resume=going_on)
+    if finished is not None:
+        print_first(front_table(finished.folder))
 
 
 def _say_plan(plan: Plan) -> None:

@@ -2,8 +2,10 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +24,12 @@ ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+SMALL = ["data.resolution=16", "data.limit=160", "warmup.epochs=1", "epochs=1", "finetune.epochs=1"]
+
+
 def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=500)
 
 
 def test_gradients_and_batch_statistics_are_those_of_the_whole_batch(tmp_path: Path) -> None:
@@ -42,7 +47,7 @@ def test_gradients_and_batch_statistics_are_those_of_the_whole_batch(tmp_path: P
 def test_a_search_by_two_processes_is_that_of_one(space: str, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACES[space])
     options = ["device=cpu", f"budget_ms={BUDGETS_MS[space]}", "space=space.yaml", "accelerator=cpu"]
-    options += ["data.resolution=16", "data.limit=160", "warmup.epochs=1", "epochs=1", "finetune.epochs=1"]
+    options += SMALL
     one = run([sys.executable, "-m", "nas.search", *options, "out=one"], tmp_path)
     two = run([*TORCHRUN, "-m", "nas.search", *options, "out=two"], tmp_path)
     assert one.returncode == two.returncode == 0, one.stderr + two.stderr
@@ -52,15 +57,89 @@ def test_a_search_by_two_processes_is_that_of_one(space: str, tmp_path: Path) ->
     first, second = (load_result(tmp_path / name / "architecture.json") for name in ("one", "two"))
     assert first.architecture == second.architecture and first.accuracy == second.accuracy
     assert (first.provenance["processes"], second.provenance["processes"]) == (1, 2)
+    assert_same_course(tmp_path / "one", tmp_path / "two")
+
+
+def assert_same_course(one: Path, two: Path) -> None:
     # the multiplier is a large gain on E[lat]'s small differences
-    for column, atol in (("train_loss", 0), ("gate_loss", 0), ("expected_ms", 0), ("multiplier", 0.02)):
-        ours, theirs = (column_of(tmp_path / name, column) for name in ("one", "two"))
+    columns = {"train_loss": 0, "gate_loss": 0, "expected_ms": 0, "val_accuracy": 0, "multiplier": 0.02}
+    for column, atol in columns.items():
+        ours, theirs = (column_of(folder / "search.csv", column) for folder in (one, two))
         assert np.allclose(ours, theirs, rtol=1e-3, atol=atol), column
+    ours, theirs = (column_of(folder / "gates.csv", "probability") for folder in (one, two))
+    assert len(ours) > 10 and np.allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-def column_of(folder: Path, name: str) -> list[float]:
-    with (folder / "search.csv").open() as file:
+def column_of(path: Path, name: str) -> list[float]:
+    with path.open() as file:
         return [float(row[name] or 0) for row in csv.DictReader(file)]
+
+
+FRONT = ["device=cpu", "budget_ms=[2.5,2.8]", "space=space.yaml", "accelerator=cpu", *SMALL]
+TARGETS = ("cpu-2.5ms", "cpu-2.8ms")
+
+
+@pytest.mark.slow
+def test_several_budgets_by_two_processes_are_those_of_one(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACES["mbconv"])
+    one = run([sys.executable, "-m", "nas.search", *FRONT, "out=one"], tmp_path)
+    two = run([*TORCHRUN, "-m", "nas.search", *FRONT, "out=two"], tmp_path)
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    assert one.stdout == two.stdout.replace("two/", "one/")  # said once
+    assert files_below(tmp_path / "one") == files_below(tmp_path / "two")
+    assert {p.name for p in tmp_path.iterdir()} == {"space.yaml", "one", "two"}
+    for target in TARGETS:
+        first, second = (load_result(tmp_path / name / target / "architecture.json") for name in ("one", "two"))
+        assert first.architecture == second.architecture and first.accuracy == second.accuracy
+        assert_same_course(tmp_path / "one" / target, tmp_path / "two" / target)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_other_by_one_line_and_nothing_is_lost(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACES["mbconv"])
+    search = [*TORCHRUN, "-m", "nas.search", *FRONT, "epochs=4", "checkpoint.steps=1"]
+    assert run([*search, "out=whole"], tmp_path).returncode == 0
+    command = [*search, "out=killed"]
+    running = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=-3, stderr=subprocess.PIPE, text=True)
+    while running.poll() is None and not (tmp_path / "killed/checkpoints/000004.safetensors").is_file():
+        time.sleep(0.01)
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGKILL)
+    _, said = running.communicate(timeout=100)
+    assert error_lines(said) == ["error: another process stopped; go on with resume=killed"]
+
+    done = run([*TORCHRUN, "-m", "nas.search", "resume=killed"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert files_below(tmp_path / "killed") == files_below(tmp_path / "whole")
+    for name in ("weights.safetensors", "gates.csv", "model.onnx"):
+        for target in TARGETS:
+            whole, killed = (tmp_path / run / target / name for run in ("whole", "killed"))
+            assert whole.read_bytes() == killed.read_bytes()
+
+
+def files_below(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*")}
+
+
+def error_lines(stderr: str) -> list[str]:
+    """What is said of an error besides torchrun's own summary; no traceback of ours is in it."""
+    assert str(ROOT) not in stderr.replace(sys.executable, ""), stderr
+    return [line for line in stderr.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["out=new", "train.lr=1e38", "train.gradient_clip=0"], "the loss became nan in weight step 1"),
+        (["out=here"], "the run folder 'here' exists"),
+    ],
+)
+def test_an_error_of_several_processes_is_one_line(options: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACES["mbconv"])
+    (tmp_path / "here").mkdir()
+    done = run([*TORCHRUN, "-m", "nas.search", *FRONT, *options], tmp_path)
+    (line,) = error_lines(done.stderr)
+    assert said in line and "exitcode  : 2 " in done.stderr
 
 
 def test_full_training_by_two_processes_writes_once(tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load, save
 
 from latency_models.calibrate import main as calibrate
 from nas.api import search
+from nas.checkpoint import FORMAT
+from nas.export import CHECKPOINT
 from nas.rederive import main, rederive
 from nas.result import load_result
 
@@ -79,9 +83,43 @@ def test_bad_questions_are_one_line(
     assert said in message and message.count("\n") == 1
 
 
-def test_a_damaged_checkpoint_is_refused(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("architecture.json", "checkpoint.safetensors"):
-        (tmp_path / name).write_bytes((run_folder / name).read_bytes()[: None if name.endswith("json") else 5000])
+def cut(content: bytes) -> bytes:
+    return content[:5000]
+
+
+def without_number(content: bytes) -> bytes:
+    return save(load(content))
+
+
+def next_number(content: bytes) -> bytes:
+    return save(load(content), {"format": str(FORMAT + 1)})
+
+
+def of_another_space(content: bytes) -> bytes:
+    gates = load(content)["gates.alpha"]
+    return save({"gates.alpha": gates, "supernet.other": gates.clone()}, {"format": str(FORMAT)})
+
+
+def foreign(content: bytes) -> bytes:
+    return b"PK" + content
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (cut, "is damaged"),
+        (foreign, "is damaged"),
+        (without_number, f"has checkpoint format unnumbered, this version reads and writes {FORMAT}; use the version"),
+        (next_number, f"has checkpoint format {FORMAT + 1}, this version reads and writes {FORMAT}; use the version"),
+        (of_another_space, "is not of this search"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_one_line(
+    run_folder: Path, change: Callable[[bytes], bytes], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "architecture.json").write_bytes((run_folder / "architecture.json").read_bytes())
+    (tmp_path / CHECKPOINT).write_bytes(change((run_folder / CHECKPOINT).read_bytes()))
     assert main([f"run={tmp_path}", f"out={tmp_path / 'new'}"]) == 2
-    assert "is not of this search" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert said in message and message.count("\n") == 1
     assert not (tmp_path / "new").exists()

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from nas.api import Finished, search
-from nas.checkpoint import Checkpoint, Checkpoints
+from nas.checkpoint import FORMAT, Checkpoint, Checkpoints
 from nas.resume import Begun, check_unchanged, only_process
 from nas.settings import DataSettings
 from nas.train import TrainCommand, full_training
@@ -231,6 +233,51 @@ def test_damaged_checkpoints_are_said_and_passed_over(
     assert (restored is None) == (count == 2)
     if restored is not None:
         assert restored.facts["state"]["weights"]["step"] == 4
+
+
+# names of tensors and facts, numbers and the supernet's own names left out
+LAYOUT = {
+    2: {
+        "figures.gate_loss",
+        "figures.val_accuracy",
+        "gate_steps",
+        "journals",
+        "state.draws",
+        "state.target#.gates.alpha",
+        "state.target#.gates.exists",
+        "state.target#.optimizer.#.exp_avg",
+        "state.target#.optimizer.#.exp_avg_sq",
+        "state.target#.optimizer.#.step",
+        "state.weights.optimizer.#.exp_avg",
+        "state.weights.optimizer.#.exp_avg_sq",
+        "state.weights.optimizer.#.step",
+        "state.weights.supernet.*",
+        "targets",
+        "weights.loss",
+        "weights.step",
+    }
+}
+
+
+def test_another_layout_has_another_format_number(stopped: Path) -> None:
+    saved = Checkpoint.load(stopped / "checkpoints" / "000002.safetensors")
+    names = {re.sub(r"\d+", "#", re.sub(r"(supernet)\..*", r"\1.*", name)) for name in saved.tensors}
+    for key, value in saved.facts["state"].items():
+        names |= {f"{key}.{inner}" for inner in value} if isinstance(value, dict) else {key}
+    assert names == LAYOUT[FORMAT]
+
+
+@pytest.mark.parametrize(
+    ("header", "found"), [(None, "unnumbered"), ({"schema": "1", "facts": "{}"}, "unnumbered"), ({"format": "1"}, "1")]
+)
+def test_checkpoints_of_another_format_are_refused_and_kept(
+    stopped: Path, header: dict[str, str] | None, found: str
+) -> None:
+    newest = stopped / "checkpoints" / "000002.safetensors"
+    newest.write_bytes(save(load(newest.read_bytes()), header))
+    with pytest.raises(BadFile, match=f"has checkpoint format {found}, this version reads and writes {FORMAT}; use"):
+        search(resume=stopped, progress=False)
+    assert newest.is_file()
 
 
 def test_what_a_resume_refuses(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
