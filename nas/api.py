@@ -108,6 +108,8 @@ def load_data(settings: DataSettings) -> DataSet:
             return data_sets.load_cifar10(settings.root, share, limit)
         case "imagefolder":
             return data_sets.load_imagefolder(settings.root, share, limit)
+        case "webdataset":
+            return data_sets.load_webdataset(settings)
         case _:
             return data_sets.load_packed(settings.train, settings.test, share, limit)
 

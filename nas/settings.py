@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from search_space.errors import BadFile, UnknownName, UserError, one_line
 
-DATA_SETS = ("cifar10", "digits", "imagefolder", "packed")
+DATA_SETS = ("cifar10", "digits", "imagefolder", "packed", "webdataset")
 STRATEGIES = ("evolution", "optuna", "proxyless", "random")
 SAMPLERS = ("nsga2", "tpe")
 GATE_MODES = ("full_v2", "two")
@@ -25,7 +25,11 @@ ACCELERATORS = ("auto", "cpu", "cuda")
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which images; `resolution` is the one trained at (pixels)."""
+    """Which images; `resolution` is the one trained at (pixels).
+
+    Of data=webdataset: cache, the folder for remote shards and indices (None: the user's); cache_gb, what it may hold;
+    shuffle_shards, images are mixed within so many shards.
+    """
 
     name: str = "digits"
     root: str | None = None
@@ -34,6 +38,9 @@ class DataSettings:
     resolution: int = 64
     validation_share: float = 0.25
     limit: int | None = None
+    cache: str | None = None
+    cache_gb: float = 10.0
+    shuffle_shards: int = 8
 
     def __post_init__(self) -> None:
         if self.name not in DATA_SETS:
@@ -42,6 +49,8 @@ class DataSettings:
         share = self.validation_share
         _require(0.01 <= share <= 0.9, "data.validation_share", share, "between 0.01 and 0.9")
         _require(self.limit is None or self.limit >= 8, "data.limit", self.limit, "8 or more")
+        _require(0 < self.cache_gb < math.inf, "data.cache_gb", self.cache_gb, "above 0")
+        _require(self.shuffle_shards >= 1, "data.shuffle_shards", self.shuffle_shards, "1 or more")
 
 
 @dataclass(frozen=True)
@@ -335,6 +344,10 @@ def count_classes(data: DataSettings) -> int:
         if count < 2:
             raise BadFile(f"'{folder}' has {count} class folders; it needs one folder of images for every class")
         return count
+    if data.name == "webdataset":
+        from nas.shards.index import find_shards
+
+        return len(find_shards(data).class_names)
     if not data.train or not data.test:
         raise UserError("data=packed needs data.train=FILE.npz and data.test=FILE.npz")
     import numpy as np

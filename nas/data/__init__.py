@@ -7,6 +7,7 @@ from nas.data.folder import load_imagefolder
 from nas.data.packed import load_packed, read_packed
 from nas.data.sources import ArraySource, EncodedSource, ImageSource
 from nas.data.splits import split_by_class
+from nas.data.webdataset import load_webdataset
 
 __all__ = [
     "ArraySource",
@@ -18,6 +19,7 @@ __all__ = [
     "load_digits",
     "load_imagefolder",
     "load_packed",
+    "load_webdataset",
     "read_packed",
     "split_by_class",
 ]

@@ -8,7 +8,7 @@ run can be repeated. Not for transforming labels (mixup lives in `nas.mixing`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.data.sources import ImageSource
+from nas.data.order import batches_of, shards_to_come, steps_of
+from nas.data.sources import ImageSource, ShardedSource
 from nas.distributed import Place
-from search_space.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -71,28 +71,14 @@ class DataSet:
         """(images (N, 3, R, R) normalised channels_last, labels (N,)) over one epoch, from batch `start` on.
 
         `training` shuffles, augments and drops the last partial batch (unless it is the only one);
-        otherwise every image comes once, in batches of nearly equal size, and every beginning of them holds the
-        classes in their proportions: BatchNorm's statistics, and an accuracy on the first few, are of them all. Of
-        several processes each gets an equal part of every training batch; `UserError` where that cannot be.
+        otherwise every image comes once, in batches of nearly equal size. Of several processes each gets
+        an equal part of every training batch (`nas.data.order`); `UserError` where that cannot be.
         """
-        if training:
-            order = np.random.default_rng((seed, epoch)).permutation(len(split))
-        else:
-            order = by_class_in_turn(split.labels, seed=4)
-        if training and len(order) >= batch_size:
-            chunks = np.split(order[: len(order) // batch_size * batch_size], len(order) // batch_size)
-        else:  # nearly equal, since a last batch of one image has no batch statistics
-            chunks = np.array_split(order, -(-len(order) // batch_size))
-        ranks = self.place.ranks
-        if any(len(chunk) < ranks or (training and len(chunk) % ranks) for chunk in chunks):
-            raise UserError(
-                f"batches of {len(chunks[-1])} images cannot be divided among {ranks} processes; "
-                "make train.batch_size (recipe.batch_size) a multiple of them"
-            )
-        chunks = [np.array_split(chunk, ranks)[self.place.rank] for chunk in chunks]
         draws = (seed, epoch) if training else None
-        jobs = (split.take(chunk) for chunk in chunks[start:])
-        with ThreadPoolExecutor(1) as ahead:  # the next batch is made while this one is used
+        chunks = batches_of(split.source, split.indices, split.labels, batch_size, draws, self.place)
+        with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(1) as fetching:
+            jobs = _prepared(split, chunks[start:], fetching)
+            # the next batch is made while this one is used
             waiting = [ahead.submit(self._batch, job, resolution, draws) for job in islice(jobs, 2)]
             while waiting:
                 images, labels = waiting.pop(0).result()
@@ -101,7 +87,7 @@ class DataSet:
 
     def steps(self, split: Split, batch_size: int) -> int:
         """Training batches in one epoch."""
-        return max(1, len(split) // batch_size)
+        return steps_of(len(split), batch_size)
 
     @property
     def digest(self) -> str:
@@ -132,14 +118,15 @@ class DataSet:
         return x, torch.from_numpy(split.labels)
 
 
-def by_class_in_turn(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """All positions in an order whose every beginning holds the classes in their proportions."""
-    rng = np.random.default_rng(seed)
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        positions = rng.permutation(np.flatnonzero(labels == label))
-        place[positions] = (np.arange(len(positions)) + 0.5) / len(positions)
-    return np.argsort(place, kind="stable")
+def _prepared(split: Split, chunks: Sequence[NDArray[np.int64]], fetching: ThreadPoolExecutor) -> Iterator[Split]:
+    """The split's chunks one by one; the next shard is fetched meanwhile."""
+    coming = shards_to_come(split.source, [split.indices[chunk] for chunk in chunks])
+    for number, chunk in enumerate(chunks):
+        while coming and coming[0][0] <= number:
+            coming.popleft()
+            if coming and isinstance(split.source, ShardedSource):
+                fetching.submit(split.source.prepare, coming[0][1])
+        yield split.take(chunk)
 
 
 def _resize(images: NDArray[np.uint8], resolution: int) -> Tensor:

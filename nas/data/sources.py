@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,27 @@ class ImageSource(Protocol):
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """(H, W, 3). Raises `BadFile` naming an image that cannot be read."""
+
+
+@runtime_checkable
+class Encoded(ImageSource, Protocol):
+    """Images that are kept as encoded bytes."""
+
+    def encoded(self, index: int) -> bytes:
+        """As they are. Raises `BadFile`."""
+
+
+@runtime_checkable
+class ShardedSource(ImageSource, Protocol):
+    """Images in shards, to be read one shard after another. window: images are mixed within so many shards."""
+
+    window: int
+
+    def shard_of(self, indices: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The number of each image's shard, (n,)."""
+
+    def prepare(self, shard: int) -> None:
+        """It is read soon."""
 
 
 class ArraySource:
@@ -49,11 +70,20 @@ class EncodedSource:
     def __len__(self) -> int:
         return len(self.items)
 
+    def encoded(self, index: int) -> bytes:
+        """The file's bytes as they are."""
+        item = self.items[index]
+        return item if isinstance(item, bytes) else item.read_bytes()
+
     def read(self, index: int) -> NDArray[np.uint8]:
         item = self.items[index]
-        try:
-            with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
-                return np.array(image.convert("RGB"))
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-            name = f"{self.where} {index}" if isinstance(item, bytes) else item
-            raise BadFile(f"cannot read {name}: {one_line(error)}; mend or remove it") from error
+        return decode(item, lambda: f"{self.where} {index}" if isinstance(item, bytes) else str(item))
+
+
+def decode(item: Path | bytes, name: Callable[[], str]) -> NDArray[np.uint8]:
+    """(H, W, 3) of a file or of encoded bytes. Raises `BadFile` with the name."""
+    try:
+        with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
+            return np.array(image.convert("RGB"))
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        raise BadFile(f"cannot read {name()}: {one_line(error)}; mend or remove it") from error

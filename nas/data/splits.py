@@ -1,4 +1,4 @@
-"""Which images are for weights, which for validation, which for the test: drawn by class, never by a run's seed."""
+"""Which images are for weights, which for validation, which for the test: never by a run's seed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.dataset import DataSet, Split, by_class_in_turn
-from nas.data.sources import ImageSource
+from nas.data.dataset import DataSet, Split
+from nas.data.order import by_class_in_turn, shard_after_shard
+from nas.data.sources import ImageSource, ShardedSource
 from search_space.errors import UserError
 
 
@@ -22,12 +23,35 @@ def split_by_class(labels: NDArray[np.int64], share: float, seed: int) -> tuple[
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
+def hold_out(split: Split, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of (the rest, a held-out share): whole shards, so that each is read for one of the two only, where
+    both sides then have every class; otherwise a share of every class."""
+    if isinstance(split.source, ShardedSource):
+        order = _by_shard_in_turn(split, seed)
+        held, rest = np.split(order, [max(1, round(share * len(order)))])
+        if len(np.unique(split.labels[held])) == len(np.unique(split.labels[rest])) == len(np.unique(split.labels)):
+            return np.sort(rest), np.sort(held)
+    return split_by_class(split.labels, share, seed)
+
+
+def _first(split: Split, limit: int) -> NDArray[np.int64]:
+    """So many positions: of the fewest shards, or with the classes in their proportions."""
+    if isinstance(split.source, ShardedSource):
+        return np.sort(_by_shard_in_turn(split, seed=3)[:limit])
+    return np.sort(by_class_in_turn(split.labels, seed=3)[:limit])
+
+
+def _by_shard_in_turn(split: Split, seed: int) -> NDArray[np.int64]:
+    assert isinstance(split.source, ShardedSource)
+    return shard_after_shard(split.source.shard_of(split.indices), np.random.default_rng(seed))
+
+
 def assemble(data: DataSet, trained: Split, test: Split | None, validation_share: float, limit: int | None) -> DataSet:
-    """Hold out validation (and test, where the data has none) by class; the split never depends on a run's seed."""
+    """Hold out validation (and test, where the data has none); the split never depends on a run's seed."""
     if not 0.01 <= validation_share <= 0.9:
         raise UserError(f"data.validation_share={validation_share} is not between 0.01 and 0.9")
     if test is None:
-        rest, held = split_by_class(trained.labels, 0.2, seed=1)
+        rest, held = hold_out(trained, 0.2, seed=1)
         trained, test = trained.take(rest), trained.take(held)
     if limit is not None:
         if limit < 4 * data.num_classes:
@@ -35,8 +59,8 @@ def assemble(data: DataSet, trained: Split, test: Split | None, validation_share
                 f"data.limit={limit} is too few for {data.num_classes} classes; use {4 * data.num_classes} or more"
             )
         if limit < len(trained):
-            trained = trained.take(np.sort(by_class_in_turn(trained.labels, seed=3)[:limit]))
-    rest, held = split_by_class(trained.labels, validation_share, seed=2)
+            trained = trained.take(_first(trained, limit))
+    rest, held = hold_out(trained, validation_share, seed=2)
     data = replace(data, train=trained.take(rest), validation=trained.take(held), test=test)
     for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         if len(split) < 2:

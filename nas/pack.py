@@ -1,0 +1,127 @@
+"""The command `python -m nas.pack data=... out=FOLDER`: any data set as tar shards that can be streamed.
+
+Files keep their bytes, images in memory become PNG. Images are in random order, so that every shard holds all
+classes. The shards are webdataset's; `index.npz` beside them spares `data=webdataset` the walk through them.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.door import print_first, run_command
+from nas.progress import SearchProgress
+from nas.settings import DataSettings, settings_from_dict
+from search_space import UserError
+from search_space.errors import CannotWrite
+from search_space.files import write_whole
+
+if TYPE_CHECKING:
+    from nas.data import DataSet, Split
+    from nas.shards.index import ShardIndex
+
+
+def main() -> None:
+    run_command("pack", _pack)
+
+
+@dataclass(frozen=True)
+class PackCommand:
+    """Where to, and how large a shard is, in MB."""
+
+    out: str | None = None
+    shard_mb: float = 100.0
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise UserError("where to? python -m nas.pack data=imagefolder data.root=PATH out=FOLDER")
+        if not 0 < self.shard_mb <= 10_000:
+            raise UserError(f"shard_mb={self.shard_mb} is not above 0 and at most 10000")
+
+
+def _pack(values: dict[str, Any]) -> None:
+    values["data"].pop("epochs")
+    data = settings_from_dict(DataSettings, values.pop("data"), "data.")
+    command = settings_from_dict(PackCommand, values)
+    assert command.out is not None
+    folder = Path(command.out).expanduser()
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"the folder '{folder}' is not empty; name another with out=")
+    from nas.api import load_data
+
+    print_first(pack(load_data(data), folder, command.shard_mb))
+
+
+def pack(data: DataSet, folder: Path, shard_mb: float = 100.0) -> str:
+    """Write the images into shards in a folder, the index last; returns what was done. Raises `CannotWrite`."""
+    import numpy as np
+
+    from nas.data import Split
+    from nas.shards.index import NAME, ShardedImages, dump
+
+    indices = np.concatenate([data.train.indices, data.validation.indices])
+    labels = np.concatenate([data.train.labels, data.validation.labels])
+    trained = Split(data.train.source, indices, labels)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(f"cannot make the folder '{folder}': {error.strerror}") from error
+    with SearchProgress(len(trained) + len(data.test)) as bar:
+        train = _write(trained, folder, "train", shard_mb, bar)
+        test = _write(data.test, folder, "test", shard_mb, bar)
+    images = ShardedImages(data.name, data.class_names, train, test, data.mean, data.std, data.flip, data.crop)
+    write_whole(folder / NAME, dump(images))
+    shards, total = len(train.addresses) + len(test.addresses), train.shard_bytes.sum() + test.shard_bytes.sum()
+    return (
+        f"{data.name}: {len(train)} training and {len(test)} test images in {shards} shards, {total / 1e6:.4g} MB "
+        f"-> data=webdataset data.root={folder}"
+    )
+
+
+def _write(split: Split, folder: Path, name: str, shard_mb: float, bar: SearchProgress) -> ShardIndex:
+    import numpy as np
+
+    from nas.shards.index import index_shard, join
+
+    order, taken = np.random.default_rng(0).permutation(len(split)), 0
+    parts: list[ShardIndex] = []
+    while taken < len(order):
+        content = io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            while taken < len(order) and (content.tell() == 0 or content.tell() < shard_mb * 1e6):
+                one = split.take(order[taken : taken + 1])
+                image, ending = _encoded(one)
+                for member, value in ((ending, image), ("cls", b"%d" % one.labels[0])):
+                    header = tarfile.TarInfo(f"{taken:08}.{member}")
+                    header.size = len(value)
+                    tar.addfile(header, io.BytesIO(value))
+                taken += 1
+                bar.advance(name)
+        path = folder / f"{name}-{len(parts):06}.tar"
+        write_whole(path, content.getvalue())
+        parts.append(index_shard(content, str(path)))
+    return join(parts)
+
+
+def _encoded(one: Split) -> tuple[bytes, str]:
+    """An image's bytes and their ending; PNG, without loss, of what is not encoded yet."""
+    from PIL import Image
+
+    from nas.data.sources import Encoded
+
+    index = int(one.indices[0])
+    pixels = one.source.read(index)  # raises `BadFile` for a damaged one
+    if isinstance(one.source, Encoded):
+        content = one.source.encoded(index)
+        with Image.open(io.BytesIO(content)) as image:
+            return content, {"JPEG": "jpg"}.get(str(image.format), str(image.format).lower())
+    written = io.BytesIO()
+    Image.fromarray(pixels).save(written, "PNG")
+    return written.getvalue(), "png"
+
+
+if __name__ == "__main__":
+    main()
