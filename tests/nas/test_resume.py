@@ -104,7 +104,13 @@ class Interrupting:
 
 MODES: list[tuple[str, dict[str, Any]]] = [
     ("quadra", {}),
-    ("mbconv", {"train": {"batch_size": 16, "share_weights": False}, "gates": {"mode": "full_v2"}}),
+    (
+        "mbconv",
+        {
+            "train": {"batch_size": 16, "share_weights": False, "mixup": 0.2, "cutmix": 1.0, "ema": 0.9},
+            "gates": {"mode": "full_v2"},
+        },
+    ),
 ]
 
 

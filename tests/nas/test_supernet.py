@@ -1,14 +1,18 @@
 """One path of activations, whatever the candidates; paths as arguments; weights that carry over."""
 
 import random
+from dataclasses import replace
+from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from nas.data import Split, load_digits
 from nas.gates import Gates
 from nas.supernet import Supernet, frozen
-from nas.training import make_optimizer, recalibrate
+from nas.training import accuracy, make_optimizer, recalibrate
 from search_space import GatePath, SearchSpace, Stage
 from tests.nas.test_gates import CASES, MBCONV, QUADRA
 from tests.saved_activations import saved_activations
@@ -81,6 +85,40 @@ def test_extracted_network_computes_what_the_path_did(space: SearchSpace, shared
         recalibrate(network, [(x, torch.zeros(16))])
         biased = 1e-4 if space is QUADRA else 0.2  # running variances are unbiased, a batch's are not
         assert torch.allclose(network(x), supernet(x, path), atol=biased)
+
+
+@pytest.mark.parametrize(("space", "shared"), CASES)
+def test_layer_norms_know_one_image_and_batch_norms_the_batch(space: SearchSpace, shared: bool) -> None:
+    """So LayerNorms mix no paths, and BatchNorms need batches like those that the network will see."""
+    torch.manual_seed(0)
+    supernet = Supernet(space, 32, 5, share_weights=shared)
+    path = space.random_path(random.Random(2))
+    x = torch.randn(6, 3, 32, 32)
+    alone = torch.allclose(supernet(x, path)[:2], supernet(x[:2], path), atol=1e-4)
+    assert alone == (space is not MBCONV)
+    assert not list(supernet.buffers()), "statistics that are kept would be those of all paths"
+
+
+def test_paths_are_compared_as_fairly_by_a_batch_as_by_statistics_of_their_own() -> None:
+    """Images that come class by class included: batches of one class would be normalised to no class at all."""
+    digits = load_digits(limit=600)
+    by_class = {n: s.take(np.argsort(s.labels, kind="stable")) for n, s in vars(digits).items() if isinstance(s, Split)}
+    data = replace(digits, **by_class)
+    torch.manual_seed(0)
+    supernet = Supernet(MBCONV, 16, 10, share_weights=True)
+    optimizer, rng = make_optimizer(supernet, 5e-3, 0.0), random.Random(0)
+    for epoch in range(6):
+        for images, labels in data.batches(data.train, 16, 32, epoch=epoch, training=True):
+            F.cross_entropy(supernet(images, MBCONV.random_path(rng)), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for _ in range(3):
+        path = MBCONV.random_path(rng)
+        by_batch = accuracy(lambda x, path=path: supernet(x, path), data.batches(data.validation, 16, 25))  # type: ignore[misc]
+        network = supernet.extract(path)
+        recalibrate(network, islice(data.batches(data.train, 16, 64), 3))
+        by_path = accuracy(network, data.batches(data.validation, 16, 25))
+        assert by_path > 0.4 and abs(by_batch - by_path) < 0.06, (by_batch, by_path)
 
 
 def test_a_weight_step_runs_and_changes_one_path_only() -> None:
