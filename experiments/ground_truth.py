@@ -42,7 +42,7 @@ OPTIONS = {
     "kinds": f"which jobs, with commas between (default: {','.join(KINDS)})",
     "seeds": "trainings of each network, supernets and searches of each kind (default: 3)",
 }
-QUICK = Scale("miniature", "digits", limit=400, choosing=None, epochs=1, warmup=1, search=1, budgets=(0.5,))
+QUICK = Scale("miniature", "digits", limit=400, choosing=None, epochs=1, warmup=1, search=1, short=1, budgets=(0.5,))
 
 
 def jobs_of(scale: Scale, seeds: int) -> list[Job]:
@@ -54,6 +54,7 @@ def jobs_of(scale: Scale, seeds: int) -> list[Job]:
         jobs += [Job("network", seed, network=network) for network in networks]
         for kind in ("supernet", "front"):
             jobs += [Job(kind, seed, share_weights=shared) for shared in (True, False)]
+        jobs += [Job("supernet", seed, share_weights=shared, short=True) for shared in (True, False)]
     for seed, shared, budget in product(range(seeds), (True, False), scale.budgets):
         jobs.append(Job("search", seed, share_weights=shared, budget=budget))
     return jobs

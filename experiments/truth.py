@@ -132,21 +132,32 @@ class Supernet:
     evaluation_cpu_s: float
 
 
-def supernets_of(rows: Sequence[Row]) -> dict[tuple[bool, int], Supernet]:
-    """By (share_weights, seed)."""
-    inherited: dict[tuple[bool, int], dict[str, float]] = defaultdict(dict)
+@dataclass(frozen=True)
+class SupernetKey:
+    """Which supernet; `epochs` it was trained."""
+
+    share_weights: bool
+    epochs: int
+    seed: int
+
+    @classmethod
+    def of(cls, row: Row) -> SupernetKey:
+        return cls(bool(row["share_weights"]), int(number(row, "epochs")), int(number(row, "seed")))
+
+
+def supernets_of(rows: Sequence[Row]) -> dict[SupernetKey, Supernet]:
+    """Those trained so far, with shared weights first, by seed."""
+    inherited: dict[SupernetKey, dict[str, float]] = defaultdict(dict)
     for row in rows:
         if row["kind"] == "inherited":
-            inherited[key_of(row)][str(row["network"])] = number(row, "validation")
-    return {
-        key_of(row): Supernet(inherited[key_of(row)], number(row, "training_cpu_s"), number(row, "evaluation_cpu_s"))
+            inherited[SupernetKey.of(row)][str(row["network"])] = number(row, "validation")
+    found = {
+        key: Supernet(inherited[key], number(row, "training_cpu_s"), number(row, "evaluation_cpu_s"))
         for row in rows
         if row["kind"] == "supernet"
+        for key in [SupernetKey.of(row)]
     }
-
-
-def key_of(row: Row) -> tuple[bool, int]:
-    return bool(row["share_weights"]), int(number(row, "seed"))
+    return dict(sorted(found.items(), key=lambda item: (not item[0].share_weights, item[0].epochs, item[0].seed)))
 
 
 def equal_draws(supernets: Sequence[Supernet], searches: Sequence[Row]) -> int | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from experiments.results import NOT_MEASURED, Results, Row, markdown, shown
-from experiments.truth import Supernet, Truth, equal_draws, kendall, number, supernets_of
+from experiments.truth import Supernet, SupernetKey, Truth, equal_draws, kendall, number, supernets_of
 from nas.settings import SearchSettings
 
 RERANKED = SearchSettings().rerank  # networks that a gradient search compares at its end
@@ -78,22 +78,24 @@ def _truth_lines(truth: Truth) -> str:
     return " ".join(lines)
 
 
-def _rank_table(truth: Truth, supernets: Mapping[tuple[bool, int], Supernet]) -> str:
+def _rank_table(truth: Truth, supernets: Mapping[SupernetKey, Supernet]) -> str:
+    by_kind: dict[tuple[bool, int], list[Supernet]] = defaultdict(list)
+    for key, net in supernets.items():
+        by_kind[key.share_weights, key.epochs].append(net)
     lines = []
-    for shared in (True, False):
-        found = [net for (share_weights, _), net in sorted(supernets.items()) if share_weights == shared]
+    for (shared, epochs), found in by_kind.items():
         taus = [kendall(net.inherited, truth.trained) for net in found]
-        means = [fmean(net.inherited.values()) for net in found]
         lines.append(
             (
                 _named(shared),
-                ", ".join(f"{tau:.2f}" for tau in taus) or NOT_MEASURED,
-                f"{fmean(taus):.2f}" if taus else NOT_MEASURED,
-                f"{fmean(means):.1%}" if means else NOT_MEASURED,
-                f"{fmean(net.training_cpu_s for net in found):.0f}" if found else NOT_MEASURED,
+                str(epochs),
+                ", ".join(f"{tau:.2f}" for tau in taus),
+                f"{fmean(taus):.2f}",
+                f"{fmean(fmean(net.inherited.values()) for net in found):.1%}",
+                f"{fmean(net.training_cpu_s for net in found):.0f}",
             )
         )
-    header = ("candidates' weights", "tau by seed", "mean tau", "mean inherited accuracy", "training, CPU s")
+    header = ("candidates' weights", "epochs", "tau by seed", "mean tau", "mean inherited accuracy", "training, CPU s")
     return (
         f"Kendall's tau of inherited validation accuracy with true accuracy over the {len(truth.trained)} networks "
         f"trained so far, supernets trained on uniform paths:\n\n{markdown(header, lines)}"
@@ -104,8 +106,9 @@ def _named(share_weights: bool) -> str:
     return "shared" if share_weights else "separate"
 
 
-def regret_lines(truth: Truth, supernets: Mapping[tuple[bool, int], Supernet], searches: Sequence[Row]) -> list[Line]:
-    """Means over seeds: the strategies, then what they are compared with."""
+def regret_lines(truth: Truth, supernets: Mapping[SupernetKey, Supernet], searches: Sequence[Row]) -> list[Line]:
+    """Means over seeds: the strategies, then what they are compared with, by supernets trained as long as theirs."""
+    epochs = max((key.epochs for key in supernets), default=0)
     budgets = sorted({number(row, "budget_ms") for row in searches})
     found: dict[tuple[bool, str, int | None], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in searches:
@@ -119,7 +122,7 @@ def regret_lines(truth: Truth, supernets: Mapping[tuple[bool, int], Supernet], s
             if share_weights == shared:
                 regrets = [_mean(by_budget[budget]) for budget in budgets]
                 lines.append(Line("strategy", strategy, regrets, shared, evaluations))
-        nets = [net for (share_weights, _), net in sorted(supernets.items()) if share_weights == shared]
+        nets = [net for key, net in supernets.items() if (key.share_weights, key.epochs) == (shared, epochs)]
         drawn = [("random", RANDOM, count) for count in sorted(counts | {RERANKED})]
         drawn.append(("reference", "all", len(truth.latency_ms)))
         if equal := equal_draws(nets, [row for row in searches if row["share_weights"] == shared]):
@@ -143,7 +146,7 @@ def _evaluations(row: Row) -> int | None:
     return int(number(row, "evaluations")) if row.get("evaluations") is not None else None
 
 
-def _regret_table(truth: Truth, supernets: Mapping[tuple[bool, int], Supernet], searches: Sequence[Row]) -> str:
+def _regret_table(truth: Truth, supernets: Mapping[SupernetKey, Supernet], searches: Sequence[Row]) -> str:
     budgets = sorted({number(row, "budget_ms") for row in searches})
     if not budgets:
         return f"Regret: {NOT_MEASURED}."

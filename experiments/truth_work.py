@@ -44,6 +44,7 @@ class Scale:
     epochs: int = 3
     warmup: int = 4
     search: int = 6
+    short: int = 2
     batch_size: int = 64
     lr: float = 5e-3
     budgets: tuple[float, ...] = BUDGETS
@@ -60,13 +61,14 @@ class Scale:
 @dataclass(frozen=True)
 class Job:
     """kind: 'space' (what each network costs), 'network' (trained on its own), 'supernet' (trained on uniformly
-    drawn paths, then every network with inherited weights, and discrete searches among those), 'front' (a
-    gradient search under all budgets) or 'search' (under one budget)."""
+    drawn paths, if `short` for few epochs; then every network with inherited weights, and after all epochs discrete
+    searches among those), 'front' (a gradient search under all budgets) or 'search' (under one budget)."""
 
     kind: str
     seed: int = 0
     network: str = ""
     share_weights: bool = True
+    short: bool = False
     budget: float = 0.0
 
     @property
@@ -75,7 +77,7 @@ class Job:
         parts = {
             "space": (),
             "network": (self.network, self.seed),
-            "supernet": (weights, self.seed),
+            "supernet": (weights, self.seed, *(["short"] if self.short else [])),
             "front": (weights, self.seed),
             "search": (weights, self.budget, self.seed),
         }[self.kind]
@@ -148,13 +150,18 @@ class Worker:
         }
         evaluating = (time.process_time() - trained) / len(inherited)
         both = {"training_cpu_s": round(trained - clock, 2), "evaluation_cpu_s": round(evaluating, 3)}
-        common: Row = {"seed": job.seed, "share_weights": job.share_weights}
+        common: Row = {"seed": job.seed, "share_weights": job.share_weights, "epochs": self._epochs(job)}
         rows: list[Row] = [
             {"kind": "inherited", **common, "network": str(self.scale.space.architecture(GatePath(choices))),
              "validation": reached}
             for choices, reached in inherited.items()
         ]  # fmt: skip
-        return [{"kind": "supernet", **common, **both}, *rows, *self._look_up(job, inherited)]
+        searches = [] if job.short else self._look_up(job, inherited)
+        return [{"kind": "supernet", **common, **both}, *rows, *searches]
+
+    def _epochs(self, job: Job) -> int:
+        """Of a supernet on uniform paths."""
+        return self.scale.short if job.short else self.scale.warmup + self.scale.search
 
     def _look_up(self, job: Job, inherited: Mapping[Choices, float]) -> list[Row]:
         """Discrete searches among these accuracies, under every budget."""
@@ -176,14 +183,17 @@ class Worker:
         return rows
 
     def train_supernet(self, job: Job, data: DataSet) -> Supernet:
-        """As many weight steps as in a search, on paths drawn uniformly."""
+        """As many weight steps as in a search, or few, on paths drawn uniformly."""
         from nas.strategies.weights import WeightTraining, new_supernet
 
         plan = self.plan(job.seed, job.share_weights, budget_share=1.0)
+        if job.short:
+            asked = replace(plan.settings, warmup=replace(plan.settings.warmup, epochs=0), epochs=self.scale.short)
+            plan = replace(plan, settings=asked)
         supernet = new_supernet(plan, data)
         training = WeightTraining(plan, data, supernet)
         rng = random.Random(job.seed)
-        for epoch in range(self.scale.warmup + self.scale.search):
+        for epoch in range(self._epochs(job)):
             for images, labels in training.batches(epoch):
                 training.train_path(images, labels, self.scale.space.random_path(rng), epoch)
         training.finish()

@@ -492,17 +492,18 @@ def proxy_notes(settings: SearchSettings, plan: Plan) -> list[str]:
 def make_folder(out: str | None, default_name: str) -> Path:
     """Make the folder of a run, `runs/DEFAULT_NAME` unless `out` names one. Raises `UserError` if `out` exists."""
     folder = Path("runs") / default_name if out is None else Path(out).expanduser()
-    if out is None:
-        attempts = (folder.with_name(f"{default_name}-{n}") for n in itertools.count(2))
-        while folder.exists():
-            folder = next(attempts)
-    elif folder.exists():
-        raise UserError(f"the run folder '{folder}' exists; name another with out=, or remove it")
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"cannot make the run folder '{folder}': {error.strerror}") from error
-    return folder
+    for number in itertools.count(1):
+        new = folder if number == 1 else folder.with_name(f"{default_name}-{number}")
+        try:
+            new.mkdir(parents=True)
+        except FileExistsError as error:  # also of a run that began this moment
+            if out is not None:
+                raise UserError(f"the run folder '{folder}' exists; name another with out=, or remove it") from error
+        except OSError as error:
+            raise UserError(f"cannot make the run folder '{new}': {error.strerror}") from error
+        else:
+            return new
+    raise AssertionError("counting ended")
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from search_space.errors import Stopped, UnknownName, UserError
+from search_space.errors import Stopped, UnknownName, UserError, one_line
 
 
 def check_overrides(config: str, arguments: Sequence[str]) -> None:
@@ -75,7 +75,11 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def run_command(config: str, task: Callable[[dict[str, Any]], None]) -> None:
-    """Compose the options by hydra and call `task` with plain dicts; exit 2 on a user's mistake."""
+    """Compose the options by hydra and call `task` with plain dicts; exit 2 on a user's mistake.
+
+    Of a sweep (--multirun) every job is tried, each says its mistake on one line, and the sweep ends with exit 2.
+    """
+    sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
     try:
         check_overrides(config, sys.argv[1:])
         _compose_and_run(config, task)
@@ -85,22 +89,55 @@ def run_command(config: str, task: Callable[[dict[str, Any]], None]) -> None:
         fail(UserError("stopped"), code=130)
 
 
+def _quoted(argument: str) -> str:
+    """With quotes around a pattern of shards, `train-{000..999}.tar`, whose braces mean something else to hydra."""
+    return re.sub(r"""^([\w.+]+)=([^'"]*\{\d+\.\.\d+\}[^'"]*)$""", r'\1="\2"', argument)
+
+
 def _compose_and_run(config: str, task: Callable[[dict[str, Any]], None]) -> None:
     import hydra
+    from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     def guarded(cfg: DictConfig) -> None:
+        sweeping = _enter_job()
         try:
             values = OmegaConf.to_container(cfg, resolve=True)
             assert isinstance(values, dict)
             task({str(key): value for key, value in values.items()})
-        except UserError as error:
-            fail(error, code=130 if isinstance(error, Stopped) else 2)
         except OmegaConfBaseException as error:
-            fail(UserError(f"options do not fit together: {str(error).splitlines()[0]}"))
+            _give_up(UserError(f"options do not fit together: {one_line(error)}"), sweeping)
+        except UserError as error:
+            _give_up(error, sweeping)
 
-    hydra.main(version_base="1.3", config_path="pkg://nas.conf", config_name=config)(guarded)()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra lets what it catches reach this module
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://nas.conf", config_name=config)(guarded)()
+    except HydraException as error:
+        raise UserError(f"the options cannot be composed: {one_line(error)}") from error
+
+
+def _enter_job() -> bool:
+    """Whether this is a job of a sweep. Its command line is then its own, and beside others it draws no progress."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    job = HydraConfig.get()
+    if job.mode != RunMode.MULTIRUN:
+        return False
+    sys.argv[1:] = list(job.overrides.task)
+    if not job.launcher["_target_"].endswith(".BasicLauncher"):
+        os.environ["TTY_COMPATIBLE"] = "0"  # rich's word for a stream that nobody watches
+    return True
+
+
+def _give_up(error: UserError, sweeping: bool) -> None:
+    if not sweeping or isinstance(error, Stopped):
+        fail(error, code=130 if isinstance(error, Stopped) else 2)
+    line = f"{' '.join(sys.argv[1:])}: {' '.join(str(error).split())}"
+    print(f"error: {line}", file=sys.stderr)
+    raise UserError(f"the sweep is not complete; first of all: {line}")  # plain, so that any launcher can pickle it
 
 
 def print_first(line: str) -> None:

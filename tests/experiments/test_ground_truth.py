@@ -104,7 +104,7 @@ def results_of(shared_pick: str, separate_pick: str) -> Results:
     for seed, found in truth.by_seed.items():
         rows += [{"kind": "network", "network": name, "seed": seed, "test": value} for name, value in found.items()]
     for shared, pick in ((True, shared_pick), (False, separate_pick)):
-        common = {"seed": 0, "share_weights": shared}
+        common = {"seed": 0, "share_weights": shared, "epochs": 10}
         rows.append({"kind": "supernet", **common, "training_cpu_s": 1.0, "evaluation_cpu_s": 0.5})
         for i, name in enumerate(NAMES):
             rows.append({"kind": "inherited", **common, "network": name, "validation": i if shared else -i})
@@ -117,7 +117,7 @@ def test_tables_say_regret_rank_and_mark() -> None:
     text = truth_tables.render(results_of(shared_pick="c", separate_pick="a"))
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
     cells = {name: rest for name, *rest in lines}
-    assert cells["shared"][:2] == ["1.00", "1.00"] and cells["separate"][:2] == ["-1.00", "-1.00"]
+    assert cells["shared"][:3] == ["10", "1.00", "1.00"] and cells["separate"][:3] == ["10", "-1.00", "-1.00"]
     assert cells["all, 4 evaluated, shared weights"] == ["0.00", "0.00"]
     assert cells["all, 4 evaluated, separate weights"] == ["20.00", "20.00"]
     assert cells["a random feasible network"] == ["10.00", "10.00"]
@@ -156,7 +156,9 @@ def test_a_later_call_goes_on(measured: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["--quick", "seeds=1", f"out={path}", "minutes=0.000001"]) == 0
     assert "2 jobs are left" in capsys.readouterr().out
     assert main(["--quick", "seeds=1", f"out={path}"]) == 0
-    done = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines() if line[:3] in ("18/", "19/")]
+    all_jobs = len({row["job"] for row in results.rows})
+    said = capsys.readouterr().out.splitlines()
+    done = [line.split(" ", 1)[1] for line in said if line.startswith((f"{all_jobs - 1}/", f"{all_jobs}/"))]
     assert set(done) == missing
     was = {(row["job"], row.get("network")): row.get("test") for row in results.rows}
     rows = load_results(path, "ground_truth").rows

@@ -1,0 +1,87 @@
+"""Sweeps of several jobs, one after the other or side by side: each has its folder, its command and its own error."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from nas.api import make_folder
+from nas.door import _quoted
+from search_space import UserError
+from tests.nas.test_resume import BUDGETS_MS, SPACES
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["device=cpu", "data.resolution=16", "data.limit=80", "warmup.epochs=0", "epochs=1", "finetune.epochs=0"]
+
+
+def sweep(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (cwd / "space.yaml").write_text(SPACES["mbconv"])
+    command = [sys.executable, "-m", "nas.search", "--multirun", "space=space.yaml", "threads=1", *SMALL, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=500)
+
+
+def test_every_job_of_a_sweep_says_its_own_mistake(tmp_path: Path) -> None:
+    done = sweep(tmp_path, "budget_ms=0.1,0.2")
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3 and "Traceback" not in done.stderr, done.stderr
+    assert "budget_ms=0.1 cannot be met" in errors[0] and "budget_ms=0.2 cannot be met" in errors[1]
+    assert errors[2].startswith("error: the sweep is not complete; first of all: ")
+
+
+def test_an_unknown_launcher_is_one_line(tmp_path: Path) -> None:
+    done = sweep(tmp_path, "hydra/launcher=joblob")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: the options cannot be composed: ") and "joblob" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_jobs_of_a_launcher(launcher: str, tmp_path: Path) -> None:
+    if launcher != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
+    budget = BUDGETS_MS["mbconv"]
+    done = sweep(tmp_path, f"hydra/launcher={launcher}", f"budget_ms=0.1,{budget}", "seed=0,1")
+    assert done.returncode == 2, done.stderr
+    assert "the sweep is not complete" in done.stderr and "Traceback" not in done.stderr
+    results = [json.loads(p.read_text())["provenance"] for p in tmp_path.glob("runs/*/architecture.json")]
+    assert sorted(r["seed"] for r in results) == [0, 1], "the two that can be done are done"
+    for result in results:
+        words = result["command"].split()
+        assert words[:3] == ["python", "-m", "nas.search"]
+        assert f"budget_ms={budget}" in words and f"seed={result['seed']}" in words
+    if launcher != "submitit_local":  # which keeps what jobs say in runs/.submitit
+        assert done.stderr.count("budget_ms=0.1 cannot be met") == 3
+        assert done.stdout.count("digits test accuracy") == 2
+
+
+def test_runs_that_begin_at_the_same_moment_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: make_folder(None, "now"), range(40)))
+    assert len(set(folders)) == 40
+    with pytest.raises(UserError, match="exists; name another with out="):
+        make_folder(str(folders[0]), "now")
+
+
+@pytest.mark.parametrize(
+    ("argument", "quoted"),
+    [
+        ("data.train=https://x/a-{000..010}.tar", 'data.train="https://x/a-{000..010}.tar"'),
+        ("+data.train=a{0..1}b{2..3}", '+data.train="a{0..1}b{2..3}"'),
+        ('data.train="a-{0..1}.tar"', 'data.train="a-{0..1}.tar"'),
+        ("data={name:digits}", "data={name:digits}"),
+        ("--multirun", "--multirun"),
+    ],
+)
+def test_patterns_of_shards_need_no_quotes_of_hydra(argument: str, quoted: str) -> None:
+    assert _quoted(argument) == quoted
