@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from nas.settings import DataSettings
 from nas.shards.cache import FileCache, is_remote, read_whole
-from search_space.errors import BadFile, UserError, one_line
+from search_space.errors import BadFile, CannotWrite, UserError, one_line
 from search_space.files import write_whole
 
 NAME = "index.npz"  # beside the shards that nas.pack wrote
@@ -196,11 +196,17 @@ def _index_kept(address: str, cache: FileCache) -> ShardIndex:
         raise BadFile(f"cannot read '{address}': {error.strerror}") from error
     kept = cache.folder / "index" / f"{name}.npz"
     if kept.is_file():
-        with np.load(kept, allow_pickle=False) as file:
-            return ShardIndex((address,), **{k: file[k] for k in file.files if k != "addresses"})
+        try:
+            with np.load(kept, allow_pickle=False) as fields:
+                return ShardIndex((address,), **{k: fields[k] for k in fields.files if k != "addresses"})
+        except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
+            raise BadFile(f"'{kept}', the index of '{address}', is damaged: {one_line(error)}; remove it") from error
     with cache.open(address) as file:
         index = index_shard(file, address)
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(f"cannot make data.cache={cache.folder}: {error.strerror}") from error
     write_whole(kept, _npz(**index.arrays()))
     return index
 

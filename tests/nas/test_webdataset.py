@@ -426,6 +426,18 @@ def test_what_cannot_be_found(options: dict[str, str], wanted: str, tmp_path: Pa
     assert "\n" not in str(caught.value)
 
 
+def test_a_cache_that_cannot_be_kept_or_read(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train-0.tar", sound())
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot make data\.cache=.*file"):
+        load(tmp_path, tmp_path / "file")
+    load(tmp_path, tmp_path / "cache")
+    (kept,) = (tmp_path / "cache" / "index").iterdir()
+    kept.write_bytes(b"junk")
+    with pytest.raises(BadFile, match=r"the index of '.*train-0\.tar', is damaged: .*; remove it"):
+        load(tmp_path, tmp_path / "cache")
+
+
 def test_a_missing_file_on_the_server(server: Server, tmp_path: Path) -> None:
     with pytest.raises(BadFile, match=r"cannot fetch '.*/elsewhere/index\.npz': no such file"):
         load(f"{server.url}/elsewhere", tmp_path)
