@@ -103,8 +103,10 @@ def take_step(
     Raises `NotFinite` before anything changes.
     """
     loss = average_gradients(parameters, loss)
-    norm = nn.utils.clip_grad_norm_(parameters, clip or math.inf)
-    value, _ = checked(where, loss=loss, gradient=norm)
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    value, length = checked(where, loss=loss, gradient=norm)
+    if 0 < clip < length:  # scaling gradients takes as long as their norm
+        nn.utils.clip_grads_with_norm_(parameters, clip, norm)
     optimizer.step()
     for parameter in parameters:
         parameter.grad = None

@@ -154,7 +154,7 @@ class _Run:
     def _gate_step(self, images: Tensor, labels: Tensor, epoch: int) -> None:
         turn = self.targets[self.gate_steps % len(self.targets)]
         sample = turn.gates.sample(self.settings.gates.mode, self.draws)
-        with frozen(list(self.supernet.path_parameters(sample.path))):
+        with frozen(self.supernet.path_parameters(sample.path)):
             logits = self.supernet(images, sample.path, sample)
         loss = F.cross_entropy(logits, labels)
         (gate_gradient,) = torch.autograd.grad(loss, sample.values)

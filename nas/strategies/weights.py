@@ -84,7 +84,7 @@ class WeightTraining:
         images, targets = mix(images, labels, self.data.num_classes, s.mixup, s.cutmix, self._draws())
         loss = F.cross_entropy(self.supernet(images, path), targets, label_smoothing=s.label_smoothing)
         loss.backward()
-        active = list(self.supernet.path_parameters(path))  # the only ones that have a gradient
+        active = self.supernet.path_parameters(path)  # the only ones that have a gradient
         where = f"weight step {self.step} (epoch {epoch + 1})"
         self.loss = take_step(self.optimizer, active, loss, s.gradient_clip, where)
         self.step += 1

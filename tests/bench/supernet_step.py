@@ -88,12 +88,12 @@ def measure(case: Case) -> dict[str, Any]:
 
         def architecture(mode: str) -> None:
             sample = gates.sample(mode, draws)
-            with frozen(list(supernet.path_parameters(sample.path))):
+            with frozen(supernet.path_parameters(sample.path)):
                 F.cross_entropy(supernet(x, sample.path, sample), y).backward()
 
         return {
             "plain": lambda: train(plain, own, list(plain.parameters())),
-            "weight": lambda: train(supernet, optimizer, list(supernet.path_parameters(path)), path),
+            "weight": lambda: train(supernet, optimizer, supernet.path_parameters(path), path),
             "two": lambda: architecture("two"),
             "full_v2": lambda: architecture("full_v2"),
         }

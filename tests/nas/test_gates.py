@@ -64,7 +64,7 @@ def test_gradient_equals_slow_reference(space: SearchSpace, shared: bool, mode: 
     for _ in range(3):
         sample = gates.sample(mode, draws)
         gates.alpha.grad = None
-        with frozen(list(supernet.path_parameters(sample.path))):
+        with frozen(supernet.path_parameters(sample.path)):
             F.cross_entropy(supernet(x, sample.path, sample), labels).backward()
         expected = reference_gradient(supernet, gates, sample, x, labels)
         assert gates.alpha.grad is not None

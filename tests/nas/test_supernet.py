@@ -34,7 +34,7 @@ def saved_bytes(supernet: Supernet, path: GatePath, mode: str | None) -> int:
         if sample is None:
             supernet(x, path)
         else:
-            with frozen(list(supernet.path_parameters(path))):
+            with frozen(supernet.path_parameters(path)):
                 supernet(x, path, sample)
     return sum(storages.values())
 

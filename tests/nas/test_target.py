@@ -35,7 +35,7 @@ def target_of(asked: Plan, seed: int = 0) -> Target:
 
 def task_loss(supernet: Supernet, sample: GateSample) -> Tensor:
     images = torch.randn(4, 3, RESOLUTION, RESOLUTION, generator=torch.Generator().manual_seed(1))
-    with frozen(list(supernet.path_parameters(sample.path))):
+    with frozen(supernet.path_parameters(sample.path)):
         return F.cross_entropy(supernet(images, sample.path, sample), torch.tensor([0, 1, 2, 3]))
 
 
