@@ -41,6 +41,7 @@ from experiments.table3_work import (
     accelerator,
     factor,
     model_of,
+    published,
 )
 from search_space.errors import UnknownName
 
@@ -87,7 +88,8 @@ class Wanted:
             for space in self.spaces:
                 yield Job("range", space=space, calibration=calibration)
         if COMPARED in self.calibrations:
-            yield Job("published")
+            priced = {row["space"] for row in rows if row["kind"] == "published"}
+            yield from (Job("published", space=family) for family in published() if family not in priced)
             for space in self.spaces:
                 yield Job("random", seed, space, COMPARED)
         for calibration in self.calibrations:

@@ -10,14 +10,20 @@ import math
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from device_profiles import load_profile
-from experiments.baselines.mobile import MOBILENET_V2_WIDTHS, PROXYLESS, mobilenet_v2
+from experiments.baselines.mobile import (
+    MOBILENET_V2_WIDTHS,
+    MOBILENET_V3_WIDTHS,
+    PROXYLESS,
+    mobilenet_v2,
+    mobilenet_v3_like,
+)
 from experiments.results import Row
 from latency_models import LatencyModel, LatencyTable, fit_latency_model, latency_table
 from latency_models.fuse import fuse
@@ -58,7 +64,8 @@ class Scale:
 
 @dataclass(frozen=True)
 class Job:
-    """kind: 'range' (what a space's budgets may be), 'published' and 'random' (price networks to compare with),
+    """kind: 'range' (what a space's budgets may be), 'published' (of a family, named as `space`) and 'random' (price
+    networks to compare with),
     'search' (all devices' budgets of a calibration in one run) or 'train' (`architecture`, as JSON, on its own)."""
 
     kind: str
@@ -104,14 +111,17 @@ def targets(space: str, calibration: str) -> dict[str, float]:
     return found
 
 
-def published() -> Iterator[tuple[str, Architecture]]:
-    """(family, network) of all that the budgets may let pass; the last two families are scaled by width alone."""
-    yield from (("ProxylessNAS", architecture) for architecture in PROXYLESS)
-    yield from (("MobileNetV2", mobilenet_v2(width)) for width in MOBILENET_V2_WIDTHS)
-    for width in range(16, 97, 4):
-        architecture = quadranet(f"QuadraNet12 C={width}", width, DEPTHS_12)
-        yield "QuadraNet-like", architecture
-        yield "ConvNeXt-like", linear_twin(architecture)
+@cache
+def published() -> Mapping[str, Sequence[Architecture]]:
+    """Family -> all that the budgets may let pass; the last two families are scaled by width alone."""
+    by_width = [quadranet(f"QuadraNet12 C={width}", width, DEPTHS_12) for width in range(16, 97, 4)]
+    return {
+        "ProxylessNAS": PROXYLESS,
+        "MobileNetV2": [mobilenet_v2(width) for width in MOBILENET_V2_WIDTHS],
+        "MobileNetV3-like": [mobilenet_v3_like(width) for width in MOBILENET_V3_WIDTHS],
+        "QuadraNet-like": by_width,
+        "ConvNeXt-like": [linear_twin(architecture) for architecture in by_width],
+    }
 
 
 @dataclass(frozen=True)
@@ -136,24 +146,14 @@ class Worker:
         return rows
 
     def _published(self, job: Job) -> list[Row]:
-        """For every budget, of each family the network with the most MACs that keeps it."""
-        members = [(family, a, cost_of(lower(a, RESOLUTION, NUM_CLASSES)).macs) for family, a in published()]
+        """For every budget the network of the family with the most MACs that keeps it."""
+        members = [(a, priced(a)) for a in published()[job.space]]
         rows: list[Row] = []
         for device, budget_ms in BUDGETS_MS[COMPARED].items():
-            model = model_of(device, COMPARED)
-            fits: dict[str, tuple[int, Architecture]] = {}
-            for family, a, macs in members:
-                ms = model.predict(lower(a, RESOLUTION, NUM_CLASSES)).latency_ms
-                if ms <= budget_ms and macs > fits.get(family, (0, a))[0]:
-                    fits[family] = macs, a
-            for family, (_, a) in fits.items():
-                target: dict[str, Any] = {
-                    "space": family,
-                    "device": device,
-                    "calibration": COMPARED,
-                    "budget_ms": budget_ms,
-                }
-                rows.append({"kind": "published", "name": a.space.name, **target, "seed": None, **priced(a)})
+            fits = [(a, columns) for a, columns in members if columns[f"{device}_ms"] <= budget_ms]
+            for a, columns in sorted(fits, key=lambda member: member[1]["macs"])[-1:]:
+                row = {"kind": "published", "name": a.space.name, **_target(job, device, budget_ms), "seed": None}
+                rows.append({**row, "calibration": COMPARED, **columns})
         return rows
 
     def _random(self, job: Job) -> list[Row]:

@@ -222,7 +222,7 @@ class Worker:
         return replace(data, test=data.test.take(data.test.indices[:16]))  # a search's report of them is of no use here
 
     def _found(self, job: Job, strategy: str, result: SearchResult) -> Row:
-        assert result.budget is not None
+        assert result.budget is not None and result.accuracy is not None
         return {"kind": "search", "strategy": strategy, "share_weights": job.share_weights, "seed": job.seed,
                 "budget_ms": result.budget.budget_ms, "network": str(result.architecture),
                 "latency_ms": result.budget.predicted_ms, "validation": result.accuracy.validation}  # fmt: skip

@@ -26,13 +26,14 @@ from nas.checkpoint import FOLDER as CHECKPOINTS
 from nas.checkpoint import Checkpoints
 from nas.data import DataSet
 from nas.distributed import OtherStopped, Place, from_first, joined, place, with_global_norms
-from nas.export import export_network, find_checkpoint, load_supernet, onnx_predictor
+from nas.export import export_network, load_gates, load_supernet, onnx_predictor
 from nas.gates import Gates
 from nas.log import LOG_EVERY, Row, SearchLog
 from nas.preflight import Plan, plan_search
+from nas.pretrained import find_checkpoint, images_at_hand, origin_of
 from nas.progress import SearchProgress
 from nas.report import write_report
-from nas.result import Accuracy, Budget, DeviceLatency, InputFormat, Resolution, SearchResult, load_result, save_result
+from nas.result import Accuracy, Budget, DeviceLatency, Resolution, SearchResult, load_result, save_result
 from nas.resume import Begun, only_process
 from nas.settings import DataSettings, SearchSettings, settings_from_dict, with_data_defaults
 from nas.strategies import proxyless, subnetworks
@@ -62,7 +63,7 @@ class Finished:
 
 def search(
     *,
-    data: str | Mapping[str, Any] | DataSet = "digits",
+    data: str | Mapping[str, Any] | DataSet | None = None,
     resolution: int | None = None,
     progress: bool | None = None,
     resume: str | Path | None = None,
@@ -73,21 +74,21 @@ def search(
     resume: the folder of a run that was stopped or killed, which goes on with its own options
     (your own `data` is given again).
 
-    data: a name, a dict of `data.*` options, or your own `nas.data.DataSet`; resolution: pixels to
-    train at. Nested options are dicts:
+    data: a name, a dict of `data.*` options, or your own `nas.data.DataSet`; None: digits, or with `init` what that was
+    trained on. resolution: pixels to train at. Nested options are dicts:
     `search(device="cpu", budget_ms=25, warmup={"epochs": 2}, out="runs/mine")`.
     Raises `UserError` with a one-line message for anything that cannot be done.
     """
     own = data if isinstance(data, DataSet) else None
     if resume is not None:
-        if options or resolution is not None or (own is None and data != "digits"):
+        if options or resolution is not None or (own is None and data is not None):
             raise UserError(f"resume={resume} goes on with the run's own options; give no others")
         return resume_search(Path(resume), own, progress)
     if isinstance(data, str):
         options["data"] = {"name": data}
     elif isinstance(data, Mapping):
         options["data"] = dict(data)
-    elif own is None:
+    elif own is None and data is not None:
         raise UserError(f"data={data!r} is neither a name, nor a dict of data options, nor a DataSet")
     if resolution is not None:
         options["data"] = {**options.get("data", {}), "resolution": resolution}
@@ -112,6 +113,20 @@ def load_data(settings: DataSettings) -> DataSet:
             return data_sets.load_webdataset(settings)
         case _:
             return data_sets.load_packed(settings.train, settings.test, share, limit)
+
+
+def images_of(settings: SearchSettings, own: DataSet | None = None) -> DataSet:
+    """Of a search. From an earlier supernet networks can be chosen without any (`nas.data.no_images`).
+
+    Raises `UserError` for images that its supernet cannot be asked about.
+    """
+    if own is not None or settings.init is None or images_at_hand(settings.data):
+        data = own or load_data(settings.data)
+        if settings.init is not None:
+            origin_of(settings.init).check_images(data.inputs, data.digest)
+        return data
+    origin = origin_of(settings.init)
+    return data_sets.no_images(settings.data.name, origin.inputs)
 
 
 def resume_search(folder: Path, own: DataSet | None = None, progress: bool | None = None) -> Finished:
@@ -151,7 +166,7 @@ def take_part(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     here = place(settings.accelerator)
-    data = replace(load_data(settings.data) if data is None else data, place=here)
+    data = replace(images_of(settings, data), place=here)
     notes = (*plan.notes, *proxy_notes(settings, plan))
     for note in notes[len(plan.notes) :]:
         say(f"note: {note}")
@@ -206,7 +221,8 @@ def carry_out(
         origin = provenance(settings.seed, begun.command, begun.started, checkpoints.seconds, here)
         result = _conclude(folder, plan, data, path, network, notes, origin)
         last = log.rows[-1].step if log.rows else 0
-        log.add(Row(last, "finetune", settings.finetune.epochs, val_accuracy=result.accuracy.validation))
+        reached = result.accuracy.validation if result.accuracy else None
+        log.add(Row(last, "finetune", settings.finetune.epochs, val_accuracy=reached))
         log.save()
         write_report(folder)
         checkpoints.clear()
@@ -254,7 +270,8 @@ def derive_from_checkpoint(plan: Plan, run_folder: Path, command: str | None = N
     data = load_data(settings.data)
     checkpoint, key = find_checkpoint(run_folder)
     supernet, gates = new_supernet(plan, data), Gates(plan.space)
-    load_supernet(checkpoint, supernet, gates, key)
+    load_supernet(checkpoint, supernet)
+    load_gates(checkpoint, gates, key)
     found = choose(plan, data, supernet, gates)
     network = supernet.extract(found.path)
     to_channels_last(network)
@@ -327,30 +344,37 @@ def finish(
     notes: tuple[str, ...],
     provenance: Mapping[str, Any],
 ) -> SearchResult:
-    """Export a trained network, measure it, and write architecture.json."""
+    """Export a trained network, measure it if there are images, and write architecture.json."""
     data, network = replace(data, place=Place()), network.cpu()
-    recalibrate(network, data.batches(data.train, resolution.training, 128))
-    validation = accuracy(network, data.batches(data.validation, resolution.training, 128))
-    inputs = InputFormat(data.mean, data.std, data.class_names)
-    sample, _ = next(data.batches(data.validation, resolution.training, 16))
-    export_network(folder, network, architecture, resolution, inputs, sample)
-    predict = onnx_predictor(folder / "model.onnx")
-    test = accuracy(predict, data.batches(data.test, resolution.training, 128))
+    if data.at_hand:
+        recalibrate(network, data.batches(data.train, resolution.training, 128))
+        sample, _ = next(data.batches(data.validation, resolution.training, 16))
+    else:
+        sample = torch.randn(
+            16, 3, resolution.training, resolution.training, generator=torch.Generator().manual_seed(0)
+        )
+    export_network(folder, network, architecture, resolution, data.inputs, sample)
     result = SearchResult(
         architecture=architecture,
         num_classes=data.num_classes,
         resolution=resolution,
-        input=inputs,
+        input=data.inputs,
         cost=cost_of(lower(architecture, resolution.deployment, data.num_classes)),
         budget=budget,
         latency=latency_everywhere(architecture, resolution.deployment, data.num_classes, budget),
-        accuracy=Accuracy(data.name, test, len(data.test), validation, "model.onnx in onnxruntime"),
+        accuracy=_measured(network, folder / "model.onnx", data, resolution.training) if data.at_hand else None,
         gate_path=gate_path,
         notes=notes,
         provenance=provenance,
     )
     save_result(result, folder / "architecture.json")
     return result
+
+
+def _measured(network: Network, model: Path, data: DataSet, resolution: int) -> Accuracy:
+    test = accuracy(onnx_predictor(model), data.batches(data.test, resolution, 128))
+    validation = accuracy(network, data.batches(data.validation, resolution, 128))
+    return Accuracy(data.name, test, len(data.test), validation, "model.onnx in onnxruntime")
 
 
 def provenance(

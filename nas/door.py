@@ -74,6 +74,23 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _leaves(value, f"{prefix}{key}.")
 
 
+def given(values: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """Of composed options those that the command line names, as nested dicts; of a group, its name."""
+    found: dict[str, Any] = {}
+    for argument in arguments:
+        *groups, name = argument.lstrip("+~").split("=")[0].split(".")
+        at, inside = values, found
+        for group in groups:
+            at, inside = at.get(group, {}), inside.setdefault(group, {}) if group in at else {}
+        if name in at:
+            if isinstance(at[name], Mapping):
+                whole = at[name] if "name" not in at[name] else {"name": at[name]["name"]}
+                inside[name] = {**whole, **inside.get(name, {})}
+            else:
+                inside[name] = at[name]
+    return found
+
+
 def run_command(config: str, task: Callable[[dict[str, Any]], None]) -> None:
     """Compose the options by hydra and call `task` with plain dicts; exit 2 on a user's mistake.
 

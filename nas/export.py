@@ -5,7 +5,8 @@ Not for searching, nor for what the files are worth: `nas.api.finish` measures m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnxruntime
@@ -14,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from nas.checkpoint import FORMAT, load_tensors
+from nas.checkpoint import FORMAT, load_tensors, part, under
 from nas.gates import Gates
+from nas.pretrained import TRAINED_FOR
 from nas.result import InputFormat, Resolution, SearchResult
 from nas.supernet import Supernet
 from search_space import Architecture, UserError, lower
@@ -24,7 +26,6 @@ from search_space.errors import BadFile, one_line
 from search_space.files import write_whole
 from search_space.to_onnx import to_onnx
 
-CHECKPOINT = "checkpoint.safetensors"  # of a run folder: the supernet and its gates
 TOLERANCE = 1e-4  # largest difference allowed between onnxruntime's and torch's logits, or share of the largest
 
 
@@ -102,35 +103,42 @@ def load_network(result: SearchResult, weights: Path | None) -> Network:
     return network.eval()
 
 
-def gates_key(target: str | None = None) -> str:
-    """The name of alpha in a checkpoint; `target`: of which, where several share the supernet."""
-    return f"gates.{target}.alpha" if target else "gates.alpha"
+def save_supernet(
+    checkpoint: Path,
+    supernet: Supernet,
+    alphas: Mapping[str, Tensor],
+    purpose: bytes,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """alphas: by `nas.pretrained.gates_key`; purpose: `nas.pretrained.trained_for`; dtype: of the stored weights.
 
-
-def find_checkpoint(run_folder: Path) -> tuple[Path, str]:
-    """The file with a run's supernet and the name of its gates there; targets of a front share the one above them."""
-    own, shared = run_folder / CHECKPOINT, run_folder.resolve().parent / CHECKPOINT
-    if shared.is_file() and not own.is_file():
-        return shared, gates_key(run_folder.resolve().name)
-    return own, gates_key()
-
-
-def save_supernet(checkpoint: Path, supernet: Supernet, alphas: Mapping[str, Tensor]) -> None:
-    """alphas: by `gates_key`. Raises `CannotWrite`."""
-    state = {f"supernet.{name}": value.cpu().contiguous() for name, value in supernet.state_dict().items()}
+    Raises `CannotWrite`.
+    """
+    state = under("supernet", {name: v.to("cpu", dtype).contiguous() for name, v in supernet.state_dict().items()})
     state |= {key: alpha.detach().cpu() for key, alpha in alphas.items()}
+    state[TRAINED_FOR] = torch.frombuffer(bytearray(purpose), dtype=torch.uint8)
     write_whole(checkpoint, save(state, {"format": str(FORMAT)}))
 
 
-def load_supernet(checkpoint: Path, supernet: Supernet, gates: Gates, key: str = "gates.alpha") -> None:
-    """Fill a supernet, and gates by their name there, from what a search left. Raises `BadFile`."""
+def load_supernet(checkpoint: Path, supernet: Supernet) -> None:
+    """Fill a supernet from what a search left. Raises `BadFile`."""
+    with _reading(checkpoint) as state:
+        supernet.load_state_dict(part(state, "supernet"))
+
+
+def load_gates(checkpoint: Path, gates: Gates, key: str) -> None:
+    """Fill gates, by their name there, from what a search left. Raises `BadFile`."""
+    with _reading(checkpoint) as state:
+        gates.alpha.data.copy_(state[key])
+
+
+@contextmanager
+def _reading(checkpoint: Path) -> Iterator[dict[str, Tensor]]:
     if not checkpoint.is_file():
         raise BadFile(f"no file '{checkpoint}'; a search leaves it at the end of its search phase")
     state, _ = load_tensors(checkpoint)
     try:
-        gates.alpha.data.copy_(state[key])
-        weights = {name: value for name, value in state.items() if name.startswith("supernet.")}
-        supernet.load_state_dict({name.removeprefix("supernet."): value for name, value in weights.items()})
+        yield state
     except (RuntimeError, KeyError) as error:
         raise BadFile(f"'{checkpoint}' is not of this search: {' '.join(str(error).split())[:160]}") from error
 

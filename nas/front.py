@@ -19,15 +19,16 @@ from typing import Any
 
 import torch
 
-from nas.api import Finished, carry_out, load_data, provenance, proxy_notes, run_folder
+from nas.api import Finished, carry_out, images_of, provenance, proxy_notes, run_folder
 from nas.checkpoint import Checkpoints
 from nas.data import DataSet
 from nas.distributed import joined, place
-from nas.export import CHECKPOINT, gates_key, load_supernet, save_supernet
+from nas.export import load_gates, load_supernet, save_supernet
 from nas.front_report import Row, load_front, write_front
 from nas.gates import Gates
 from nas.log import SearchLog
 from nas.preflight import Plan, plan_front
+from nas.pretrained import CHECKPOINT, gates_key, trained_for
 from nas.progress import SearchProgress
 from nas.result import load_result
 from nas.resume import Begun
@@ -50,7 +51,7 @@ class FinishedFront:
 
 def search_front(
     *,
-    data: str | Mapping[str, Any] = "digits",
+    data: str | Mapping[str, Any] | None = None,
     progress: bool | None = None,
     resume: str | Path | None = None,
     **options: Any,
@@ -70,7 +71,8 @@ def search_front(
             return load_finished(Path(resume))
         options = dict(begun.options)
     else:
-        options = with_data_defaults({**options, "data": {"name": data} if isinstance(data, str) else dict(data)})
+        images = {"name": data} if isinstance(data, str) else dict(data or {})
+        options = with_data_defaults({**options, "data": images})
     each = [settings_from_dict(SearchSettings, target) for target in each_target(options)]
     return run_front(plan_front(each), progress=progress, resume=(Path(resume), begun) if resume and begun else None)
 
@@ -105,7 +107,9 @@ def take_part(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     here = place(settings.accelerator)
-    data = replace(load_data(settings.data) if data is None else data, place=here)
+    data = replace(images_of(settings, data), place=here)
+    if not data.at_hand:
+        raise UserError(f"several budgets in one run need images: add data={data.name} data.root=FOLDER")
     for note in proxy_notes(settings, plans[0]):
         say(f"note: {note}")
     begun = resume[1] if resume else Begun("search", _options(plans), command, datetime.now(UTC))
@@ -149,8 +153,9 @@ def _shared(
         if not (folder / CHECKPOINT).is_file():
             return _train(plans, data, folder, progress, say, resume)
         supernet, gates = new_supernet(plans[0], data), [Gates(plan.space) for plan in plans]
+        load_supernet(folder / CHECKPOINT, supernet)
         for plan, own in zip(plans, gates, strict=True):
-            load_supernet(folder / CHECKPOINT, supernet, own, gates_key(target_name(plan.settings)))
+            load_gates(folder / CHECKPOINT, own, gates_key(target_name(plan.settings)))
         return supernet, gates
 
 
@@ -177,7 +182,7 @@ def _train(
         for log in logs:
             log.save()
         alphas = {gates_key(log.folder.name): own.alpha for log, own in zip(logs, gates, strict=True)}
-        save_supernet(folder / CHECKPOINT, supernet, alphas)
+        save_supernet(folder / CHECKPOINT, supernet, alphas, trained_for(settings, data.inputs, data.digest))
         checkpoints.clear()
     return supernet, gates
 

@@ -45,7 +45,7 @@ class Row:
     @staticmethod
     def of(result: SearchResult, folder: str) -> Row:
         budget = result.budget
-        assert budget is not None
+        assert budget is not None and result.accuracy is not None
         return Row(
             folder=folder,
             device=budget.device,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from device_profiles import DeviceProfile, load_profile
 from latency_models import LatencyModel, LatencyTable, fit_latency_model, latency_table
 from nas.limits import Limits, check_feasible, limits_of
+from nas.pretrained import images_at_hand, origin_of
 from nas.settings import SearchSettings, count_classes
 from nas.targets import target_name
 from search_space import SearchSpace, UserError, available_spaces, load_space
@@ -96,6 +97,14 @@ def _plan(settings: SearchSettings, priced: Priced) -> Plan:
     if limits:
         check_feasible(limits, table, budget, f"{settings.device} ({what_is_kept(settings)})")
     notes = []
+    if settings.init is not None:
+        origin = origin_of(settings.init)
+        origin.check(settings)
+        if not images_at_hand(settings.data):
+            notes.append(
+                f"no images at hand (data={settings.data.name} data.root=FOLDER): the gates in '{origin.path.name}' "
+                "choose alone, and the network's accuracy is not measured"
+            )
     binds = budget < table.maximum_ms
     if not binds:
         others = _spaces_where(settings, model, priced.num_classes, lambda t: t.minimum_ms <= budget < t.maximum_ms)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from latency_models.options import Options, run
+from nas.pretrained import CHECKPOINT
 from nas.result import load_result
 from nas.settings import SearchSettings, settings_from_dict
 from search_space.errors import BadFile
@@ -52,6 +53,8 @@ def _settings(folder: Path, changes: dict[str, Any]) -> SearchSettings:
         raise BadFile(f"'{folder}' is not the folder of a search: its architecture.json has no search settings")
     if (strategy := saved.get("strategy")) != "proxyless":
         raise BadFile(f"'{folder}' was searched by strategy={strategy}, which leaves no gates to choose anew by")
+    if saved.get("init") and not (folder / CHECKPOINT).is_file():
+        raise BadFile(f"'{folder}' trained nothing; ask its supernet: python -m nas.search init={saved['init']}")
     saved = {**saved, "out": None, **changes}
     settings = settings_from_dict(SearchSettings, saved)
     return replace(settings, finetune=replace(settings.finetune, epochs=0))

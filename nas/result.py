@@ -75,8 +75,8 @@ class Accuracy:
 class InputFormat:
     """What the network wants to see: (image / 255 - mean) / std, RGB."""
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     class_names: tuple[str, ...]
 
 
@@ -99,7 +99,7 @@ class SearchResult:
     cost: Cost
     budget: Budget | None
     latency: Mapping[str, DeviceLatency]
-    accuracy: Accuracy
+    accuracy: Accuracy | None  # None: no images were at hand
     gate_path: tuple[str, ...] | None = None  # the supernet's choice per slot; None if it came from elsewhere
     notes: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -127,7 +127,7 @@ class SearchResult:
                 cost=Cost(**data["cost"]),
                 budget=Budget(**budget) if budget else None,
                 latency={name: DeviceLatency(**value) for name, value in data["latency"].items()},
-                accuracy=Accuracy(**data["accuracy"]),
+                accuracy=Accuracy(**data["accuracy"]) if data["accuracy"] else None,
                 gate_path=tuple(data["gate_path"]) if data.get("gate_path") else None,
                 notes=tuple(data["notes"]),
                 provenance=data["provenance"],

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.door import print_first, run_command
+from nas.door import given, print_first, run_command
 from nas.resume import Begun, check_unchanged
-from nas.settings import SearchSettings, settings_from_dict
+from nas.settings import SearchSettings, settings_from_dict, with_data_defaults
 from nas.targets import each_target, is_front
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def _search(values: dict[str, Any]) -> None:
             return
         check_unchanged(begun.options, values, sys.argv[1:])
         values = dict(begun.options)
+    elif values["init"] is not None:
+        values = with_data_defaults(given(values, sys.argv[1:]))
     command = " ".join(["python -m nas.search", *(a for a in sys.argv[1:] if not a.startswith("out="))])
     going_on = (Path(resume), begun) if begun else None
     if is_front(values):

@@ -191,6 +191,7 @@ class SearchSettings:
 
     confidence: the share of networks that must stay below the interval's upper end, which then keeps the
     budget instead of the prediction itself. calibration: the profile's factor on predictions.
+    init: the supernet whose weights and gates are the start (see `nas.pretrained`); None for new ones.
     trials, trial_images: networks that a discrete strategy looks at, and on how many validation images (None: all).
     """
 
@@ -202,6 +203,7 @@ class SearchSettings:
     space: str = "quadranet"
     space_width: float | None = None
     strategy: str = "proxyless"
+    init: str | None = None
     data: DataSettings = field(default_factory=DataSettings)
     seed: int = 0
     warmup: WarmupSettings = field(default_factory=WarmupSettings)
@@ -229,7 +231,8 @@ class SearchSettings:
         _require(confidence is None or 0.5 < confidence < 1, "confidence", confidence, "between 0.5 and 1")
         if self.strategy not in STRATEGIES:
             raise UnknownName("strategy", self.strategy, STRATEGIES)
-        _require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        least = 1 if self.init is None else 0
+        _require(self.epochs >= least, "epochs", self.epochs, f"{least} or more")
         _require(0 < self.gates.lr < math.inf, "gates.lr", self.gates.lr, "above 0")
         _require(self.gates.every >= 1, "gates.every", self.gates.every, "1 or more")
         _require(0 <= self.use_at_least < 1, "use_at_least", self.use_at_least, "at least 0 and below 1")
@@ -310,8 +313,14 @@ def class_folders(folder: Path) -> tuple[str, ...]:
 
 
 def with_data_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    """Options completed by what `nas/conf/data/NAME.yaml` says for the data set named, as the command does."""
+    """Options completed by what `nas/conf/data/NAME.yaml` says for the data set named, as the command does; with
+    `init` by what that supernet was trained for."""
     import yaml
+
+    if options.get("init") is not None:
+        from nas.pretrained import with_init_defaults
+
+        return with_init_defaults(options)
 
     data = dict(options.get("data", {}))
     name = data.setdefault("name", "digits")

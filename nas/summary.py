@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nas.result import SearchResult
+from nas.result import Accuracy, SearchResult
 
 
 def summary(result: SearchResult, folder: Path) -> str:
@@ -29,7 +29,12 @@ def summary(result: SearchResult, folder: Path) -> str:
     lines.append(
         f"{budget.device}: predicted {budget.predicted_ms:.4g} ms of {budget.budget_ms:g} ms ({budget.used:.1%} used; "
         f"{interval}{scale}), {result.cost.macs / 1e6:.0f}M MACs, {result.cost.params / 1e6:.2f}M params{limits}, "
-        f"{result.accuracy.data} test accuracy {result.accuracy.test:.1%} "
-        f"(model.onnx, {result.accuracy.test_images} images) -> {folder}"
+        f"{_accuracy(result.accuracy)} -> {folder}"
     )
     return "\n".join(lines)
+
+
+def _accuracy(accuracy: Accuracy | None) -> str:
+    if accuracy is None:
+        return "accuracy not measured: no images at hand"
+    return f"{accuracy.data} test accuracy {accuracy.test:.1%} (model.onnx, {accuracy.test_images} images)"

@@ -84,6 +84,7 @@ def _train(values: dict[str, Any]) -> None:
     if trained is None:
         return
     result, folder = trained
+    assert result.accuracy is not None  # it was trained on images
     print(
         f"{result.accuracy.data} test accuracy {result.accuracy.test:.1%} (model.onnx at "
         f"{result.resolution.training} pixels, {result.accuracy.test_images} images), "

@@ -1,7 +1,8 @@
-"""Published mobile networks as architectures of MobileNetV2's blocks: ProxylessNAS' three and MobileNetV2 itself.
+"""Published mobile networks as architectures of MobileNetV2's blocks: ProxylessNAS' three and MobileNetV2 itself, and
+MobileNetV3-Large as far as those blocks reach.
 
-Sources: ProxylessNAS, arXiv 1812.00332 (its released networks); MobileNetV2, arXiv 1801.04381, table 2. Not for
-MobileNetV3, whose squeeze-and-excitation and h-swish no block family here has.
+Sources: ProxylessNAS, arXiv 1812.00332 (its released networks); MobileNetV2, arXiv 1801.04381, table 2; MobileNetV3,
+arXiv 1905.02244, table 1.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from search_space.space import BlockChoice, SearchSpace, Stage, divisible
 
 STRIDES = (2, 2, 2, 1, 2, 1)
 MOBILENET_V2_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # the multipliers that were published
+MOBILENET_V3_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.25)
 
 
 def _network(
@@ -28,7 +30,7 @@ def _network(
         stem_width=stem,
         first_width=first,
         head_width=head,
-        stages=tuple(Stage(w, len(b), s) for w, b, s in zip(widths, blocks, STRIDES, strict=True)),
+        stages=tuple(Stage(w, len(b), s) for w, b, s in zip(widths, blocks, STRIDES[: len(blocks)], strict=True)),
         kernel_sizes=tuple(sorted({choice.kernel_size for choice in choices})),
         expand_ratios=tuple(sorted({choice.expand_ratio for choice in choices})),
     )
@@ -71,3 +73,17 @@ def mobilenet_v2(width_mult: float) -> Architecture:
     ends = divisible(32 * width_mult), divisible(16 * width_mult), divisible(1280 * max(1.0, width_mult))
     stages = [(block,) * depth for depth in (2, 3, 4, 3, 3, 1)]
     return _network(f"MobileNetV2 x{width_mult:g}", ends, widths, stages)
+
+
+def mobilenet_v3_like(width_mult: float) -> Architecture:
+    """The kernels and widths of MobileNetV3-Large with ReLU6 for h-swish and no squeeze-and-excitation; expansions of
+    2.5 and 2.3 are 2 here, and the classifier follows the last 1x1 convolution (960) at once.
+
+    2.41M parameters and 211M MACs at width 1; the published network has 5.4M and 219M, with what is left out here.
+    """
+    stages = [[parse_block(block) for block in stage.split()] for stage in (
+        "k3e4 k3e3", "k5e3 k5e3 k5e3", "k3e6 k3e2 k3e2 k3e2", "k3e6 k3e6", "k5e6 k5e6 k5e6"
+    )]  # fmt: skip
+    widths = [divisible(width * width_mult) for width in (24, 40, 80, 112, 160)]
+    ends = divisible(16 * width_mult), divisible(16 * width_mult), divisible(960 * width_mult)
+    return _network(f"MobileNetV3-like x{width_mult:g}", ends, widths, stages)

@@ -6,7 +6,7 @@ from nas.data.digits import load_digits
 from nas.data.folder import load_imagefolder
 from nas.data.packed import load_packed, read_packed
 from nas.data.sources import ArraySource, EncodedSource, ImageSource
-from nas.data.splits import split_by_class
+from nas.data.splits import no_images, split_by_class
 from nas.data.webdataset import load_webdataset
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "load_imagefolder",
     "load_packed",
     "load_webdataset",
+    "no_images",
     "read_packed",
     "split_by_class",
 ]

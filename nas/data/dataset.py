@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from nas.data.order import batches_of, shards_to_come, steps_of
 from nas.data.sources import ImageSource, ShardedSource
 from nas.distributed import Place
+from nas.result import InputFormat
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,15 @@ class DataSet:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def inputs(self) -> InputFormat:
+        return InputFormat(self.mean, self.std, self.class_names)
+
+    @property
+    def at_hand(self) -> bool:
+        """False for `no_images`."""
+        return len(self.test) > 0
 
     def batches(
         self,

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from nas.data.dataset import DataSet, Split
 from nas.data.order import by_class_in_turn, shard_after_shard
-from nas.data.sources import ImageSource, ShardedSource
+from nas.data.sources import EncodedSource, ImageSource, ShardedSource
+from nas.result import InputFormat
 from search_space.errors import UserError
 
 
@@ -76,3 +77,9 @@ def assemble(data: DataSet, trained: Split, test: Split | None, validation_share
 
 def whole(source: ImageSource, labels: NDArray[np.int64]) -> Split:
     return Split(source, np.arange(len(labels)), labels.astype(np.int64))
+
+
+def no_images(name: str, inputs: InputFormat) -> DataSet:
+    """What a network trained elsewhere wants to see, where there are no images to show it."""
+    nothing = whole(EncodedSource(()), np.empty(0, np.int64))
+    return DataSet(name, inputs.class_names, nothing, nothing, nothing, inputs.mean, inputs.std)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -21,10 +22,10 @@ from search_space import GatePath
 @dataclass(frozen=True)
 class Found:
     """A strategy's answer: the chosen path, its accuracy on validation images with inherited
-    weights, and the supernet that holds them."""
+    weights (None without images), and the supernet that holds them."""
 
     path: GatePath
-    validation_accuracy: float
+    validation_accuracy: float | None
     supernet: Supernet
 
 
@@ -38,7 +39,8 @@ class Strategy(Protocol):
 
 
 def choose(plan: Plan, data: DataSet, supernet: Supernet, gates: Gates) -> Found:
-    """The best of the few most probable feasible paths by accuracy on all validation images."""
+    """The best of the few most probable feasible paths by accuracy on validation images; without any the most probable
+    one."""
     settings = plan.settings
     with torch.no_grad():
         log_probabilities = gates.log_probabilities().double().numpy()
@@ -48,12 +50,16 @@ def choose(plan: Plan, data: DataSet, supernet: Supernet, gates: Gates) -> Found
         log_probabilities,
         settings.budget_ms,
         settings.use_at_least,
-        settings.rerank,
+        settings.rerank if data.at_hand else 1,
         plan.limits,
     )
+    if not data.at_hand:
+        return Found(candidates[0].path, None, supernet)
     scored = []
     for rank, candidate in enumerate(candidates):
         batches = data.batches(data.validation, settings.data.resolution, 128)
+        if settings.trial_images is not None:
+            batches = islice(batches, -(-settings.trial_images // 128))
         score = accuracy(lambda x, path=candidate.path: supernet(x, path), batches)  # type: ignore[misc]
         scored.append((score, -rank, candidate.path))
     validation, _, path = max(scored)

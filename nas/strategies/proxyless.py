@@ -19,15 +19,16 @@ from torch.nn import functional as F
 from nas.checkpoint import Checkpoint, Checkpoints, part, under
 from nas.data import DataSet
 from nas.distributed import average
-from nas.export import CHECKPOINT, gates_key, save_supernet
+from nas.export import save_supernet
 from nas.gates import Gates
 from nas.log import LOG_EVERY, SearchLog
 from nas.preflight import Plan
+from nas.pretrained import CHECKPOINT, gates_key, trained_for
 from nas.progress import SearchProgress
 from nas.settings import SearchSettings
 from nas.strategies.base import Found, choose
 from nas.strategies.target import Target
-from nas.strategies.weights import WeightTraining, new_supernet, weight_steps
+from nas.strategies.weights import WeightTraining, first_supernet, weight_steps
 from nas.supernet import Supernet, frozen
 from nas.training import accuracy, checked
 from search_space import GatePath
@@ -42,8 +43,9 @@ def total_steps(plan: Plan, data: DataSet) -> int:
 def search(plan: Plan, data: DataSet, log: SearchLog, progress: SearchProgress) -> Found:
     """Goes on from the log's checkpoints, if they are of this phase. Raises `NotFinite`."""
     supernet, (gates,) = train_front([plan], data, [log], log.checkpoints, progress)
-    if log.checkpoints.writes:
-        save_supernet(log.folder / CHECKPOINT, supernet, {gates_key(): gates.alpha})
+    if log.checkpoints.writes and weight_steps(plan, data):
+        header = trained_for(plan.settings, data.inputs, data.digest)
+        save_supernet(log.folder / CHECKPOINT, supernet, {gates_key(): gates.alpha}, header)
     return choose(plan, data, supernet, gates)
 
 
@@ -59,7 +61,7 @@ def train_front(
     Goes on from the checkpoints, if they are of this phase. Raises `NotFinite`.
     """
     settings = plans[0].settings
-    supernet = new_supernet(plans[0], data)
+    supernet = first_supernet(plans[0], data)
     run = _Run(plans, data, supernet, logs, checkpoints, progress)
     if saved := checkpoints.going_on(PHASE):
         run.restore(saved)

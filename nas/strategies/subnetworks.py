@@ -20,12 +20,13 @@ from nas.discrete import Choices, Evolution, RandomSearch, Region, Searcher, Tri
 from nas.discrete.budgeted import Budgeted, within_budget
 from nas.discrete.optuna import OptunaSearch
 from nas.distributed import with_global_norms
-from nas.export import CHECKPOINT, save_supernet
+from nas.export import save_supernet
 from nas.log import LOG_EVERY, Row, SearchLog
 from nas.preflight import Plan
+from nas.pretrained import CHECKPOINT, trained_for
 from nas.progress import SearchProgress
 from nas.strategies.base import Found
-from nas.strategies.weights import WeightTraining, new_supernet, weight_steps
+from nas.strategies.weights import WeightTraining, first_supernet, weight_steps
 from nas.supernet import Supernet
 from nas.training import accuracy, recalibrate
 from search_space import GatePath, UserError
@@ -58,8 +59,9 @@ class Subnetworks:
         progress.skip(run.weights.step)
         with log.checkpoints.stopping_between_steps():
             run.train()
-            if log.checkpoints.writes:
-                save_supernet(log.folder / CHECKPOINT, run.supernet, {})
+            if log.checkpoints.writes and run.weights.total:
+                header = trained_for(plan.settings, data.inputs, data.digest)
+                save_supernet(log.folder / CHECKPOINT, run.supernet, {}, header)
             trials = run.look(self.searcher(plan, region, study_name(plan, data)))
         return run.best(trials)
 
@@ -90,7 +92,7 @@ class _Run:
         self.plan, self.data, self.region, self.log, self.progress = plan, data, region, log, progress
         self.settings = plan.settings
         self.checkpoints: Checkpoints = log.checkpoints
-        self.supernet: Supernet = new_supernet(plan, data)
+        self.supernet: Supernet = first_supernet(plan, data)
         self.weights = WeightTraining(plan, data, self.supernet)
         self.looked: dict[Choices, float] = {}  # in this run; told again to a searcher that starts anew
 

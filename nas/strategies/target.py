@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from nas.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, part, under
+from nas.export import load_gates
 from nas.gates import Gates, GateSample
 from nas.log import Row, SearchLog
 from nas.penalty import ExpectedLatency, Multiplier, add_linear, mul_log
 from nas.preflight import Plan
+from nas.pretrained import origin_of
 
 
 class Target:
@@ -29,10 +31,13 @@ class Target:
         settings = plan.settings
         self.budget_ms = settings.budget_ms
         self.gates = Gates(plan.space, draws)
+        if settings.init is not None and (key := origin_of(settings.init).gates) is not None:
+            load_gates(origin_of(settings.init).path, self.gates, key)
         self.expected = ExpectedLatency(plan.table)
         self.multiplier = Multiplier()
         self.optimizer = torch.optim.Adam(self.gates.parameters(), lr=settings.gates.lr, betas=(0.0, 0.999))
-        if settings.gates.start == "budget" or settings.penalty.form == "hard":
+        follow = settings.warmup.epochs + settings.epochs > 0  # without steps, gates choose as they were left
+        if follow and (settings.gates.start == "budget" or settings.penalty.form == "hard"):
             self.gates.keep_within(plan.table, self.budget_ms)
         self.expected_ms = self._expected_ms()
 

@@ -12,9 +12,11 @@ from torch.nn import functional as F
 from nas.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, part, under
 from nas.data import DataSet
 from nas.distributed import with_global_norms
+from nas.export import load_supernet
 from nas.mixing import mix
 from nas.moving_average import MovingAverage
 from nas.preflight import Plan
+from nas.pretrained import origin_of
 from nas.supernet import Supernet
 from nas.training import make_optimizer, set_cosine_lr, take_step
 from search_space import GatePath
@@ -28,7 +30,7 @@ def weight_steps(plan: Plan, data: DataSet) -> int:
 
 
 def new_supernet(plan: Plan, data: DataSet) -> Supernet:
-    """With the first weights that the settings' seed gives."""
+    """With the random weights that the settings' seed gives."""
     settings = plan.settings
     torch.manual_seed(settings.seed)
     supernet = Supernet(
@@ -37,6 +39,14 @@ def new_supernet(plan: Plan, data: DataSet) -> Supernet:
     to_channels_last(supernet)
     with_global_norms(supernet)
     return supernet.to(data.place.device)
+
+
+def first_supernet(plan: Plan, data: DataSet) -> Supernet:
+    """As a search starts with it: new, or with the weights that `init` names. Raises `BadFile`."""
+    supernet = new_supernet(plan, data)
+    if plan.settings.init is not None:
+        load_supernet(origin_of(plan.settings.init).path, supernet)
+    return supernet
 
 
 class WeightTraining:
