@@ -25,6 +25,7 @@ CHECKPOINT = "checkpoint.safetensors"  # of a run folder: the supernet and its g
 SHIPPED = {"pretrained": "quadranet-cifar10.safetensors"}
 TRAINED_FOR = ("space", "space_width", "data", "train")  # settings of the training that a search from it keeps
 
+HEADER = "trained_for"
 TRIAL_IMAGES = 1000  # that networks are compared on, by default: seconds instead of minutes
 
 
@@ -71,10 +72,10 @@ class Origin:
 
 
 def trained_for(settings: SearchSettings, inputs: InputFormat, splits: str) -> dict[str, str]:
-    """The header of a supernet's file, for `origin_of`."""
+    """The header of a supernet's file, for `origin_of`; one entry, since safetensors keeps no order of several."""
     values = asdict(settings)
     plain = {name: values[name] for name in TRAINED_FOR}
-    return {"settings": json.dumps(plain), "inputs": json.dumps(asdict(inputs)), "splits": splits}
+    return {HEADER: json.dumps({"settings": plain, "inputs": asdict(inputs), "splits": splits})}
 
 
 def gates_key(target: str | None = None) -> str:
@@ -101,13 +102,12 @@ def origin_of(init: str) -> Origin:
             path, gates = find_checkpoint(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            header, names = file.metadata() or {}, set(file.keys())
-        values = json.loads(header["inputs"])
+            header, names = json.loads((file.metadata() or {})[HEADER]), set(file.keys())
         return Origin(
             path,
             gates if gates in names else None,
-            settings_from_dict(SearchSettings, json.loads(header["settings"])),
-            InputFormat(**{key: tuple(value) for key, value in values.items()}),
+            settings_from_dict(SearchSettings, header["settings"]),
+            InputFormat(**{key: tuple(value) for key, value in header["inputs"].items()}),
             header["splits"],
         )
     except FileNotFoundError as error:
