@@ -1,7 +1,7 @@
 """Where a search starts with `init=`: a supernet that an earlier training left. No torch here.
 
 `init=pretrained` is the one that ships (nas/supernets); a run's folder, or any checkpoint.safetensors, will do as well.
-The file's header says what the supernet was trained for, and that becomes the default of a search from it: its space
+The file says what the supernet was trained for, and that becomes the default of a search from it: its space
 and images, and no epochs. Networks are then chosen and compared with the weights as they are. Not for resuming.
 """
 
@@ -23,9 +23,9 @@ from search_space.errors import BadFile, UserError
 
 CHECKPOINT = "checkpoint.safetensors"  # of a run folder: the supernet and its gates
 SHIPPED = {"pretrained": "quadranet-cifar10.safetensors"}
-TRAINED_FOR = ("space", "space_width", "data", "train")  # settings of the training that a search from it keeps
+KEPT = ("space", "space_width", "data", "train")  # settings of the training that a search from it keeps
 
-HEADER = "trained_for"
+TRAINED_FOR = "trained_for"  # in a supernet's file: JSON in UTF-8, a tensor since the header's entries have no order
 TRIAL_IMAGES = 1000  # that networks are compared on, by default: seconds instead of minutes
 
 
@@ -71,11 +71,11 @@ class Origin:
             )
 
 
-def trained_for(settings: SearchSettings, inputs: InputFormat, splits: str) -> dict[str, str]:
-    """The header of a supernet's file, for `origin_of`; one entry, since safetensors keeps no order of several."""
+def trained_for(settings: SearchSettings, inputs: InputFormat, splits: str) -> bytes:
+    """What a supernet's file says of it, for `origin_of`."""
     values = asdict(settings)
-    plain = {name: values[name] for name in TRAINED_FOR}
-    return {HEADER: json.dumps({"settings": plain, "inputs": asdict(inputs), "splits": splits})}
+    plain = {name: values[name] for name in KEPT}
+    return json.dumps({"settings": plain, "inputs": asdict(inputs), "splits": splits}).encode()
 
 
 def gates_key(target: str | None = None) -> str:
@@ -102,13 +102,14 @@ def origin_of(init: str) -> Origin:
             path, gates = find_checkpoint(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            header, names = json.loads((file.metadata() or {})[HEADER]), set(file.keys())
+            names = set(file.keys())
+            purpose = json.loads(file.get_tensor(TRAINED_FOR).tobytes()) if TRAINED_FOR in names else {}
         return Origin(
             path,
             gates if gates in names else None,
-            settings_from_dict(SearchSettings, header["settings"]),
-            InputFormat(**{key: tuple(value) for key, value in header["inputs"].items()}),
-            header["splits"],
+            settings_from_dict(SearchSettings, purpose["settings"]),
+            InputFormat(**{key: tuple(value) for key, value in purpose["inputs"].items()}),
+            purpose["splits"],
         )
     except FileNotFoundError as error:
         raise BadFile(
@@ -122,7 +123,7 @@ def with_init_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options completed by what the supernet was trained for, and by no epochs."""
     trained = asdict(origin_of(options["init"]).settings)
     defaults: dict[str, Any] = {
-        **{name: trained[name] for name in TRAINED_FOR},
+        **{name: trained[name] for name in KEPT},
         **{name: {"epochs": 0} for name in ("warmup", "finetune")},
         "epochs": 0,
         "trial_images": TRIAL_IMAGES,
@@ -134,5 +135,5 @@ def with_init_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def images_at_hand(data: DataSettings) -> bool:
-    """Whether the settings say where the images are."""
-    return data.name == "digits" or bool(data.root or (data.train and data.test))
+    """Whether the settings say where the images are; those of the shipped supernet cannot be shipped."""
+    return data.name != "cifar10" or data.root is not None

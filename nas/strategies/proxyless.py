@@ -44,8 +44,8 @@ def search(plan: Plan, data: DataSet, log: SearchLog, progress: SearchProgress) 
     """Goes on from the log's checkpoints, if they are of this phase. Raises `NotFinite`."""
     supernet, (gates,) = train_front([plan], data, [log], log.checkpoints, progress)
     if log.checkpoints.writes and weight_steps(plan, data):
-        header = trained_for(plan.settings, data.inputs, data.digest)
-        save_supernet(log.folder / CHECKPOINT, supernet, {gates_key(): gates.alpha}, header)
+        purpose = trained_for(plan.settings, data.inputs, data.digest)
+        save_supernet(log.folder / CHECKPOINT, supernet, {gates_key(): gates.alpha}, purpose)
     return choose(plan, data, supernet, gates)
 
 

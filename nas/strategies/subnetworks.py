@@ -60,8 +60,8 @@ class Subnetworks:
         with log.checkpoints.stopping_between_steps():
             run.train()
             if log.checkpoints.writes and run.weights.total:
-                header = trained_for(plan.settings, data.inputs, data.digest)
-                save_supernet(log.folder / CHECKPOINT, run.supernet, {}, header)
+                purpose = trained_for(plan.settings, data.inputs, data.digest)
+                save_supernet(log.folder / CHECKPOINT, run.supernet, {}, purpose)
             trials = run.look(self.searcher(plan, region, study_name(plan, data)))
         return run.best(trials)
 
