@@ -7,6 +7,7 @@ Method     Weights: one network a step, its latency anywhere between the space's
            accuracies of networks drawn in the same way, by least squares a sum over the slots; the exact choice under
            a budget is then the network of the largest predicted sum, and images compare the best few.
 Command    python -m experiments.pretrain data.root=FOLDER
+           cp runs/pretrain/supernet.safetensors nas/supernets/quadranet-cifar10.safetensors
            python -m experiments.pretrain show > nas/supernets/quadranet-cifar10.md
 Cost       10 CPU minutes of training and 8 of measuring on an x86-64 core; --quick: digits, a CPU minute.
 Expected   Nothing beforehand but that the images' choice beats the gates' alone, and both a random network.
