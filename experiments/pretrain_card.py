@@ -48,8 +48,8 @@ def render(results: Results) -> str:
             "# quadranet-cifar10.safetensors",
             "\n".join(f"- {fact}" for fact in facts),
             "## What is found with it\n\nInherited weights, nothing trained; test accuracy is that of model.onnx on "
-            "all test images. Trials, and the best of several, are compared on 1,000 validation images. The measuring of "
-            "the result on all images is included in the seconds, the start of Python is not.",
+            "all test images. Trials, and the best of several, are compared on 1,000 validation images. The measuring "
+            "of the result on all images is included in the seconds, the start of Python is not.",
             table,
             str(results.provenance),
         ]
