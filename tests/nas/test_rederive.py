@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from latency_models.calibrate import main as calibrate
 from nas.api import search
 from nas.checkpoint import FORMAT
-from nas.export import CHECKPOINT
+from nas.pretrained import CHECKPOINT
 from nas.rederive import main, rederive
 from nas.result import load_result
 
