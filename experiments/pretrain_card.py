@@ -54,8 +54,8 @@ def render(results: Results) -> str:
             "\n".join(f"- {fact}" for fact in facts),
             "## What is found with it\n\nInherited weights, nothing trained; test accuracy is that of model.onnx on "
             "all test images. Trials, and the best of several, are compared on 1,000 validation images. The measuring "
-            "of the result on all images is included in the seconds, the start of Python is not. The standard error of a "
-            f"test accuracy is {100 * error:.1f} points: smaller differences are chance.",
+            "of the result on all images is included in the seconds, the start of Python is not. The standard error of "
+            f"a test accuracy is {100 * error:.1f} points: smaller differences are chance.",
             table,
             str(results.provenance),
         ]
