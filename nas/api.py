@@ -372,8 +372,8 @@ def finish(
 
 
 def _measured(network: Network, model: Path, data: DataSet, resolution: int) -> Accuracy:
-    test = accuracy(onnx_predictor(model), data.batches(data.test, resolution, 128))
     validation = accuracy(network, data.batches(data.validation, resolution, 128))
+    test = accuracy(onnx_predictor(model), data.batches(data.test, resolution, 128))  # seen last, by nothing else
     return Accuracy(data.name, test, len(data.test), validation, "model.onnx in onnxruntime")
 
 
