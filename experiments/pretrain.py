@@ -158,7 +158,7 @@ def measure(options: Options, quick: bool, command: str) -> Results:
         "warmup": {"epochs": 0},
         "epochs": options.integer("epochs", 1 if quick else 5),
         "finetune": {"epochs": 0},
-        "train": {"batch_size": 64, "lr": 3e-3},
+        "train": {"batch_size": 64, "lr": 3e-3, "share_weights": True},
     }
     plan = plan_search(settings_from_dict(SearchSettings, asked))
     data = load_data(plan.settings.data)

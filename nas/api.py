@@ -38,7 +38,7 @@ from nas.resume import Begun, only_process
 from nas.settings import DataSettings, SearchSettings, settings_from_dict, with_data_defaults
 from nas.strategies import proxyless, subnetworks
 from nas.strategies.base import Strategy, choose
-from nas.strategies.weights import new_supernet
+from nas.strategies.weights import decided, new_supernet
 from nas.targets import is_front
 from nas.training import NotFinite, Recipe, accuracy, recalibrate, train_network
 from search_space import Architecture, GatePath, UserError, cost_of, lower
@@ -174,7 +174,7 @@ def take_part(
     stem = f"{began.started:%Y%m%d-%H%M%S}-{settings.device}-{settings.budget_ms:g}ms-{plan.space.name}"
     with run_folder(settings.out, stem, began, resume[0] if resume else None, here) as folder:
         strategy = STRATEGIES[settings.strategy]
-        result = carry_out(plan, data, folder, began, notes, progress, say, resume is not None, strategy)
+        result = carry_out(decided(plan, data), data, folder, began, notes, progress, say, resume is not None, strategy)
     return None if result is None else Finished(result, folder)
 
 

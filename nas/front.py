@@ -35,7 +35,7 @@ from nas.resume import Begun
 from nas.settings import SearchSettings, settings_from_dict, with_data_defaults
 from nas.strategies import proxyless
 from nas.strategies.inherited import Inherited
-from nas.strategies.weights import new_supernet
+from nas.strategies.weights import decided, new_supernet
 from nas.supernet import Supernet
 from nas.targets import each_target, target_name
 from search_space import UserError
@@ -116,6 +116,7 @@ def take_part(
     stem = f"{begun.started:%Y%m%d-%H%M%S}-front-{plans[0].space.name}"
     with run_folder(settings.out, stem, begun, resume[0] if resume else None, here) as folder:
         clock = time.monotonic()
+        plans = [decided(plan, data) for plan in plans]
         supernet, gates = _shared(plans, data, folder, progress, say, resume is not None)
         shared_s = time.monotonic() - clock
         finished = [

@@ -91,7 +91,7 @@ class TrainSettings:
     mixup, cutmix: of train images. ema: decay of the weights' moving average, which takes their place when the
     training ends: for comparing paths, in the checkpoint, and to be fine-tuned. 0: off.
     share_weights: a slot's candidates are slices of its largest one; false gives each its own
-    weights, as ProxylessNAS did.
+    weights, as ProxylessNAS did; None decides by the length of the training (`nas.strategies.weights.decided`).
     """
 
     batch_size: int = 32
@@ -102,7 +102,7 @@ class TrainSettings:
     mixup: float = 0.0
     cutmix: float = 0.0
     ema: float = 0.0
-    share_weights: bool = True
+    share_weights: bool | None = None
 
     def __post_init__(self) -> None:
         check_training("train", self)
