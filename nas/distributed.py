@@ -176,6 +176,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """By the statistics of the whole batch; x: (N, C, H, W); weight, bias: (C,), of the first C channels."""
+        given, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
         ones = x.new_full((1,), x.numel() / x.shape[1])
         sums = _Total.apply(torch.cat([x.sum((0, 2, 3)), ones]))
         count = sums[-1].detach()
@@ -185,7 +186,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         if self.track_running_stats:
             self._update_running(mean.detach(), variance.detach(), count)
         factor = (variance + self.eps).rsqrt() * weight
-        return centred * factor.view(-1, 1, 1) + bias.view(-1, 1, 1)
+        return (centred * factor.view(-1, 1, 1) + bias.view(-1, 1, 1)).to(given)
 
     def _update_running(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None

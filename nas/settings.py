@@ -21,6 +21,7 @@ GATE_MODES = ("full_v2", "two")
 GATE_STARTS = ("budget", "uniform")
 PENALTIES = ("add_linear", "hard", "mul_log", "multiplier")
 ACCELERATORS = ("auto", "cpu", "cuda")
+PRECISIONS = ("bf16", "fp32")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class FinetuneSettings:
     mixup: float | None = None
     cutmix: float | None = None
     ema: float | None = None
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 0, "finetune.epochs", self.epochs, "0 or more")
@@ -90,6 +92,7 @@ class TrainSettings:
 
     mixup, cutmix: of train images. ema: decay of the weights' moving average, which takes their place when the
     training ends: for comparing paths, in the checkpoint, and to be fine-tuned. 0: off.
+    precision: what layers compute in while they train; 'bf16' is torch's autocast, with weights in fp32.
     share_weights: a slot's candidates are slices of its largest one; false gives each its own
     weights, as ProxylessNAS did; None decides by the length of the training (`nas.strategies.weights.decided`).
     """
@@ -102,6 +105,7 @@ class TrainSettings:
     mixup: float = 0.0
     cutmix: float = 0.0
     ema: float = 0.0
+    precision: str = "fp32"
     share_weights: bool | None = None
 
     def __post_init__(self) -> None:
@@ -268,6 +272,7 @@ def check_training(group: str, settings: object) -> None:
         ("mixup", lambda value: 0 <= value < math.inf, "0 or more (0: off)"),
         ("cutmix", lambda value: 0 <= value < math.inf, "0 or more (0: off)"),
         ("ema", lambda value: 0 <= value < 1, "at least 0 (off) and below 1"),
+        ("precision", lambda value: value in PRECISIONS, " or ".join(PRECISIONS)),
     ):
         value = getattr(settings, name, None)
         _require(value is None or holds(value), f"{group}.{name}", value, wanted)

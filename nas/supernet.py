@@ -22,6 +22,7 @@ from nas.gates import GateSample
 from search_space import GatePath, SearchSpace, Segment, lower, lower_space
 from search_space.build import Block, Interpreter, Network, initialise, run_lean_layer
 from search_space.layer import Kind, LayerSpec, Node
+from search_space.operators.lean import autocast_dtype
 from search_space.operators.patterns import LeanNodes, Step
 
 
@@ -41,18 +42,20 @@ class _Gate(torch.autograd.Function):
         """x: (N, C, H, W) into the slot; y: (N, C', H', W') out of it; gates: (candidates,)."""
         ctx.save_for_backward(x, y)
         ctx.slot, ctx.active, ctx.involved = slot, active, involved
-        ctx.width = len(gates)
+        ctx.width, ctx.computed_in = len(gates), autocast_dtype(x)
         return y.view_as(y)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         x, y = ctx.saved_tensors
-        products = torch.zeros(ctx.width, dtype=grad.dtype, device=grad.device)
-        with torch.no_grad():
+        exact = torch.promote_types(grad.dtype, torch.float32)
+        products = torch.zeros(ctx.width, dtype=exact, device=grad.device)
+        cast = torch.autocast(x.device.type, ctx.computed_in, enabled=ctx.computed_in is not None)
+        with torch.no_grad(), cast:
             for j in ctx.involved:
                 output = y if j == ctx.active else ctx.slot.run(j, x)
-                products[j] = (grad * output).sum()
+                products[j] = (grad * output).sum(dtype=exact)
         return None, grad, products, None, None, None
 
 

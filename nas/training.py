@@ -48,6 +48,7 @@ class Recipe:
     colour_jitter: float = 0.0
     random_erasing: float = 0.0
     ema: float = 0.0
+    precision: str = "fp32"
     drop_path: float = 0.0
     layer_scale: float = 1.0
 
@@ -83,6 +84,11 @@ def set_cosine_lr(
         lr = final + (peak - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def computing_in(precision: str, device: torch.device) -> torch.autocast:
+    """Within, layers compute in one of `nas.settings.PRECISIONS`; losses, and parameters, stay in fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def checked(where: str, **values: Tensor) -> list[float]:
@@ -190,7 +196,8 @@ def train_network(
                     images, targets = mix(
                         augment(images), labels, data.num_classes, recipe.mixup, recipe.cutmix, run.draws
                     )
-                    loss = F.cross_entropy(network(images), targets, label_smoothing=recipe.label_smoothing)
+                    with computing_in(recipe.precision, images.device):
+                        loss = F.cross_entropy(network(images), targets, label_smoothing=recipe.label_smoothing)
                     loss = loss / recipe.accumulate
                     value = value.to(loss.device) + loss.detach()
                     loss.backward()

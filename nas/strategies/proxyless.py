@@ -30,7 +30,7 @@ from nas.strategies.base import Found, choose
 from nas.strategies.target import Target
 from nas.strategies.weights import WeightTraining, first_supernet, weight_steps
 from nas.supernet import Supernet, frozen
-from nas.training import accuracy, checked
+from nas.training import accuracy, checked, computing_in
 from search_space import GatePath
 
 PHASE = "search"  # of checkpoints; warm-up included
@@ -156,9 +156,11 @@ class _Run:
     def _gate_step(self, images: Tensor, labels: Tensor, epoch: int) -> None:
         turn = self.targets[self.gate_steps % len(self.targets)]
         sample = turn.gates.sample(self.settings.gates.mode, self.draws)
-        with frozen(self.supernet.path_parameters(sample.path)):
-            logits = self.supernet(images, sample.path, sample)
-        loss = F.cross_entropy(logits, labels)
+        with (
+            frozen(self.supernet.path_parameters(sample.path)),
+            computing_in(self.settings.train.precision, images.device),
+        ):
+            loss = F.cross_entropy(self.supernet(images, sample.path, sample), labels)
         (gate_gradient,) = torch.autograd.grad(loss, sample.values)
         loss, gate_gradient = average([loss.cpu(), gate_gradient])
         where = f"architecture step {self.weights.step} (epoch {epoch + 1})"

@@ -19,7 +19,7 @@ from nas.moving_average import MovingAverage
 from nas.preflight import Plan
 from nas.pretrained import origin_of
 from nas.supernet import Supernet
-from nas.training import make_optimizer, set_cosine_lr, take_step
+from nas.training import computing_in, make_optimizer, set_cosine_lr, take_step
 from search_space import GatePath
 from search_space.build import to_channels_last
 
@@ -110,7 +110,8 @@ class WeightTraining:
         s = self.settings.train
         set_cosine_lr(self.optimizer, self.step, self.total, s.lr, warmup=min(50, self.total // 10), final=0.1 * s.lr)
         images, targets = mix(images, labels, self.data.num_classes, s.mixup, s.cutmix, self._draws())
-        loss = F.cross_entropy(self.supernet(images, path), targets, label_smoothing=s.label_smoothing)
+        with computing_in(s.precision, images.device):
+            loss = F.cross_entropy(self.supernet(images, path), targets, label_smoothing=s.label_smoothing)
         loss.backward()
         active = self.supernet.path_parameters(path)  # the only ones that have a gradient
         where = f"weight step {self.step} (epoch {epoch + 1})"
