@@ -122,13 +122,19 @@ def regret_lines(truth: Truth, supernets: Mapping[SupernetKey, Supernet], search
             if share_weights == shared:
                 regrets = [_mean(by_budget[budget]) for budget in budgets]
                 lines.append(Line("strategy", strategy, regrets, shared, evaluations))
-        nets = [net for key, net in supernets.items() if (key.share_weights, key.epochs) == (shared, epochs)]
-        drawn = [("random", RANDOM, count) for count in sorted(counts | {RERANKED})]
-        drawn.append(("reference", "all", len(truth.latency_ms)))
+        of_epochs: dict[int, list[Supernet]] = defaultdict(list)
+        for key, net in supernets.items():
+            if key.share_weights == shared:
+                of_epochs[key.epochs].append(net)
+        nets = of_epochs.pop(epochs, [])
+        drawn = [("random", RANDOM, count, nets) for count in sorted(counts | {RERANKED})]
+        drawn.append(("reference", "all", len(truth.latency_ms), nets))
         if equal := equal_draws(nets, [row for row in searches if row["share_weights"] == shared]):
-            drawn.append(("random", CPU_TIME, equal))
-        for role, method, count in drawn:
-            regrets = [_mean([truth.random_regret(net.inherited, b, count) for net in nets]) for b in budgets]
+            drawn.append(("random", CPU_TIME, equal, nets))
+        for shorter, few in of_epochs.items():
+            drawn.append(("reference", f"all, supernets of {shorter} epochs", len(truth.latency_ms), few))
+        for role, method, count, asked in drawn:
+            regrets = [_mean([truth.random_regret(net.inherited, b, count) for net in asked]) for b in budgets]
             lines.append(Line(role, method, regrets, shared, count))
     alone = [
         [truth.regret(max(truth.feasible(b), key=lambda name: trained[name]), b) for b in budgets]
