@@ -23,15 +23,8 @@ from nas.strategies import weights
 from nas.summary import summary
 from nas.training import accuracy
 from search_space import UserError
+from tests.nas.test_subnetworks import SPACES
 
-SPACE = """
-name: small
-family: quadra
-stem_width: 8
-stages: [{width: 8, max_blocks: 3}, {width: 16, max_blocks: 3}]
-kernel_sizes: [3, 5]
-expand_ratios: [1, 2]
-"""
 SHARED = Path("../shared/datasets")
 
 
@@ -39,7 +32,7 @@ SHARED = Path("../shared/datasets")
 def supernets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of finished searches, one with gates and one without."""
     folder = tmp_path_factory.mktemp("supernets")
-    (folder / "small.yaml").write_text(SPACE)
+    (folder / "small.yaml").write_text(SPACES["quadra"])
     asked: dict[str, Any] = {
         "device": "cpu",
         "budget_ms": 2.8,
