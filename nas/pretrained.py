@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from nas.result import InputFormat
 from nas.settings import DataSettings, SearchSettings, settings_from_dict
+from search_space import load_space
 from search_space.errors import BadFile, UserError
 
 CHECKPOINT = "checkpoint.safetensors"  # of a run folder: the supernet and its gates
@@ -43,7 +44,12 @@ class Origin:
     splits: str
 
     def check(self, settings: SearchSettings) -> None:
-        """Raise `UserError` for a search that needs images, or gates, that are not there."""
+        """Raise `UserError` for a search of another space, or that needs images, or gates, that are not there."""
+        own = self.settings
+        if load_space(settings.space, settings.space_width) != load_space(own.space, own.space_width):
+            raise UserError(
+                f"'{self.path}' holds a supernet of space={own.space}, not of space={settings.space}; leave out space="
+            )
         trains = settings.warmup.epochs + settings.epochs + settings.finetune.epochs > 0
         if (trains or settings.strategy != "proxyless") and not images_at_hand(settings.data):
             raise UserError(

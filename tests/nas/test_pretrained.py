@@ -15,10 +15,12 @@ from nas.api import load_data, search
 from nas.door import given
 from nas.export import load_network
 from nas.front import search_front
-from nas.pretrained import origin_of
+from nas.preflight import plan_search
+from nas.pretrained import origin_of, with_init_defaults
 from nas.rederive import main as rederive
 from nas.result import SearchResult, load_result
 from nas.search import main
+from nas.settings import SearchSettings, settings_from_dict
 from nas.strategies import weights
 from nas.summary import summary
 from nas.training import accuracy
@@ -174,3 +176,9 @@ def test_what_was_given_is_told_from_defaults() -> None:
         "device": "vpu",
         "data": {"name": "cifar10", "root": "x"},
     }
+
+
+def test_another_space_is_refused() -> None:
+    asked = settings_from_dict(SearchSettings, with_init_defaults({"init": "pretrained", "space": "proxyless"}))
+    with pytest.raises(UserError, match="holds a supernet of space=quadranet, not of space=proxyless"):
+        plan_search(asked, num_classes=10)
