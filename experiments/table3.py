@@ -10,8 +10,7 @@ Data       CIFAR-10 at 32 pixels by default: 6,000 of its train images, of which
 Command    python -m experiments.table3 [jobs=2] [minutes=60]
            python -m experiments.table3 show figure=experiments/results/table3/index.html
            Searches and trainings run on a GPU where torch finds one.
-Cost       About 36 trainings and 4 searches a seed. The whole was not run yet; from 80 to 650 train images a second
-           and core, by network, some 75 minutes of an x86-64 core a seed are to be expected at the default scale.
+Cost       About 40 trainings and 4 searches a seed, 45 minutes of an x86-64 core: three seeds take 70 minutes of two.
            Seed by seed, the searches and what they found first, so that a part is of use. --quick: a CPU minute.
 Expected   Every feasible budget kept and at least 97 % of it used where it binds. Of accuracies nothing is known
            beforehand: at 32 pixels the quadratic networks' maps are 8, 4, 2 and 1 pixels wide, and a few epochs on an
