@@ -63,11 +63,16 @@ class Begun:
         return begun
 
 
-def check_unchanged(begun: Mapping[str, Any], now: Mapping[str, Any], arguments: Sequence[str]) -> None:
-    """Raise `UserError` if an option given on the command line is not what the run was begun with."""
-    before, after = _flat(begun), _flat(now)
+def options_to_go_on(begun: Mapping[str, Any], now: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """What the run was begun with, but for what of `MAY_CHANGE` the command line names.
+
+    Raises `UserError` if it names another option with another value.
+    """
+    options, before, after = dict(begun), _flat(begun), _flat(now)
     for argument in arguments:
         name = argument.lstrip("+").split("=")[0]
+        if name in options and name in MAY_CHANGE:
+            options[name] = now[name]
         if name in MAY_CHANGE or name.startswith(("-", "hydra")):
             continue
         for key in (k for k in after if k == name or k.startswith(f"{name}.")):
@@ -76,6 +81,7 @@ def check_unchanged(begun: Mapping[str, Any], now: Mapping[str, Any], arguments:
                     f"{key}={after[key]} cannot change: the run was begun with {key}={before.get(key)}; "
                     "leave it out, or start a new run"
                 )
+    return options
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.door import given, print_first, run_command
-from nas.resume import Begun, check_unchanged
+from nas.resume import Begun, options_to_go_on
 from nas.settings import SearchSettings, settings_from_dict, with_data_defaults
 from nas.targets import each_target, is_front
 
@@ -28,8 +28,7 @@ def _search(values: dict[str, Any]) -> None:
         if begun is None:
             _say_finished(Path(resume))
             return
-        check_unchanged(begun.options, values, sys.argv[1:])
-        values = dict(begun.options)
+        values = options_to_go_on(begun.options, values, sys.argv[1:])
     elif values["init"] is not None:
         values = with_data_defaults(given(values, sys.argv[1:]))
     command = " ".join(["python -m nas.search", *(a for a in sys.argv[1:] if not a.startswith("out="))])

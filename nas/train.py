@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.door import print_first, run_command
-from nas.resume import Begun, check_unchanged
+from nas.resume import Begun, options_to_go_on
 from nas.settings import ACCELERATORS, CheckpointSettings, DataSettings, settings_from_dict
 from search_space import UserError
 from search_space.errors import UnknownName
@@ -62,8 +62,7 @@ def _train(values: dict[str, Any]) -> None:
         begun = Begun.load(Path(resume), "train")
         if begun is None:
             raise UserError(f"the run in '{resume}' has finished: see {Path(resume) / 'architecture.json'}")
-        check_unchanged(begun.options, values, sys.argv[1:])
-        values = dict(begun.options)
+        values = options_to_go_on(begun.options, values, sys.argv[1:])
     data, recipe, minutes = values.pop("data"), values.pop("recipe"), values.pop("checkpoint")
     command = settings_from_dict(TrainCommand, values)
     data_settings = settings_from_dict(DataSettings, data, "data.")

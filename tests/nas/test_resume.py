@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from safetensors.torch import load, save
 
 from nas.api import Finished, search
 from nas.checkpoint import FORMAT, Checkpoint, Checkpoints
-from nas.resume import Begun, check_unchanged, only_process
+from nas.resume import Begun, only_process, options_to_go_on
+from nas.search import _search
 from nas.settings import DataSettings
-from nas.train import TrainCommand, full_training
+from nas.train import TrainCommand, _train, full_training
 from nas.training import Recipe, checked
 from search_space import UserError
 from search_space.errors import BadFile, CannotWrite, Stopped
@@ -295,15 +297,39 @@ def test_what_a_resume_refuses(stopped: Path, tmp_path: Path, capsys: pytest.Cap
         Begun.load(stopped, "train")
     begun = Begun.load(stopped, "search")
     assert begun is not None
-    now = {**begun.options, "epochs": 9, "threads": 4}
-    check_unchanged(begun.options, now, ["resume=x", "threads=4", "seed=0"])
+    now = {**begun.options, "epochs": 9}
     with pytest.raises(UserError, match="epochs=9 cannot change: the run was begun with epochs=2"):
-        check_unchanged(begun.options, now, ["resume=x", "epochs=9"])
+        options_to_go_on(begun.options, now, ["resume=x", "epochs=9"])
     with only_process(stopped), pytest.raises(UserError, match="another process is carrying on the run"):
         search(resume=stopped)
     (stopped / "run.json").write_text('{"schema": 1, ')
     with pytest.raises(BadFile, match="is damaged, the run cannot go on"):
         search(resume=stopped)
+
+
+def test_how_a_run_goes_on_may_change() -> None:
+    begun = {"seed": 3, "threads": 2, "accelerator": "auto"}
+    now = {"seed": 0, "threads": 1, "accelerator": "cpu", "resume": "x"}  # as composed, with defaults
+    assert options_to_go_on(begun, now, ["resume=x"]) == begun
+    assert options_to_go_on(begun, now, ["resume=x", "threads=1"]) == {**begun, "threads": 1}
+    assert options_to_go_on(begun, now, ["accelerator=cpu", "resume=x"]) == {**begun, "accelerator": "cpu"}
+    with pytest.raises(UserError, match="seed=0 cannot change"):
+        options_to_go_on(begun, now, ["resume=x", "threads=1", "seed=0"])
+
+
+@pytest.mark.parametrize("kind", ["search", "train"])
+def test_threads_given_with_resume_are_used(
+    kind: str, stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command refuses them by the run's own rule, which shows that it reads them."""
+    begun = json.loads((stopped / "run.json").read_text())
+    if kind == "train":
+        begun["options"] = asdict(TrainCommand(architecture="x.json")) | {"data": {}, "recipe": {}, "checkpoint": {}}
+    (stopped / "run.json").write_text(json.dumps({**begun, "kind": kind}))
+    monkeypatch.setattr(sys, "argv", ["command", f"resume={stopped}", "threads=0"])
+    values = {"resume": str(stopped), "threads": 0, "data": {"epochs": {}}}
+    with pytest.raises(UserError, match="threads=0 is not 1 or more"):
+        {"search": _search, "train": _train}[kind](values)
 
 
 def test_other_images_than_before_are_refused(stopped: Path) -> None:
