@@ -8,7 +8,7 @@ search: $(VENV)/.ready
 	$(VENV)/bin/python -m nas.search $(ARGS)
 
 test: $(VENV)/.ready-dev
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
