@@ -315,12 +315,11 @@ def test_a_streamed_search_goes_on_to_the_same_result(
     data = {"name": "webdataset", "root": server.url, "cache": str(tmp_path / "cache"), "cache_gb": 0.8e-3}
     data |= {"shuffle_shards": 1, "resolution": 16, "limit": 300}
     whole = begin(folder_of_spaces, "quadra", tmp_path / "whole", data=data)
-    for step in (7, 30):
-        monkeypatch.setattr(nas.training, "checked", Interrupting(step))
-        with pytest.raises(Stopped):
-            begin(folder_of_spaces, "quadra", tmp_path / f"run{step}", data=data)
-        monkeypatch.undo()
-        assert files_of(resume_search(tmp_path / f"run{step}", progress=False).folder) == files_of(whole.folder)
+    monkeypatch.setattr(nas.training, "checked", Interrupting(30))  # in the midst of an epoch
+    with pytest.raises(Stopped):
+        begin(folder_of_spaces, "quadra", tmp_path / "run", data=data)
+    monkeypatch.undo()
+    assert files_of(resume_search(tmp_path / "run", progress=False).folder) == files_of(whole.folder)
 
 
 # ------------------------------------------------------------------ bad input
