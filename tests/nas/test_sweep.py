@@ -43,23 +43,21 @@ def test_an_unknown_launcher_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])  # basic: the test above
 def test_jobs_of_a_launcher(launcher: str, tmp_path: Path) -> None:
-    if launcher != "basic":
-        pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     budget = BUDGETS_MS["mbconv"]
-    done = sweep(tmp_path, f"hydra/launcher={launcher}", f"budget_ms=0.1,{budget}", "seed=0,1")
+    done = sweep(tmp_path, f"hydra/launcher={launcher}", f"budget_ms=0.1,{budget}", "seed=1")
     assert done.returncode == 2, done.stderr
     assert "the sweep is not complete" in done.stderr and "Traceback" not in done.stderr
-    results = [json.loads(p.read_text())["provenance"] for p in tmp_path.glob("runs/*/architecture.json")]
-    assert sorted(r["seed"] for r in results) == [0, 1], "the two that can be done are done"
-    for result in results:
-        words = result["command"].split()
-        assert words[:3] == ["python", "-m", "nas.search"]
-        assert f"budget_ms={budget}" in words and f"seed={result['seed']}" in words
+    (path,) = tmp_path.glob("runs/*/architecture.json")  # the job that can be done is done
+    result = json.loads(path.read_text())["provenance"]
+    words = result["command"].split()
+    assert words[:3] == ["python", "-m", "nas.search"]
+    assert result["seed"] == 1 and f"budget_ms={budget}" in words and "seed=1" in words
     if launcher != "submitit_local":  # which keeps what jobs say in runs/.submitit
-        assert done.stderr.count("budget_ms=0.1 cannot be met") == 3
-        assert done.stdout.count("digits test accuracy") == 2
+        assert done.stderr.count("budget_ms=0.1 cannot be met") == 2
+        assert done.stdout.count("digits test accuracy") == 1
 
 
 def test_runs_that_begin_at_the_same_moment_have_folders_of_their_own(
