@@ -42,12 +42,21 @@ def test_gradients_and_batch_statistics_are_those_of_the_whole_batch(tmp_path: P
         assert torch.allclose(two[name], value, rtol=1e-9, atol=1e-11), name
 
 
+MIXED = ["train.mixup=0.2", "train.cutmix=1.0", "train.ema=0.9"]
+
+
 @pytest.mark.slow
-def test_a_search_by_two_processes_is_that_of_one(tmp_path: Path) -> None:
-    """Mixed images and averaged weights included."""
-    (tmp_path / "space.yaml").write_text(SPACES["mbconv"])
-    options = ["device=cpu", f"budget_ms={BUDGETS_MS['mbconv']}", "space=space.yaml", "accelerator=cpu", *SMALL]
-    options += ["train.mixup=0.2", "train.cutmix=1.0", "train.ema=0.9"]
+@pytest.mark.parametrize(("family", "training"), [("quadra", []), ("mbconv", MIXED)])
+def test_a_search_by_two_processes_is_that_of_one(family: str, training: list[str], tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACES[family])
+    options = [
+        "device=cpu",
+        f"budget_ms={BUDGETS_MS[family]}",
+        "space=space.yaml",
+        "accelerator=cpu",
+        *SMALL,
+        *training,
+    ]
     one = run([sys.executable, "-m", "nas.search", *options, "out=one"], tmp_path)
     two = run([*TORCHRUN, "-m", "nas.search", *options, "out=two"], tmp_path)
     assert one.returncode == two.returncode == 0, one.stderr + two.stderr
@@ -59,17 +68,18 @@ def test_a_search_by_two_processes_is_that_of_one(tmp_path: Path) -> None:
     assert first.accuracy.test == pytest.approx(second.accuracy.test, abs=0.02)  # of 359 images at nearly even logits
     assert_same_weights(tmp_path / "one" / "checkpoint.safetensors", tmp_path / "two" / "checkpoint.safetensors")
     assert (first.provenance["processes"], second.provenance["processes"]) == (1, 2)
-    assert_same_course(tmp_path / "one", tmp_path / "two")
+    assert_same_course(tmp_path / "one", tmp_path / "two", gates=0.02 if training else 5e-3)
 
 
-def assert_same_course(one: Path, two: Path) -> None:
+def assert_same_course(one: Path, two: Path, gates: float = 5e-3) -> None:
+    """`gates`: relative tolerance of their probabilities: Adam's first steps nearly follow signs, also of tiny gradients."""
     # the multiplier is a large gain on E[lat]'s small differences
     columns = {"train_loss": 0, "gate_loss": 0, "expected_ms": 0, "val_accuracy": 0, "multiplier": 0.02}
     for column, atol in columns.items():
         ours, theirs = (column_of(folder / "search.csv", column) for folder in (one, two))
         assert np.allclose(ours, theirs, rtol=1e-3, atol=atol), column
     ours, theirs = (column_of(folder / "gates.csv", "probability") for folder in (one, two))
-    assert len(ours) > 10 and np.allclose(ours, theirs, rtol=0.02)
+    assert len(ours) > 10 and np.allclose(ours, theirs, rtol=gates)
 
 
 def assert_same_weights(one: Path, two: Path) -> None:
