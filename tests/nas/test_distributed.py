@@ -72,7 +72,7 @@ def test_a_search_by_two_processes_is_that_of_one(family: str, training: list[st
 
 
 def assert_same_course(one: Path, two: Path, gates: float = 5e-3) -> None:
-    """`gates`: relative tolerance of their probabilities: Adam's first steps nearly follow signs, also of tiny gradients."""
+    """`gates`: relative tolerance of their probabilities; Adam follows the sign even of tiny gradients at first."""
     # the multiplier is a large gain on E[lat]'s small differences
     columns = {"train_loss": 0, "gate_loss": 0, "expected_ms": 0, "val_accuracy": 0, "multiplier": 0.02}
     for column, atol in columns.items():
