@@ -10,7 +10,7 @@ Data       CIFAR-10 at 32 pixels: 10,000 of its train images train weights (the 
            a point only); true accuracy is on the 10,000 test images, which no search sees.
 Command    python -m experiments.ground_truth data=../shared/datasets [minutes=60] [jobs=2]
            python -m experiments.ground_truth show
-Cost       About 70 CPU-minutes for all, in jobs of 7 to 65 seconds; seed by seed, so that a part is of use.
+Cost       About 80 CPU-minutes for all, in jobs of 7 to 65 seconds; seed by seed, so that a part is of use.
 Expected   Mean regret at most 0.5 points and less than half of random search's at equal cost.
 
 Latency is the device profile's prediction at 224 pixels. Budgets have no lower bound (use_at_least=0): between 97 and
