@@ -4,13 +4,25 @@ Importing this package is cheap (yaml and the standard library). Not for predict
 `latency_models`, whose models are pure functions of a `DeviceProfile`.
 """
 
-from device_profiles.header import FusionRules, Header, Interval, KindModel, Lanes, Residual, Source
+from device_profiles.header import (
+    MEASURED,
+    Calibration,
+    FusionRules,
+    Header,
+    Interval,
+    KindModel,
+    Lanes,
+    Residual,
+    Source,
+)
 from device_profiles.kernel import IMAGE_CHANNELS, Kernel
 from device_profiles.profile import DeviceProfile, available_devices, load_profile, save_profile
 from device_profiles.table import KernelRow
 
 __all__ = [
     "IMAGE_CHANNELS",
+    "MEASURED",
+    "Calibration",
     "DeviceProfile",
     "FusionRules",
     "Header",

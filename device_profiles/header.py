@@ -106,6 +106,17 @@ class Interval:
         return len(self.high_scores)
 
 
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A scale to predict on: what times are multiplied by, and the kernel kinds that cost nothing there."""
+
+    factor: float
+    unpriced: tuple[str, ...] = ()
+
+
+MEASURED = Calibration(1.0)
+
+
 @dataclass(frozen=True)
 class Header:
     """The fields of `device.yaml`. Times are ms at batch 1."""
@@ -126,7 +137,7 @@ class Header:
     lanes: Lanes
     models: Mapping[str, KindModel]
     interval: Interval
-    calibration: Mapping[str, float]
+    calibration: Mapping[str, Calibration]
     accuracy: Mapping[str, str]
     batch: int = 1
     network_ms: float = 0.0  # what every network pays beside its kernels
@@ -142,7 +153,7 @@ def parse_header(data: object, where: str) -> Header:
         raise BadFile(f"{where}: unit is '{top.get('unit')}'; times must be in '{UNIT}'")
     if top.integer("batch") != 1:
         raise BadFile(f"{where}: batch is {top.get('batch')}; profiles are taken at batch 1")
-    header = Header(
+    return Header(
         device=top.text("device"),
         title=top.text("title"),
         runtime=top.text("runtime"),
@@ -159,14 +170,11 @@ def parse_header(data: object, where: str) -> Header:
         lanes=_lanes(top.inside("lanes")),
         models=_models(top.inside("models")),
         interval=_interval(top.inside("interval")),
-        calibration={n: top.inside("calibration").number(n) for n in top.inside("calibration").data},
+        calibration=_calibrations(top.inside("calibration")),
         accuracy=_texts(top, "accuracy"),
         network_ms=top.number("network_ms", 0.0),
         runtime_options=_texts(top, "runtime_options") if "runtime_options" in top.data else {},
     )
-    if any(factor <= 0 for factor in header.calibration.values()) or "measured" not in header.calibration:
-        raise BadFile(f"{where}: calibration needs 'measured' and factors above 0")
-    return header
 
 
 def render_header(header: Header) -> dict[str, Any]:
@@ -208,7 +216,10 @@ def render_header(header: Header) -> dict[str, Any]:
             "low_scores": " ".join(f"{score:.4g}" for score in interval.low_scores),
             "high_scores": " ".join(f"{score:.4g}" for score in interval.high_scores),
         },
-        "calibration": dict(header.calibration),
+        "calibration": {
+            name: {"factor": scale.factor, "unpriced": list(scale.unpriced)} if scale.unpriced else scale.factor
+            for name, scale in header.calibration.items()
+        },
         "accuracy": dict(header.accuracy),
     }
 
@@ -247,19 +258,19 @@ class _Fields:
             raise BadFile(f"{self.where}: no field '{self.path}{name}'")
         return self.data[name]
 
-    def _wrong(self, name: str, wanted: str) -> BadFile:
+    def wrong(self, name: str, wanted: str) -> BadFile:
         return BadFile(f"{self.where}: {self.path}{name} is {self.data[name]!r}, not {wanted}")
 
     def text(self, name: str) -> str:
         value = self.get(name)
         if not isinstance(value, str) or not value.strip():
-            raise self._wrong(name, "text")
+            raise self.wrong(name, "text")
         return value
 
     def integer(self, name: str) -> int:
         value = self.get(name)
         if type(value) is not int or value < 0:
-            raise self._wrong(name, "an integer >= 0")
+            raise self.wrong(name, "an integer >= 0")
         return value
 
     def number(self, name: str, missing: float | None = None) -> float:
@@ -267,7 +278,7 @@ class _Fields:
             return missing
         value = self.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise self._wrong(name, "a finite number >= 0")
+            raise self.wrong(name, "a finite number >= 0")
         return float(value)
 
     def scores(self, name: str) -> tuple[float, ...]:
@@ -275,9 +286,9 @@ class _Fields:
         try:
             values = tuple(float(part) for part in str(self.get(name)).split())
         except ValueError:
-            raise self._wrong(name, "numbers with blanks between") from None
+            raise self.wrong(name, "numbers with blanks between") from None
         if not values or not all(0 < v < math.inf for v in values) or list(values) != sorted(values):
-            raise self._wrong(name, "finite numbers above 0 in rising order")
+            raise self.wrong(name, "finite numbers above 0 in rising order")
         return values
 
     def inside(self, name: str) -> _Fields:
@@ -286,14 +297,14 @@ class _Fields:
     def items(self, name: str) -> list[_Fields]:
         value = self.get(name)
         if not isinstance(value, list) or not value:
-            raise self._wrong(name, "a list")
+            raise self.wrong(name, "a list")
         return [_Fields(item, self.where, f"{self.path}{name}[{i}]") for i, item in enumerate(value)]
 
     def kinds(self, name: str) -> frozenset[Kind]:
         value = self.get(name)
         known = {kind.value for kind in Kind}
         if not isinstance(value, list) or not known.issuperset(map(str, value)):
-            raise self._wrong(name, f"a list of layer kinds ({', '.join(Kind)})")
+            raise self.wrong(name, f"a list of layer kinds ({', '.join(Kind)})")
         return frozenset(Kind(item) for item in value)
 
 
@@ -314,6 +325,29 @@ def _lanes(fields: _Fields) -> Lanes:
     if min(lanes.in_channels, lanes.out_channels, lanes.height, lanes.width) < 1:
         raise BadFile(f"{fields.where}: lanes must be >= 1")
     return lanes
+
+
+def _calibrations(fields: _Fields) -> dict[str, Calibration]:
+    """By name: a number, or a number and the kinds that it leaves out."""
+    found = {}
+    for name in fields.data:
+        if isinstance(fields.data[name], dict):
+            one = fields.inside(name)
+            found[name] = Calibration(one.number("factor"), _kernel_kinds(one, "unpriced"))
+        else:
+            found[name] = Calibration(fields.number(name))
+    if any(scale.factor <= 0 for scale in found.values()) or "measured" not in found:
+        raise BadFile(f"{fields.where}: calibration needs 'measured' and factors above 0")
+    if found["measured"].unpriced:
+        raise BadFile(f"{fields.where}: calibration.measured leaves kernel kinds out; what is measured prices them all")
+    return found
+
+
+def _kernel_kinds(fields: _Fields, name: str) -> tuple[str, ...]:
+    value = fields.get(name)
+    if not isinstance(value, list) or not value or not PRICE_KINDS.issuperset(map(str, value)):
+        raise fields.wrong(name, f"a list of kernel kinds ({', '.join(sorted(PRICE_KINDS))})")
+    return tuple(map(str, value))
 
 
 def _models(fields: _Fields) -> dict[str, KindModel]:

@@ -65,15 +65,6 @@ class Story:
         beyond = [number(row, "minimum_ms") for row in ends if number(row, "minimum_ms") > number(row, "budget_ms")]
         return beyond[0] if beyond else None
 
-    def factor(self, device: str) -> float:
-        """Table III's ms over measured ones."""
-        value = self.results.settings[f"factor_{device}"]
-        assert isinstance(value, float)
-        return value
-
-    def ms(self, row: Row, device: str, calibration: str) -> float:
-        return number(row, f"{device}_ms") * (self.factor(device) if calibration == "table3" else 1.0)
-
     def training(self, row: Row, column: str = "test") -> list[float]:
         """Of a network in per cent: of its own seed, or where it has none of every seed; empty before it is run."""
         found = [each for (name, seed), each in self._tests.items()
@@ -113,30 +104,30 @@ class Story:
                 return below + (above - below) * (ms - low) / (high - low) - reached
         return None
 
-    def six(self) -> list[tuple[PublishedRow, str, list[Row]]]:
-        """The published rows, each with its device and what was found under its own budget."""
+    def six(self, scale: str) -> list[tuple[PublishedRow, str, list[Row]]]:
+        """The published rows, each with its device and what was found under its own budget on a scale."""
         found = []
         for (space, device), paper in PAPER.items():
-            target = Target(space, "table3", device)
+            target = Target(space, scale, device)
             found.append((paper, device, [] if self.infeasible(target) else self.searched(target)))
         return found
 
-    def off_device(self) -> list[float]:
+    def off_device(self, scale: str) -> list[float]:
         """Found ms over published ones on the devices not searched for, in means over seeds."""
         return [
-            fmean(self.ms(row, other, "table3") for row in rows) / paper.latency_ms[other]
-            for paper, device, rows in self.six()
+            fmean(number(row, f"{other}_scaled_ms") for row in rows) / paper.latency_ms[other]
+            for paper, device, rows in self.six(scale)
             for other in DEVICES
             if rows and other != device
         ]
 
-    def beaten_at_home(self) -> list[str] | None:
+    def beaten_at_home(self, scale: str) -> list[str] | None:
         """Networks for which another of their space is faster on their device and no less accurate (means over
-        seeds, all budgets of Table III); None before all are trained."""
-        trained = {(paper.space, device): rows for paper, device, rows in self.six() if rows and self.top1(rows)}
-        if len(trained) < len([rows for _, _, rows in self.six() if rows]) or not trained:
+        seeds, the budgets of Table III on a scale); None before all are trained."""
+        found = [(paper.space, device, rows) for paper, device, rows in self.six(scale) if rows]
+        trained = {(space, device): rows for space, device, rows in found if self.top1(rows)}
+        if len(trained) < len(found) or not trained:
             return None
-
         return [
             f"{PAPER[space, device].name} by {PAPER[space, other].name}"
             for (space, device), rows in trained.items()

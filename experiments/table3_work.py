@@ -27,7 +27,7 @@ from experiments.baselines.mobile import (
 from experiments.results import Row
 from latency_models import LatencyModel, LatencyTable, fit_latency_model, latency_table
 from latency_models.fuse import fuse
-from latency_models.table3 import NUM_CLASSES, RESOLUTION
+from latency_models.table3 import NUM_CLASSES, RESOLUTION, SCALES, TABLE_III, typical_ms
 from nas.settings import DataSettings
 from search_space import Architecture, cost_of, load_space, lower
 from search_space.family import DEPTHS_12, linear_twin, quadranet
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 DEVICES = ("cpu", "vpu", "gpu")
 SPACES = ("proxyless", "quadranet")
 BUDGETS_MS: Mapping[str, Mapping[str, float]] = {  # calibration -> device -> budget
-    "table3": {"cpu": 300.0, "vpu": 30.0, "gpu": 3.0},  # the paper's
+    **{scale: {"cpu": 300.0, "vpu": 30.0, "gpu": 3.0} for scale in SCALES},  # the paper's
     "measured": {"cpu": 40.0, "vpu": 40.0, "gpu": 0.5},  # bind in both spaces
 }
 COMPARED = "measured"  # at its budgets random and published networks are compared with those searched
@@ -64,9 +64,9 @@ class Scale:
 
 @dataclass(frozen=True)
 class Job:
-    """kind: 'range' (what a space's budgets may be), 'published' (of a family, named as `space`) and 'random' (price
-    networks to compare with),
-    'search' (all devices' budgets of a calibration in one run) or 'train' (`architecture`, as JSON, on its own)."""
+    """kind: 'range' (what a space's budgets may be), 'scale' (what a scale of Table III makes of its rows), 'published'
+    (of a family, named as `space`) and 'random' (price networks to compare with), 'search' (all devices' budgets of a
+    calibration in one run) or 'train' (`architecture`, as JSON, on its own)."""
 
     kind: str
     seed: int = 0
@@ -89,11 +89,6 @@ def model_of(device: str, calibration: str) -> LatencyModel:
 @cache
 def table_of(device: str, calibration: str, space: str) -> LatencyTable:
     return latency_table(model_of(device, calibration), load_space(space), RESOLUTION, NUM_CLASSES)
-
-
-def factor(device: str) -> float:
-    """Table III's scale over measured ms."""
-    return model_of(device, "table3").scale / model_of(device, "measured").scale
 
 
 def nearest_feasible(minimum_ms: float) -> float:
@@ -144,6 +139,15 @@ class Worker:
             ends = {"minimum_ms": table.minimum_ms, "maximum_ms": table.maximum_ms}
             rows.append({"kind": "range", **_target(job, device, budget_ms), "seed": None, **ends})
         return rows
+
+    def _scale(self, job: Job) -> list[Row]:
+        """Of every published network and device: the median of random networks of its space and MACs."""
+        return [
+            {"kind": "scale", "calibration": job.calibration, "name": row.name, "device": device, "seed": None,
+             "published_ms": row.latency_ms[device], "typical_ms": typical_ms(model_of(device, job.calibration), row)}
+            for row in TABLE_III
+            for device in DEVICES
+        ]  # fmt: skip
 
     def _published(self, job: Job) -> list[Row]:
         """For every budget the network of the family with the most MACs that keeps it."""
@@ -206,9 +210,8 @@ class Worker:
             assert result.budget is not None
             row = {"kind": "searched", "name": job.space, **_target(job, device, wanted[device])}
             kept = {"kept_ms": result.budget.predicted_ms, "binds": result.budget.binds}
-            rows.append(
-                {**row, **kept, **priced(result.architecture), "blocks": _by_block(result.architecture, device)}
-            )
+            costs = {**priced(result.architecture), **on_scale(result.architecture, job.calibration)}
+            rows.append({**row, **kept, **costs, "blocks": _by_block(result.architecture, device)})
         return rows
 
     def _train(self, job: Job) -> list[Row]:
@@ -260,6 +263,12 @@ def priced(architecture: Architecture) -> dict[str, Any]:
         "params": cost.params,
         **{f"{device}_ms": model_of(device, "measured").predict(segments).latency_ms for device in DEVICES},
     }
+
+
+def on_scale(architecture: Architecture, calibration: str) -> dict[str, float]:
+    """A network's ms on every device on the scale of a calibration."""
+    segments = lower(architecture, RESOLUTION, NUM_CLASSES)
+    return {f"{device}_scaled_ms": model_of(device, calibration).predict(segments).latency_ms for device in DEVICES}
 
 
 def _by_block(architecture: Architecture, device: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from device_profiles import DeviceProfile, load_profile, save_profile
+from device_profiles import Calibration, DeviceProfile, load_profile, save_profile
 from device_profiles.profile import USER_FOLDER
 from latency_models.model import LatencyModel, fit_latency_model
 from latency_models.options import Options, run
@@ -75,7 +75,7 @@ def rescaled(profile: DeviceProfile, timed: TimedNetwork, measured_ms: float) ->
             f"measured_ms={measured_ms:g} is {ratio:.3g} times the predicted {predicted_ms:.4g} ms: too far apart "
             "to be one network on one device; times are in milliseconds at batch 1"
         )
-    return round_significant(profile.header.calibration["measured"] * ratio), predicted_ms
+    return round_significant(profile.header.calibration["measured"].factor * ratio), predicted_ms
 
 
 def calibrate(device: str, architecture: Path, measured_ms: float, resolution: int | None, out: Path) -> str:
@@ -90,7 +90,7 @@ def calibrate(device: str, architecture: Path, measured_ms: float, resolution: i
         out / device,
         replace(
             header,
-            calibration={**header.calibration, "measured": factor},
+            calibration={**header.calibration, "measured": Calibration(factor)},
             accuracy={**header.accuracy, "calibrated": f"{note}; the other figures here are from before"},
         ),
         profile.rows,

@@ -14,7 +14,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from device_profiles import DeviceProfile, FusionRules, Header, Interval, Kernel, KernelRow, KindModel, Lanes, Source
+from device_profiles import (
+    MEASURED,
+    DeviceProfile,
+    FusionRules,
+    Header,
+    Interval,
+    Kernel,
+    KernelRow,
+    KindModel,
+    Lanes,
+    Source,
+)
 from latency_models.assemble import WIDENING_RULE, Evidence, kind_model
 from latency_models.fuse import fuse
 from latency_models.grid import NUM_CLASSES, RESOLUTION, grid_kernels
@@ -281,7 +292,7 @@ def _header(name: str, mixed: _Mix, rows: int, networks: int) -> Header:
         lanes=mixed.lanes,
         models={},
         interval=Interval(0.5, "nothing yet", "nothing yet", (1.0,) * 3, (1.0,) * 3),
-        calibration={"measured": 1.0},
+        calibration={"measured": MEASURED},
         accuracy={},
         network_ms=round_significant(mixed.network_ms),
     )

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import cast
 
 from device_profiles import DeviceProfile, Header, KernelRow, save_profile
-from latency_models.model import LatencyModel
 from latency_models.options import Options, run
-from latency_models.table3 import TABLE_III, table3_factor
+from latency_models.table3 import TABLE_III, table3_scales
 from search_space.errors import BadFile, UnknownName
 
 DEVICES = {
@@ -55,8 +54,8 @@ def fit(device: str, source: Path, out: Path) -> str:
 
 
 def _with_table3(device: str, header: Header, rows: list[KernelRow]) -> Header:
-    measured = LatencyModel(DeviceProfile(device, header, tuple(rows), ""), 1.0, header.interval.coverage)
-    return replace(header, calibration={**header.calibration, "table3": table3_factor(measured, device)})
+    profile = DeviceProfile(device, header, tuple(rows), "")
+    return replace(header, calibration={**header.calibration, **table3_scales(profile)})
 
 
 def main(arguments: Sequence[str]) -> int:

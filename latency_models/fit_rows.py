@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_profiles import (
+    MEASURED,
     DeviceProfile,
     FusionRules,
     Header,
@@ -118,7 +119,9 @@ def fit_device(
             "predictions of networks are off"
         )
     models = fit_kinds(rows)
-    alone = LatencyModel(DeviceProfile(facts.device, _header(facts, rules, rows, models), tuple(rows), ""), 1.0, 0.5)
+    alone = LatencyModel(
+        DeviceProfile(facts.device, _header(facts, rules, rows, models), tuple(rows), ""), MEASURED, 0.5
+    )
     sums = _Sums(alone, networks)
     measured = np.array([network.latency_ms for network in networks])
     weights = sums.weights(measured)
@@ -284,7 +287,7 @@ def _header(facts: Facts, rules: FusionRules, rows: Sequence[KernelRow], models:
         lanes=Lanes(),
         models=models,
         interval=Interval(0.5, "nothing yet", "nothing yet", (1.0,) * 3, (1.0,) * 3),
-        calibration={"measured": 1.0},
+        calibration={"measured": MEASURED},
         accuracy={"leave_one_network_out": "not measured"},
         runtime_options=facts.runtime_options,
     )

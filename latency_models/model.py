@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
 
-from device_profiles import DeviceProfile, FusionRules, Kernel, KindModel
+from device_profiles import Calibration, DeviceProfile, FusionRules, Kernel, KindModel
 from latency_models.features import COORDINATES, FEATURES
 from latency_models.fuse import fuse
 from latency_models.intervals import rank_quantiles
@@ -49,12 +49,12 @@ class LatencyModel:
     """Predicts networks given as segments of layers.
 
     A kernel's time is its row in the table where there is one, else its kind's form with the residual
-    that the rows teach. `scale` multiplies every time (1 = as measured); `coverage` is the share of
-    networks that intervals claim to hold. Prices are remembered per kernel and per block.
+    that the rows teach. `scale` multiplies every time and may leave kernel kinds out; `coverage` is the
+    share of networks that intervals claim to hold. Prices are remembered per kernel and per block.
     """
 
     profile: DeviceProfile
-    scale: float
+    scale: Calibration
     coverage: float
     _factors: tuple[float, float] = field(init=False, repr=False, compare=False)
     _residuals: dict[str, GaussianProcess] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -73,7 +73,7 @@ class LatencyModel:
     @property
     def runtime_price(self) -> Price:
         """What every network pays beside its kernels."""
-        return self._with_interval(self.profile.header.network_ms * self.scale, 1.0)
+        return self._with_interval(self.profile.header.network_ms * self.scale.factor, 1.0)
 
     def predict(self, segments: Sequence[Segment]) -> Prediction:
         """A network without alternatives. Raises `UserError` for a kernel that the profile does not price."""
@@ -113,8 +113,12 @@ class LatencyModel:
         price = self._kernels.get(kernel)
         if price is None:
             model = self.kind_model(kernel)
-            ms, deviation = self.kernel_alone(kernel)
-            price = self._with_interval(ms * model.in_network * self.scale, model.widen * exp(deviation))
+            if kernel.price_kind in self.scale.unpriced:
+                price = Price()
+            else:
+                ms, deviation = self.kernel_alone(kernel)
+                ms *= model.in_network * self.scale.factor
+                price = self._with_interval(ms, model.widen * exp(deviation))
             self._kernels[kernel] = price
         return price
 
@@ -166,10 +170,10 @@ class LatencyModel:
 def fit_latency_model(
     profile: DeviceProfile, calibration: str = "measured", confidence: float | None = None
 ) -> LatencyModel:
-    """The model of a profile, scaled by the named factor of its header (`measured` is reality).
+    """The model of a profile on the named scale of its header (`measured` is reality).
 
     confidence: the share of networks that stay below an interval's upper end, in (0.5, 1); without it
-    the intervals have the profile's own coverage. Raises `UnknownName` for a factor that the profile
+    the intervals have the profile's own coverage. Raises `UnknownName` for a scale that the profile
     lacks, `UserError` for a confidence that its held-out networks cannot claim, `BadFile` for an unknown feature.
     """
     header = profile.header

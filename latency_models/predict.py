@@ -25,7 +25,7 @@ from search_space.lower import Segment
 OPTIONS = {
     "device": "a profiled device",
     "model": "the ONNX file of a classifier",
-    "calibration": "a factor named in the device's profile (default: measured)",
+    "calibration": "a scale named in the device's profile (default: measured)",
     "confidence": "share of networks below the interval's upper end, in (0.5, 1) (default: the profile's)",
     "resolution": "pixels a side, where the model leaves height and width free",
 }

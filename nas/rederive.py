@@ -26,7 +26,7 @@ OPTIONS = {
     "device": "another device than the run's",
     "budget_ms": "another budget",
     "confidence": "the upper end of the interval keeps the budget",
-    "calibration": "a factor of the profile: measured or table3",
+    "calibration": "a scale of the profile: measured, table3 or table3_nn_meter",
     "use_at_least": "share of a binding budget to use",
     "out": "where the files go (default: runs/TIME-DEVICE-BUDGET-SPACE)",
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from device_profiles import FusionRules, Header, KernelRow, KindModel, Source
+from device_profiles import MEASURED, FusionRules, Header, KernelRow, KindModel, Source
 from latency_models.assemble import Evidence, into, kind_model, network_interval, solved_model, table_rows
 from latency_models.public.cpu_evaluation import COVERAGE, evaluations, network_evaluations
 from latency_models.public.cpu_fit import FORM, FP32, LANES, Variant, samples, support
@@ -77,7 +77,7 @@ def rebuild(folder: Path, variant: Variant = FP32) -> tuple[Header, list[KernelR
             families.ratios,
             "measured over predicted time of the networks, each predicted without its family (letters of its name)",
         ),
-        calibration={"measured": 1.0},
+        calibration={"measured": MEASURED},
         accuracy={
             "leave_one_network_out": f"{summary(twins.ratios)}; n = {len(networks)}, "
             "twins of equal MACs left out together",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from device_profiles import FusionRules, Header, KernelRow, KindModel, Lanes, Source
+from device_profiles import MEASURED, FusionRules, Header, KernelRow, KindModel, Lanes, Source
 from latency_models.assemble import Evidence, into, kind_model, network_interval, table_rows
 from latency_models.public.data import A100_ELEMENTWISE, A100_NETWORKS, V100_OPS
 from latency_models.public.gpu_evaluation import evaluations
@@ -79,7 +79,7 @@ def rebuild(folder: Path) -> tuple[Header, list[KernelRow]]:
             f"measured over predicted time of whole networks, each predicted by a fit without it: {names} (measured/"
             "predicted ms)",
         ),
-        calibration={"measured": 1.0},
+        calibration={"measured": MEASURED},
         accuracy={
             "leave_one_network_out": f"{summary(unseen)}; n = {len(unseen)}",
             "v100_kernels": "MAPE of the forms on the V100 rows fitted on: "

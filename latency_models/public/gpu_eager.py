@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from device_profiles import FusionRules, Header, Kernel, KernelRow, KindModel, Lanes, Source
+from device_profiles import MEASURED, FusionRules, Header, Kernel, KernelRow, KindModel, Lanes, Source
 from latency_models.assemble import Evidence, kind_model, network_interval
 from latency_models.fit_rows import NORMAL_90
 from latency_models.grid import grid_kernels
@@ -73,7 +73,7 @@ def rebuild(folder: Path) -> tuple[Header, list[KernelRow]]:
             "measured over predicted time of whole networks in TF32 and fp16 (none was published in fp32), each "
             f"predicted by a level fitted without it and its twin: {names} (measured/predicted ms)",
         ),
-        calibration={"measured": 1.0},
+        calibration={"measured": MEASURED},
         accuracy={
             "leave_one_network_out": f"{summary(unseen)}; n = {len(unseen)}, twins left out together",
             "command": "python -m latency_models.evaluate device=gpu_eager_fp32 source=DIR",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from device_profiles import IMAGE_CHANNELS, FusionRules, Header, KernelRow, KindModel, Source
+from device_profiles import IMAGE_CHANNELS, MEASURED, FusionRules, Header, KernelRow, KindModel, Source
 from latency_models.assemble import Evidence, into, kind_model, network_interval, solved_model, table_rows
 from latency_models.public.data import MYRIAD_LAYERS, MYRIAD_MICRO, read_rows
 from latency_models.public.vpu_evaluation import COVERAGE, distinct_layers, evaluations
@@ -82,7 +82,7 @@ def rebuild(folder: Path) -> tuple[Header, list[KernelRow]]:
             "measured over predicted time of whole networks, each predicted without its family (Inceptions whose "
             f"layers were counted: without their own layers): {names} (measured/predicted ms)",
         ),
-        calibration={"measured": 1.0},
+        calibration={"measured": MEASURED},
         accuracy={
             "leave_one_family_out": f"{summary(unseen)}; n = {len(unseen)}",
             "leave_one_family_out_by_source": f"synchronous times: {summary(unseen[in_sync])}, n = {in_sync.sum()}; "

@@ -215,6 +215,11 @@ def inside(*path: str) -> Callable[[dict[str, object]], dict[str, object]]:
         (("fusion", "into"), "warp", [], "fusion.into.warp"),
         (("lanes",), "width", 0, "lanes must be >= 1"),
         (("calibration",), "measured", 0, "calibration needs"),
+        (("calibration",), "measured", "one", "calibration.measured is 'one'"),
+        (("calibration",), "measured", {"factor": 1.0, "unpriced": ["gelu"]}, "what is measured prices them all"),
+        (("calibration",), "table3", {"unpriced": ["gelu"]}, "no field 'calibration.table3.factor'"),
+        (("calibration",), "table3", {"factor": 2.0, "unpriced": "gelu"}, "not a list of kernel kinds"),
+        (("calibration",), "table3", {"factor": 2.0, "unpriced": ["warp"]}, "not a list of kernel kinds"),
     ],
 )
 def test_a_bad_header_field_is_refused(

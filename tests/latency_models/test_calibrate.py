@@ -11,7 +11,8 @@ import pytest
 from device_profiles import load_profile
 from latency_models import fit_latency_model, latency_table
 from latency_models.calibrate import main
-from latency_models.table3 import TABLE_III, random_choices, table3_factor
+from latency_models.fuse import fuse
+from latency_models.table3 import SCALES, TABLE_III, random_choices, table3_scales
 from search_space import UserError, load_space, lower
 from search_space.cost import cost_of
 
@@ -63,17 +64,17 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 
 @pytest.mark.parametrize("device", ["cpu", "vpu", "gpu"])
-def test_the_factor_of_table_iii_is_the_one_that_ships(device: str) -> None:
+def test_the_scales_of_table_iii_are_those_that_ship(device: str) -> None:
     profile = load_profile(device)
-    assert table3_factor(fit_latency_model(profile), device) == pytest.approx(
-        profile.header.calibration["table3"], rel=1e-3
-    )
+    for name, scale in table3_scales(profile).items():
+        shipped = profile.header.calibration[name]
+        assert scale.factor == pytest.approx(shipped.factor, rel=1e-3) and scale.unpriced == shipped.unpriced
     segments = lower(load_space("quadranet").largest(), 224, 1000)
     ratio = (
         fit_latency_model(profile, "table3").predict(segments).latency_ms
         / fit_latency_model(profile).predict(segments).latency_ms
     )
-    assert ratio == pytest.approx(profile.header.calibration["table3"], rel=1e-9)
+    assert ratio == pytest.approx(profile.header.calibration["table3"].factor, rel=1e-9)
 
 
 @pytest.mark.parametrize("row", TABLE_III, ids=lambda row: row.name)
@@ -87,6 +88,21 @@ def test_random_networks_have_the_macs_of_their_row(row) -> None:  # type: ignor
         macs = cost_of(lower(space.architecture(GatePath(tuple(path.tolist()))), 224, 1000)).macs
         assert abs(macs / row.macs - 1) <= 0.05
     assert len(np.unique(choices, axis=0)) > 1000
+
+
+def test_a_scale_leaves_out_the_kinds_that_it_names_and_no_other() -> None:
+    profile = load_profile("vpu")
+    whole, lean = fit_latency_model(profile, "table3"), fit_latency_model(profile, "table3_nn_meter")
+    ratio = lean.scale.factor / whole.scale.factor
+    kinds = set()
+    for segment in lower(load_space("quadranet").largest(), 224, 1000):
+        for kernel in fuse(segment.nodes, profile.header.fusion):
+            left_out = kernel.price_kind in SCALES["table3_nn_meter"]
+            kinds.add((kernel.price_kind, left_out))
+            wanted = 0.0 if left_out else whole.kernel_price(kernel).ms * ratio
+            assert lean.kernel_price(kernel).ms == pytest.approx(wanted)
+    assert {kind for kind, left_out in kinds if left_out} == {"layer_norm", "gelu", "mul"}
+    assert {"dwconv", "add"} <= {kind for kind, left_out in kinds if not left_out}
 
 
 def test_beyond_the_edge_the_nearest_networks_stand_in() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
-from device_profiles import DeviceProfile, Kernel, load_profile
+from device_profiles import MEASURED, Calibration, DeviceProfile, Kernel, load_profile
 from latency_models import LatencyModel, fit_latency_model, latency_table
 from latency_models.features import FEATURES
 from search_space import (
@@ -185,7 +185,7 @@ def test_an_unknown_feature_or_calibration_is_refused(profile: DeviceProfile) ->
 
 
 def test_a_calibration_factor_scales_every_time(profile: DeviceProfile) -> None:
-    header = replace(profile.header, calibration={"measured": 1.0, "twice": 2.0})
+    header = replace(profile.header, calibration={"measured": MEASURED, "twice": Calibration(2.0)})
     segments = lower(load_space("proxyless").smallest(), RESOLUTION, CLASSES)
     doubled = fit_latency_model(replace(profile, header=header), calibration="twice").predict(segments)
     plain = fit_latency_model(profile).predict(segments)
