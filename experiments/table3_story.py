@@ -9,7 +9,7 @@ from itertools import pairwise
 from statistics import fmean, stdev
 
 from experiments.results import Results, Row
-from experiments.table3_work import DEVICES
+from experiments.table3_work import BUDGETS_MS, DEVICES
 from latency_models.table3 import TABLE_III, PublishedRow
 
 NOT_RUN = "not yet run"
@@ -50,6 +50,12 @@ class Story:
     def _tests(self) -> dict[tuple[str, int], Row]:
         """(network, seed) -> its training."""
         return {(str(r["network"]), int(number(r, "seed"))): r for r in self.results.rows if r["kind"] == "training"}
+
+    @cached_property
+    def begun(self) -> list[str]:
+        """The calibrations that any row is about."""
+        known = {row.get("calibration") for row in self.results.rows}
+        return [calibration for calibration in BUDGETS_MS if calibration in known]
 
     def rows(self, kind: str, target: Target) -> list[Row]:
         wanted = {"kind": kind, "space": target.space, "calibration": target.calibration, "device": target.device}

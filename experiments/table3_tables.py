@@ -26,10 +26,21 @@ class Table:
 
 
 def tables(results: Results) -> list[Table]:
+    """Those of the calibrations that have been begun."""
     story = Story(results)
-    on_scales = [paper_table(story, scale) for scale in SCALES]
-    own = measured_table(story), gain_table(story), worth_table(story), matrix_table(story)
-    return [*on_scales, scale_table(story), *own]
+    scales = [scale for scale in SCALES if scale in story.begun]
+    found = [paper_table(story, scale) for scale in scales]
+    found += [scale_table(story)] if scales else []
+    found += [measured_table(story)] if COMPARED in story.begun else []
+    found += [gain_table(story)] if story.begun else []
+    found += [worth_table(story)] if COMPARED in story.begun else []
+    return found + ([matrix_table(story)] if story.begun else [])
+
+
+def not_begun(results: Results) -> str:
+    """In one sentence, '' where every calibration has been begun."""
+    missing = [calibration for calibration in BUDGETS_MS if calibration not in Story(results).begun]
+    return f"{NOT_RUN.capitalize()}: the budgets of calibration {', '.join(missing)}." if missing else ""
 
 
 def render(results: Results) -> str:
@@ -38,7 +49,7 @@ def render(results: Results) -> str:
     for table in tables(results):
         parts.append(f"### {table.title}\n\n{markdown(table.header, table.lines)}\n\n{table.note}".rstrip())
     parts.append("### Marks\n\n" + "\n".join(f"- {mark}" for mark in marks(Story(results))))
-    return "\n\n".join([*parts, cost(results), str(results.provenance)])
+    return "\n\n".join(part for part in [*parts, not_begun(results), cost(results), str(results.provenance)] if part)
 
 
 def cost(results: Results) -> str:
@@ -171,8 +182,8 @@ def measured_table(story: Story) -> Table:
 
 def gain_table(story: Story) -> Table:
     lines = []
-    for calibration, budgets in BUDGETS_MS.items():
-        for device, budget_ms in budgets.items():
+    for calibration in story.begun:
+        for device, budget_ms in BUDGETS_MS[calibration].items():
             top1 = [spread(story.top1(story.searched(Target(space, calibration, device))), 2) for space in SPACES]
             gains = story.gains(calibration, device)
             told = "not comparable: one budget is infeasible" if gains is None else _points(gains)
@@ -244,7 +255,7 @@ def _best(story: Story, rows: Sequence[Row]) -> list[Row]:
 def matrix_table(story: Story) -> Table:
     """Every searched network on every device, and what it loses there to those searched for it."""
     lines = []
-    for calibration in BUDGETS_MS:
+    for calibration in story.begun:
         for space in SPACES:
             for device in DEVICES:
                 rows = story.searched(Target(space, calibration, device))
@@ -272,7 +283,7 @@ def marks(story: Story) -> list[str]:
     return [
         "Searches under budgets that bind use 0.97 to 1.00 of them: "
         + (f"{min(used):.3f} to {max(used):.3f} in {len(used)} searches" if used else NOT_RUN),
-        *(f"{scale}: {mark}" for scale in SCALES for mark in _marks_on(story, scale)),
+        *(f"{scale}: {mark}" for scale in SCALES if scale in story.begun for mark in _marks_on(story, scale)),
     ]
 
 

@@ -232,7 +232,10 @@ def test_the_whole_in_miniature(tmp_path: Path) -> None:
 
 
 def test_the_page_of_no_rows_says_so() -> None:
-    assert NOT_RUN in render_page(results())
+    assert NOT_RUN in render_page(results()) and "<table" not in render_page(results())
+    told = render(results(searched("quadranet", "measured", "cpu", "a", job="search", cpu_s=1.0)))
+    assert "### Under budgets that bind" in told and "### Table III on" not in told
+    assert "Not yet run: the budgets of calibration table3, table3_nn_meter." in told
     assert Story(results()).searched(Target("quadranet", "table3", "cpu")) == []
 
 
