@@ -6,6 +6,7 @@ Frame, style and tooltips are those of a run's page (nas/report.html). Fig. 5 is
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from html import escape
 from importlib import resources
@@ -15,7 +16,7 @@ from experiments.results import FOLDER, Results, Row
 from experiments.table3_story import NOT_RUN, Story, Target, number, spread
 from experiments.table3_tables import LABELS, Table, cost, introduction, marks, not_begun, tables
 from experiments.table3_work import BUDGETS_MS, DEVICES, SPACES
-from latency_models.table3 import NUM_CLASSES, RESOLUTION
+from latency_models.table3 import NUM_CLASSES, RESOLUTION, SCALES
 from nas.report import PAGE_WIDTH, Scale, line, ms, rect, svg, text
 from search_space import Architecture, lower
 
@@ -29,12 +30,13 @@ FIGURE_5 = FOLDER / "fig5.svg"
 def render_page(results: Results) -> str:
     story = Story(results)
     told = [table_html(table) for table in tables(results)]
+    scales = sum(scale in SCALES for scale in story.begun)
     parts = [
         "<header><p class='kicker'>Table III of QuadraNet (arXiv 2311.17956), searched and trained again</p>"
         f"<h1>Six searches, three devices</h1><p class='lead'>{escape(introduction(results))}</p></header><main>",
-        *told[:1],
+        *told[:scales],
         _section("Accuracy against latency", legend() + charts(story)),
-        *told[1:],
+        *told[scales:],
         _section("The networks found", networks(story)),
         _section("Fig. 5: quadratic networks against their linear twins", figure_5()),
         _section("Marks", f"<ul>{''.join(f'<li>{escape(mark)}</li>' for mark in marks(story))}</ul>"),
@@ -54,9 +56,13 @@ def _section(title: str, body: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{body}</section>"
 
 
+SHORT_ASIDE = re.compile(r"\([^)]{1,16}\)")  # '(333, -27 %)'
+UNBROKEN = r'<span style="white-space:nowrap">\g<0></span>'
+
+
 def table_html(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.header)
-    rows = ([escape(cell).replace(" %", "\N{NO-BREAK SPACE}%") for cell in cells] for cells in table.lines)
+    rows = ([SHORT_ASIDE.sub(UNBROKEN, escape(cell)) for cell in cells] for cells in table.lines)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in rows)
     shown = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return _section(table.title, f"{shown}<p>{escape(table.note)}</p>")

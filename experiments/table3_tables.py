@@ -149,7 +149,7 @@ def scale_table(story: Story) -> Table:
     lines = []
     for paper in TABLE_III:
         found = (cells[(paper.name, *column)] for column in columns)
-        lines.append([paper.name, *(NOT_RUN if value is None else f"{value:+.0%}" for value in found)])
+        lines.append([paper.name, *(NOT_RUN if value is None else f"{round(value, 2) + 0.0:+.0%}" for value in found)])
     sizes = [[abs(v) for p in TABLE_III if (v := cells[(p.name, *column)]) is not None] for column in columns]
     lines.append(["mean deviation", *(f"{fmean(size):.0%}" if size else NOT_RUN for size in sizes)])
     return Table(
