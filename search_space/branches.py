@@ -32,5 +32,6 @@ def scalable(nodes: Sequence[Node], position: int) -> list[int]:
 
 
 def branch_ends(nodes: Sequence[Node]) -> list[list[int]]:
-    """For every residual branch, the convolutions that scale its output."""
-    return [scalable(nodes, node.inputs[1]) for node in nodes if node.residual]
+    """For every residual branch, the convolutions that scale its output, or the batch norm that makes it."""
+    ends = [node.inputs[1] for node in nodes if node.residual]
+    return [[end] if nodes[end].spec.kind is Kind.BATCH_NORM else scalable(nodes, end) for end in ends]

@@ -274,9 +274,10 @@ def initialise(model: nn.Module, paper_init: bool = False, branches: int | None 
     """Draw weights from torch's default generator; biases are zero.
 
     BatchNorm networks: He fan-out (ProxylessNAS). LayerNorm networks: `paper_init` is a truncated
-    normal of std 0.02 (QuadraNet), which with tiny layer scales needs long training; otherwise
-    fan-in variance, with the ends of residual branches divided by sqrt(number of branches), so
-    that layer scales can start at 1 and a few hundred steps already teach something.
+    normal of std 0.02 (QuadraNet), which with tiny layer scales needs long training; otherwise fan-in
+    variance. Unless `paper_init`, residual branches start small, so that a few hundred steps already teach
+    something: their last convolutions divided by sqrt(number of branches), or the factors of their
+    last batch norm at zero (Goyal et al., arXiv 1706.02677, sec. 5.1).
     """
     plain = not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     for module in model.modules():
@@ -289,15 +290,15 @@ def initialise(model: nn.Module, paper_init: bool = False, branches: int | None 
                 nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    if plain and not paper_init:
+    if not paper_init:
         blocks = [m for m in model.modules() if isinstance(m, Block)]
         count = sum(len(b.branch_ends) for b in blocks) if branches is None else branches
         for block in blocks:
             for name in (name for ends in block.branch_ends for name in ends):
                 end = block.get_submodule(name)
-                assert isinstance(end, nn.Conv2d)
+                assert isinstance(end, nn.Conv2d | nn.BatchNorm2d)
                 with torch.no_grad():
-                    end.weight.mul_(max(1, count) ** -0.5)
+                    end.weight.mul_(0.0 if isinstance(end, nn.BatchNorm2d) else max(1, count) ** -0.5)
 
 
 def to_channels_last(model: nn.Module) -> nn.Module:
