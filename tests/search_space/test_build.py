@@ -122,6 +122,8 @@ def test_channels_last_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", available_spaces())
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     network = build(name).train()
+    for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.ones_(norm.weight)  # at the start those that end a branch are 0 and stop all gradients behind them
     loss: Tensor = network(IMAGES).square().sum()
     loss.backward()
     for parameter_name, parameter in network.named_parameters():
@@ -131,6 +133,20 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
 def test_initial_weights_follow_torchs_seed() -> None:
     one, same, other = (build(seed=seed).get_parameter("stem.conv.weight") for seed in (0, 0, 1))
     assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("paper_init", [False, True])
+def test_residual_branches_of_mbconv_networks_start_at_zero_but_for_the_papers(paper_init: bool) -> None:
+    """Those that begin a stage have no other way through and start as they are."""
+    segments = lower(load_space("proxyless").largest(), 64, 10)
+    network = Network(segments, paper_init=paper_init)
+    for segment, block in zip(segments, network.children(), strict=True):
+        norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
+        residual = any(node.residual for node in segment.nodes)
+        started = [float(norm.weight.detach().abs().max()) for norm in norms]
+        assert started[-1:] == [0.0 if residual and not paper_init else 1.0][: len(started)]
+        assert all(value == 1.0 for value in started[:-1])
+    assert sum(any(node.residual for node in s.nodes) for s in segments) == 15
 
 
 def test_the_papers_initialisation() -> None:
