@@ -7,6 +7,8 @@ written whole after every job, so it can be read, and the call stopped, at any m
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -143,7 +145,7 @@ def _completed(
             yield jobs[0], do(jobs[0])
         return
     running: dict[Future[Sequence[Row]], J] = {}
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin_process) as pool:
         while True:
             begun = {job.name for job in running.values()}
             waiting = [] if late() else [job for job in left() if job.name not in begun]
@@ -160,3 +162,16 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def _begin_process() -> None:
+    """The process ends with the one that began it, however that ends."""
+    _one_thread()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

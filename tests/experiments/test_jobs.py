@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +83,45 @@ def test_a_stop_tells_what_was_kept(
     assert chain(f"out={out}") == 130
     assert capsys.readouterr().err == f"error: stopped; 2 jobs were added to {out}\n"
     assert names(out) == ["first", "first 1"]
+
+
+ENDLESS = """
+import os, sys, time
+from dataclasses import dataclass
+from pathlib import Path
+from experiments import jobs
+
+@dataclass(frozen=True)
+class Sleep:
+    name: str
+
+def sleep(job):
+    Path(job.name).write_text(str(os.getpid()))
+    time.sleep(600)
+
+if __name__ == "__main__":
+    list(jobs._completed(lambda: [Sleep("one"), Sleep("two")], sleep, 2, None))
+"""
+
+
+@pytest.mark.slow
+def test_processes_end_with_the_one_that_began_them_even_if_it_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text(ENDLESS, encoding="utf-8")
+    parent = subprocess.Popen([sys.executable, "endless.py"], cwd=tmp_path)
+    try:
+        assert comes_true(lambda: all((tmp_path / name).is_file() for name in ("one", "two")), 60)
+        workers = [int((tmp_path / name).read_text()) for name in ("one", "two")]
+    finally:
+        parent.kill()
+        parent.wait()
+    assert comes_true(lambda: not any(Path(f"/proc/{worker}/cmdline").is_file() for worker in workers), 20)
+
+
+def comes_true(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (met := condition()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return met
 
 
 @pytest.mark.slow
