@@ -68,18 +68,19 @@ def test_a_search_by_two_processes_is_that_of_one(family: str, training: list[st
     assert first.accuracy.test == pytest.approx(second.accuracy.test, abs=0.02)  # of 359 images at nearly even logits
     assert_same_weights(tmp_path / "one" / "checkpoint.safetensors", tmp_path / "two" / "checkpoint.safetensors")
     assert (first.provenance["processes"], second.provenance["processes"]) == (1, 2)
-    assert_same_course(tmp_path / "one", tmp_path / "two", gates=0.02 if training else 5e-3)
+    assert_same_course(tmp_path / "one", tmp_path / "two", mixed=bool(training))
 
 
-def assert_same_course(one: Path, two: Path, gates: float = 5e-3) -> None:
-    """`gates`: relative tolerance of their probabilities; Adam follows the sign even of tiny gradients at first."""
+def assert_same_course(one: Path, two: Path, mixed: bool = False) -> None:
+    """Adam follows the sign even of tiny gradients at first. mixed: images are, so that 40 of them, at nearly even
+    logits, may tip; nor are gates then as near to each other."""
     # the multiplier is a large gain on E[lat]'s small differences
-    columns = {"train_loss": 0, "gate_loss": 0, "expected_ms": 0, "val_accuracy": 0, "multiplier": 0.02}
+    columns = {"train_loss": 0, "gate_loss": 0, "expected_ms": 0, "val_accuracy": 0.1 * mixed, "multiplier": 0.02}
     for column, atol in columns.items():
         ours, theirs = (column_of(folder / "search.csv", column) for folder in (one, two))
         assert np.allclose(ours, theirs, rtol=1e-3, atol=atol), column
     ours, theirs = (column_of(folder / "gates.csv", "probability") for folder in (one, two))
-    assert len(ours) > 10 and np.allclose(ours, theirs, rtol=gates)
+    assert len(ours) > 10 and np.allclose(ours, theirs, rtol=0.05 if mixed else 5e-3)
 
 
 def assert_same_weights(one: Path, two: Path) -> None:
