@@ -10,7 +10,7 @@ Data       CIFAR-10 at 32 pixels by default: 6,000 of its train images, of which
 Command    python -m experiments.table3 [jobs=2] [minutes=60]
            python -m experiments.table3 show figure=experiments/results/table3/index.html
            Searches and trainings run on a GPU where torch finds one.
-Cost       About 38 trainings and 6 searches a seed, 50 minutes of an x86-64 core: three seeds take 80 minutes of two.
+Cost       About 38 trainings and 6 searches a seed, 47 minutes of an x86-64 core: three seeds take 75 minutes of two.
            Seed by seed, the searches and what they found first, so that a part is of use. --quick: a CPU minute.
 Expected   Every feasible budget kept and at least 97 % of it used where it binds. Of accuracies nothing is known
            beforehand: at 32 pixels the quadratic networks' maps are 8, 4, 2 and 1 pixels wide, and a few epochs on an
