@@ -102,9 +102,7 @@ def chart(story: Story, device: str) -> str:
                 f"{LABELS.get(space, '')} {row['name']} ({row['calibration']} {row['budget_ms']:g} ms)\n"
                 f"{ms(at)} on {device}, {number(row, 'macs') / 1e6:.0f}M MACs\ntop-1 {spread(reached, 2)} %"
             ).strip()
-            style = {"random": "fill:none;stroke:var(--faint)", "published": "fill:var(--faint)"}.get(
-                str(row["kind"]), ""
-            )
+            style = STYLES.get(str(row["kind"]), "")
             points.append((at, sum(reached) / len(reached), "" if style else COLOURS[space], style, words))
     head = text(0, 14, f"{device}, predicted ms", "strong", "start")
     if not points:
