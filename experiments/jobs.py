@@ -138,7 +138,7 @@ def _completed(
     """
 
     def late() -> bool:
-        return deadline is not None and time.monotonic() > deadline
+        return deadline is not None and time.monotonic() >= deadline
 
     if workers == 1:
         while (jobs := left()) and not late():

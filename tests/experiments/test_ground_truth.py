@@ -153,7 +153,7 @@ def test_a_later_call_goes_on(measured: Path, tmp_path: Path, capsys: pytest.Cap
     kept = [row for row in results.rows if row["job"] not in missing]
     path = tmp_path / "part.json"
     save_results(path, Results(results.experiment, results.provenance, results.settings, tuple(kept)))
-    assert main(["--quick", "seeds=1", f"out={path}", "minutes=0.000001"]) == 0
+    assert main(["--quick", "seeds=1", f"out={path}", "minutes=1e-12"]) == 0
     assert "2 jobs are left" in capsys.readouterr().out
     assert main(["--quick", "seeds=1", f"out={path}"]) == 0
     all_jobs = len({row["job"] for row in results.rows})

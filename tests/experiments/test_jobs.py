@@ -63,7 +63,7 @@ def test_what_a_job_calls_for_is_done_before_what_stands_behind_it(
 
 def test_a_call_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "chain.json"
-    assert chain(f"out={out}", "minutes=1e-9") == 0
+    assert chain(f"out={out}", "minutes=1e-12") == 0
     assert "2 jobs are left" in capsys.readouterr().out
     assert chain(f"out={out}") == 0
     assert len(names(out)) == 4

@@ -39,7 +39,7 @@ def test_the_miniature_ends_in_no_regret_and_goes_on(
     monkeypatch.setattr(nasbench201, "LOOKS", (2, 4))
     out = folder / "out.json"
     arguments = ["--quick", f"source={folder}", f"out={out}", "seeds=2"]
-    assert nasbench201.main([*arguments, "minutes=1e-9"]) == 0
+    assert nasbench201.main([*arguments, "minutes=1e-12"]) == 0
     assert "8 jobs are left" in capsys.readouterr().out
     assert nasbench201.main(arguments) == 0
     printed = capsys.readouterr().out
