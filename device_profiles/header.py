@@ -283,8 +283,9 @@ class _Fields:
 
     def scores(self, name: str) -> tuple[float, ...]:
         """Numbers above 0 in rising order, written in one text with blanks between."""
+        text = str(self.get(name))
         try:
-            values = tuple(float(part) for part in str(self.get(name)).split())
+            values = tuple(float(part) for part in text.split())
         except ValueError:
             raise self.wrong(name, "numbers with blanks between") from None
         if not values or not all(0 < v < math.inf for v in values) or list(values) != sorted(values):

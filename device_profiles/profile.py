@@ -18,7 +18,7 @@ from device_profiles.header import Header, parse_header, render_header
 from device_profiles.kernel import Kernel
 from device_profiles.table import KernelRow, parse_rows, render_rows
 from search_space.errors import BadFile, UnknownName
-from search_space.files import write_whole
+from search_space.files import ensure_folder, write_whole
 
 HEADER_FILE = "device.yaml"
 TABLE_FILE = "kernels.csv"
@@ -74,7 +74,7 @@ def save_profile(folder: Path, header: Header, rows: Iterable[KernelRow]) -> Dev
     import yaml
 
     header_text = yaml.safe_dump(render_header(header), sort_keys=False, width=110, allow_unicode=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    ensure_folder(folder)
     # the table first: between the two renames the old header refuses a table of another length
     write_whole(folder / TABLE_FILE, render_rows(rows))
     write_whole(folder / HEADER_FILE, header_text)

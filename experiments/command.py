@@ -46,6 +46,10 @@ def run_experiment(
                 raise UserError(f"'show' measures nothing and takes no {unused[0]}=")
             results = load_results(path, name)
         else:
+            if options.given("out") and path.exists():
+                load_results(path, name)  # another file is not written over
+                if quick:
+                    raise UserError(f"'{path}' exists; a quick trial writes over no results")
             results = measure(options, quick, " ".join([f"python -m experiments.{name}", *arguments]))
         told = [render(results)]
         if "show" not in flags:

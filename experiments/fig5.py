@@ -266,7 +266,7 @@ def draw(results: Results) -> bytes:
     try:
         from experiments.curves import accuracy_against_cost
     except ImportError as error:
-        raise UserError("a figure needs matplotlib: pip install 'quadranas[plot]'") from error
+        raise UserError("a figure needs matplotlib: pip install -c constraints.txt -e '.[plot]'") from error
     return accuracy_against_cost(points(results), FORMS, f"{results.settings['data']}, {_said(results.settings)}")
 
 

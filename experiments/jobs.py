@@ -89,9 +89,11 @@ def run_jobs(
         command = " ".join([f"python -m experiments.{experiment}", *arguments])
         kept = not quick or options.given("out")
         results = _started(path, experiment, work, command, kept)
+        done = {str(row["job"]) for row in results.rows}
+        if done and all(job.name in done for job in work.known(results.rows)):
+            return f"{render(load_results(path, experiment))}\n\n'{path}' has all of it; nothing was left to do"
         minutes = options.number("minutes") if options.given("minutes") else None
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
-        done = {str(row["job"]) for row in results.rows}
         count = 0
 
         def left() -> list[J]:

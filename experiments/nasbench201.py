@@ -213,7 +213,7 @@ def draw(results: Results) -> bytes:
     try:
         from experiments.curves import regret_by_looks
     except ImportError as error:
-        raise UserError("a figure needs matplotlib: pip install 'quadranas[plot]'") from error
+        raise UserError("a figure needs matplotlib: pip install -c constraints.txt -e '.[plot]'") from error
     panels = {f"{results.settings[key]} accuracy": curves(results, figure) for key, figure in _FIGURES.items()}
     return regret_by_looks(panels, looks_of(results))
 

@@ -18,6 +18,7 @@ Setting    Not stated by the authors but derived (the released code has these ve
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -143,18 +144,21 @@ def saved_memory(network: nn.Module, resolution: int) -> tuple[int, int, int]:
 
 
 def step_memory(network: nn.Module, batch: int, resolution: int) -> StepMemory:
-    """Of two whole training steps on the GPU in FP32 (forward, backward, AdamW); moments exist from the first on."""
+    """Of two whole training steps on the GPU in FP32 (forward, backward, AdamW), after one in which kernels are tuned
+    and the optimizer's moments made."""
     import torch
     from torch.nn import functional
 
-    torch.cuda.empty_cache()
     network = network.cuda().train()
     optimizer = torch.optim.AdamW(network.parameters())
     images = torch.randn(batch, 3, resolution, resolution, device="cuda")
     labels = torch.randint(NUM_CLASSES, (batch,), device="cuda")
-    torch.cuda.reset_peak_memory_stats()
     try:
-        for _ in range(2):
+        for step in range(3):
+            if step == 1:
+                gc.collect()
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
             functional.cross_entropy(network(images), labels).backward()
             optimizer.step()
             optimizer.zero_grad()

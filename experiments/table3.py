@@ -173,6 +173,7 @@ def settings_of(scale: Scale) -> dict[str, Value]:
     plain = {f.name: getattr(scale, f.name) for f in fields(scale) if f.name not in ("data", "drawn")}
     return {
         "data": Path(data.train).stem if data.train else data.name,
+        "on": accelerator(),
         "limit": data.limit,
         "resolution": data.resolution,
         "validation_share": data.validation_share,

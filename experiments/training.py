@@ -161,6 +161,7 @@ def short_search(space: str, seed: int, short: Short, scale: Scale, root: str) -
 
     options: dict[str, Any] = {
         "device": "cpu",
+        "accelerator": "cpu",  # as all that is trained here
         "budget_ms": short.budget_ms,
         "space": space,
         "data": {"name": scale.data, "root": root, "resolution": scale.resolution, "limit": short.limit},

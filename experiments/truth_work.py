@@ -218,8 +218,10 @@ class Worker:
         return [self._found(job, "proxyless, all budgets in one run", target.result) for target in front.targets]
 
     def _search_images(self) -> DataSet:
+        import numpy as np
+
         data = load_images(self.scale, self.root)
-        return replace(data, test=data.test.take(data.test.indices[:16]))  # a search's report of them is of no use here
+        return replace(data, test=data.test.take(np.arange(16)))  # a search's report of them is of no use here
 
     def _found(self, job: Job, strategy: str, result: SearchResult) -> Row:
         assert result.budget is not None and result.accuracy is not None
@@ -243,6 +245,7 @@ class Worker:
         budget_ms = table.minimum_ms + budget_share * (table.maximum_ms - table.minimum_ms)
         options: dict[str, Any] = {
             "device": self.device,
+            "accelerator": "cpu",  # as the networks trained on their own
             "budget_ms": round(budget_ms, 3),
             "space": scale.space_file,
             "data": {"name": "digits", "resolution": scale.resolution},

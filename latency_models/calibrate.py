@@ -22,6 +22,7 @@ from latency_models.options import Options, run
 from latency_models.regression import round_significant
 from search_space.architecture import Architecture
 from search_space.errors import BadFile, UserError, one_line
+from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.lower import lower
 
 USAGE = "usage: python -m latency_models.calibrate device=NAME architecture=FILE measured_ms=NUMBER"
@@ -48,10 +49,10 @@ def read_architecture(path: Path) -> TimedNetwork:
     """Read the `architecture`, `resolution.deployment` and `num_classes` of a run's JSON. Raises `BadFile`."""
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
-        resolution = data.get("resolution", 224)
+        resolution = data.get("resolution", RESOLUTION)
         pixels = resolution["deployment"] if isinstance(resolution, Mapping) else resolution
         architecture = Architecture.from_dict(data["architecture"])
-        return TimedNetwork(architecture, int(pixels), int(data.get("num_classes", 1000)))
+        return TimedNetwork(architecture, int(pixels), int(data.get("num_classes", NUM_CLASSES)))
     except OSError as error:
         raise BadFile(f"cannot read '{path}': {error.strerror}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
 def _calibrate(options: Options) -> str:
     device, path = options.text("device"), Path(options.text("architecture"))
     measured_ms = options.number("measured_ms")
-    resolution = options.integer("resolution", 224, 32) if options.given("resolution") else None
+    resolution = options.integer("resolution", RESOLUTION, 32) if options.given("resolution") else None
     return calibrate(device, path, measured_ms, resolution, Path(options.text("out", USER_FOLDER)))
 
 

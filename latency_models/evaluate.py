@@ -25,7 +25,7 @@ from latency_models.options import Options, run
 from latency_models.residual import fit_residual
 from latency_models.scores import Evaluation
 from search_space.errors import BadFile, UserError
-from search_space.files import write_whole
+from search_space.files import ensure_folder, write_whole
 
 USAGE = "usage: python -m latency_models.evaluate device=NAME [source=DIR] [out=FOLDER]"
 OPTIONS = {
@@ -139,10 +139,7 @@ def _evaluate(options: Options) -> str:
     sets = evaluate(device, Path(options.text("source")) if options.given("source") else None)
     folder = Path(options.text("out", f"evaluation-{device}"))
     table = render(sets)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder '{folder}': {error.strerror}") from error
+    ensure_folder(folder)
     write_whole(folder / "evaluation.md", f"# {device}\n\n{table}\n")
     write_whole(folder / "points.csv", points(sets))
     try:

@@ -28,12 +28,13 @@ from device_profiles import (
 )
 from latency_models.assemble import WIDENING_RULE, Evidence, kind_model
 from latency_models.fuse import fuse
-from latency_models.grid import NUM_CLASSES, RESOLUTION, grid_kernels
+from latency_models.grid import grid_kernels
 from latency_models.intervals import largest_coverage, rank_quantiles
 from latency_models.model import LatencyModel, fit_latency_model
 from latency_models.regression import Form, Sample, Terms, fit_coefficients, round_significant, summary
 from search_space.architecture import Architecture
 from search_space.errors import UserError
+from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.layer import Kind, LayerSpec
 from search_space.lower import Segment, lower
 from search_space.space import SearchSpace, available_spaces, load_space
@@ -246,7 +247,7 @@ def _forms(mixed: _Mix, kernel_ms: Mapping[Kernel, float], seen: set[str], inter
     """A form for every kind: fitted to the kernels, or for kinds without any the mix of the devices' forms."""
     low, high = rank_quantiles(interval.low_scores, interval.high_scores, interval.coverage)
     factors = min(1.0, low), max(1.0, high)
-    models = [(model.profile.header.models, weight) for model, weight in mixed.parts()]
+    models = [(model.profile.header.models, weight * model.scale.factor) for model, weight in mixed.parts()]
     forms = {}
     for kind in (kind for kind in models[0][0] if all(kind in m for m, _ in models)):
         features = list(dict.fromkeys(f for m, _ in models for f in m[kind].coefficients))

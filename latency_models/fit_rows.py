@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from math import exp, log
 
 import numpy as np
@@ -278,7 +277,7 @@ def _header(facts: Facts, rules: FusionRules, rows: Sequence[KernelRow], models:
         precision=facts.precision,
         threads=facts.threads,
         clock=facts.clock,
-        date=facts.date or date.today().isoformat(),
+        date=facts.date,
         measured_by=facts.measured_by,
         sources=(Source("latency_models.profile", "the measurer's own", "kernels timed alone and whole networks"),),
         row_origins={"measured": "kernels timed alone by the protocol of latency_models.measure.timing"},

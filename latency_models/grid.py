@@ -9,11 +9,9 @@ from collections.abc import Iterable
 
 from device_profiles import FusionRules, Kernel
 from latency_models.fuse import fuse
+from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.lower import lower_space
 from search_space.space import SearchSpace
-
-RESOLUTION = 224
-NUM_CLASSES = 1000
 
 
 def grid_kernels(

@@ -86,10 +86,11 @@ class LatencyModel:
         return runtime | {segment.name: self.block_price(segment.nodes).ms for segment in segments}
 
     def derived_share(self, segments: Sequence[Segment]) -> float:
-        """The share (0..1) of predicted time in kernels that were derived, neither measured nor fitted."""
+        """The share (0..1) of predicted time, what every network pays included, in kernels that were derived, neither
+        measured nor fitted."""
         kernels = [kernel for segment in segments for kernel in fuse(segment.nodes, self.fusion)]
         derived = [k for k in kernels if self.kind_model(k).origin == "derived"]
-        total = sum(self.kernel_price(k).ms for k in kernels)
+        total = sum((self.kernel_price(k).ms for k in kernels), self.runtime_price.ms)
         return sum(self.kernel_price(k).ms for k in derived) / total if total else 0.0
 
     def support(self, segments: Sequence[Segment]) -> dict[str, int]:

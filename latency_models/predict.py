@@ -19,6 +19,7 @@ from latency_models.fuse import fuse
 from latency_models.model import LatencyModel, fit_latency_model
 from latency_models.onnx.reader import read_onnx
 from latency_models.options import Options, run
+from search_space.family import RESOLUTION
 from search_space.layer import WEIGHTED
 from search_space.lower import Segment
 
@@ -108,7 +109,7 @@ def _predict(options: Options) -> str:
         Path(options.text("model")),
         options.text("calibration", "measured"),
         options.number("confidence") if options.given("confidence") else None,
-        options.integer("resolution", 224) if options.given("resolution") else None,
+        options.integer("resolution", RESOLUTION) if options.given("resolution") else None,
     )
 
 

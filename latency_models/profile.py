@@ -17,7 +17,6 @@ from pathlib import Path
 
 from device_profiles.profile import USER_FOLDER
 from latency_models.fit_rows import FEWEST_NETWORKS
-from latency_models.grid import RESOLUTION
 from latency_models.measure.exchange import export_folder, read_results
 from latency_models.measure.host import Limits, time_host
 from latency_models.measure.measured import save_measured, summary
@@ -25,6 +24,8 @@ from latency_models.measure.timing import OPTIMIZATIONS, Refused, make_settings
 from latency_models.measure.workload import Workload
 from latency_models.options import Options, run
 from search_space.errors import Stopped, UserError
+from search_space.family import RESOLUTION
+from search_space.files import ensure_folder
 from search_space.space import available_spaces, load_space
 
 USAGE = "usage: python -m latency_models.profile device=NAME | export=DIR | import=FILE | few=FILE  [key=value ...]"
@@ -79,8 +80,7 @@ def _host(options: Options) -> str:
     workload = _workload(options, networks=24)
     limits = Limits(options.number("minutes", 10), options.number("error", 0.03))
     accept_noise = options.choice("busy", ("refuse", "accept")) == "accept"
-    out.mkdir(parents=True, exist_ok=True)
-    partial = out / f".{device}.partial.csv"
+    partial = ensure_folder(out) / f".{device}.partial.csv"
     try:
         timings = time_host(workload, partial, limits, accept_noise)
     except KeyboardInterrupt:

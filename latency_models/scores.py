@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_models.intervals import binomial_interval
+from latency_models.regression import mape, within
 
 Times = NDArray[np.float64]
 
@@ -40,11 +41,11 @@ class Evaluation:
     @property
     def mape(self) -> float:
         """Mean absolute percentage error."""
-        return float(100 * np.abs(self.ratios - 1).mean())
+        return mape(self.ratios)
 
     def within(self, share: float) -> float:
         """Percentage whose error is at most `share` (0.1 = 10 %)."""
-        return float(100 * (np.abs(self.ratios - 1) <= share).mean())
+        return within(self.ratios, share)
 
     @property
     def rmse_ms(self) -> float:

@@ -19,11 +19,12 @@ from device_profiles import Calibration, DeviceProfile
 from latency_models.model import LatencyModel
 from latency_models.regression import round_significant
 from latency_models.table import latency_table
+from search_space.family import NUM_CLASSES as NUM_CLASSES
+from search_space.family import RESOLUTION as RESOLUTION
 from search_space.layer import Node
 from search_space.lower import lower_space
 from search_space.space import SearchSpace, load_space
 
-RESOLUTION, NUM_CLASSES = 224, 1000
 SCALES: dict[str, tuple[str, ...]] = {"table3": (), "table3_nn_meter": ("layer_norm", "gelu", "mul")}
 """Name -> the kernel kinds that cost nothing; none of them is in nn-Meter's list (Zhang et al., MobiSys 2021)."""
 NETWORKS = 2000

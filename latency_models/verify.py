@@ -21,7 +21,6 @@ from statistics import median
 import numpy as np
 
 from device_profiles import DeviceProfile, load_profile
-from latency_models.grid import NUM_CLASSES, RESOLUTION
 from latency_models.measure.kernel_onnx import network_item, reference_item
 from latency_models.measure.measured import results
 from latency_models.measure.progress import TimingProgress
@@ -40,7 +39,8 @@ from latency_models.model import Prediction, fit_latency_model
 from latency_models.options import Options, run
 from latency_models.scores import Evaluation
 from search_space.errors import BadFile, Stopped, UserError
-from search_space.files import write_whole
+from search_space.family import NUM_CLASSES, RESOLUTION
+from search_space.files import ensure_folder, write_whole
 from search_space.lower import Segment, lower
 from search_space.space import SearchSpace, load_space
 
@@ -224,7 +224,7 @@ def _verify(options: Options) -> str:
     pixels = options.integer("resolution", int(resolution), least=32)
     noise = options.choice("busy", ("refuse", "accept")) == "accept"
     _refuse_others(profile)
-    out.mkdir(parents=True, exist_ok=True)
+    ensure_folder(out)
     try:
         found = verify(profile, spaces, n, seed, pixels, out, noise)
     except Refused as error:

@@ -272,6 +272,7 @@ def derive_from_checkpoint(plan: Plan, run_folder: Path, command: str | None = N
     supernet, gates = new_supernet(plan, data), Gates(plan.space)
     load_supernet(checkpoint, supernet)
     load_gates(checkpoint, gates, key)
+    origin_of(str(checkpoint)).check_images(data.inputs, data.digest)
     found = choose(plan, data, supernet, gates)
     network = supernet.extract(found.path)
     to_channels_last(network)
@@ -345,15 +346,20 @@ def finish(
     provenance: Mapping[str, Any],
 ) -> SearchResult:
     """Export a trained network, measure it if there are images, and write architecture.json."""
-    data, network = replace(data, place=Place()), network.cpu()
+    validation = None
+    data = replace(data, place=Place(data.place.device))  # all images by this process
     if data.at_hand:
         recalibrate(network, data.batches(data.train, resolution.training, 128))
+        validation = accuracy(network, data.batches(data.validation, resolution.training, 128))
+    data, network = replace(data, place=Place()), network.cpu()
+    if data.at_hand:
         sample, _ = next(data.batches(data.validation, resolution.training, 16))
     else:
         sample = torch.randn(
             16, 3, resolution.training, resolution.training, generator=torch.Generator().manual_seed(0)
         )
     export_network(folder, network, architecture, resolution, data.inputs, sample)
+    latency, left_out = latency_everywhere(architecture, resolution.deployment, data.num_classes, budget)
     result = SearchResult(
         architecture=architecture,
         num_classes=data.num_classes,
@@ -361,18 +367,17 @@ def finish(
         input=data.inputs,
         cost=cost_of(lower(architecture, resolution.deployment, data.num_classes)),
         budget=budget,
-        latency=latency_everywhere(architecture, resolution.deployment, data.num_classes, budget),
-        accuracy=_measured(network, folder / "model.onnx", data, resolution.training) if data.at_hand else None,
+        latency=latency,
+        accuracy=None if validation is None else _tested(folder / "model.onnx", data, resolution.training, validation),
         gate_path=gate_path,
-        notes=notes,
+        notes=(*notes, *left_out),
         provenance=provenance,
     )
     save_result(result, folder / "architecture.json")
     return result
 
 
-def _measured(network: Network, model: Path, data: DataSet, resolution: int) -> Accuracy:
-    validation = accuracy(network, data.batches(data.validation, resolution, 128))
+def _tested(model: Path, data: DataSet, resolution: int, validation: float) -> Accuracy:
     test = accuracy(onnx_predictor(model), data.batches(data.test, resolution, 128))  # seen last, by nothing else
     return Accuracy(data.name, test, len(data.test), validation, "model.onnx in onnxruntime")
 
@@ -467,21 +472,24 @@ def reprice(found: SearchResult, num_classes: int) -> Budget | None:
 
 def latency_everywhere(
     architecture: Architecture, resolution: int, num_classes: int, budget: Budget | None = None
-) -> dict[str, DeviceLatency]:
-    """Predicted latency on every known device, the budget's first and with its confidence.
+) -> tuple[dict[str, DeviceLatency], tuple[str, ...]]:
+    """Predicted latency on every known device, the budget's first and with its confidence; and why others have none.
+
+    A profile that is broken, or timed other kinds of kernels, spoils no result for the budget's device.
 
     The budget's calibration holds for every device that has it; the others are as measured.
     """
     segments = lower(architecture, resolution, num_classes)
     asked = budget.calibration if budget else "measured"
     table = {}
-    for name in dict.fromkeys((*([budget.device] if budget else []), *available_devices())):
+
+    def price(name: str) -> DeviceLatency:
         profile = load_profile(name)
         calibration = asked if asked in profile.header.calibration else "measured"
         confidence = budget.confidence if budget and budget.device == name else None
         model = fit_latency_model(profile, calibration, confidence)
         p = model.predict(segments)
-        table[name] = DeviceLatency(
+        return DeviceLatency(
             title=profile.title,
             runtime=profile.runtime,
             precision=profile.precision,
@@ -493,7 +501,16 @@ def latency_everywhere(
             by_segment_ms=model.segment_ms(segments),
             calibration=calibration,
         )
-    return table
+
+    left_out = []
+    for name in dict.fromkeys((*([budget.device] if budget else []), *available_devices())):
+        try:
+            table[name] = price(name)
+        except UserError as error:
+            if budget and budget.device == name:
+                raise
+            left_out.append(f"No latency on '{name}': {error}")
+    return table, tuple(left_out)
 
 
 def proxy_notes(settings: SearchSettings, plan: Plan) -> list[str]:

@@ -62,10 +62,12 @@ def _report(options: argparse.Namespace) -> None:
     if options.latency:
         from nas.api import latency_everywhere
 
-        for name, p in latency_everywhere(result.architecture, resolution, result.num_classes).items():
+        priced, left_out = latency_everywhere(result.architecture, resolution, result.num_classes)
+        for name, p in priced.items():
             print(
                 f"{name}: {p.latency_ms:.4g} ms ({p.coverage:.0%} interval {p.low_ms:.3g}..{p.high_ms:.3g}; {p.title})"
             )
+        print("".join(f"note: {note}\n" for note in left_out), end="")
     if options.onnx:
         trained = weighted and resolution == result.resolution.training
         purpose = "trained and accurate at this resolution" if trained else "for timing, not trained"

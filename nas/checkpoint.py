@@ -215,9 +215,10 @@ class Checkpoints:
             except OtherFormat:
                 raise
             except BadFile as error:
-                self.say(f"note: {error}; going on from the one before it")
+                self.say(f"note: {error}; passed over")
                 if self.writes:
                     path.unlink(missing_ok=True)
+        self.say(f"note: no checkpoint in '{self.folder}', starting from the beginning")
         return None
 
     def _paths(self) -> list[Path]:

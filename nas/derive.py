@@ -2,25 +2,28 @@
 
 Latency is additive over slots, so choosing one candidate per slot is a multiple-choice knapsack:
 maximise sum log p subject to floor <= latency <= budget and to the hard limits on cost. `nas.knapsack` solves it
-exactly and lists the n best distinct networks in order. Not for accuracy: re-ranking by validation images is
-the strategy's business.
+exactly and lists the n best distinct networks in order. Where gates follow the latency so closely that this would take
+minutes, it takes the best of those that stay some thousandths of the budget away from both ends. Not for accuracy:
+re-ranking by validation images is the strategy's business.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latency_models import LatencyTable
-from nas.knapsack import Sum, best_first
+from nas.knapsack import Sum, TooManyNodes, best_first
 from nas.limits import Limits, fastest_within
 from search_space import GatePath, SearchSpace, UserError
 
 LOWER_FLOORS = (0.95, 0.93, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # tried in turn when no network is nearer to the budget
 MAX_SOLUTIONS = 50_000  # paths looked at: where Zeros may stand anywhere, many paths are one network
+MAX_NODES = 20_000  # partial paths looked at before networks at the very ends are passed over
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,29 @@ def _best(
     slack = 1e-12 * high_ms  # sums in another order differ so much; the table's own sum decides
     latency = Sum(np.nan_to_num(table.slot_ms), high_ms - table.fixed_ms + slack, floor_ms - table.fixed_ms - slack)
     allowed = np.isfinite(table.slot_ms) if limits is None else limits.allowed
-    paths = best_first(log_probabilities, allowed, latency, limits.sums if limits else ())
+    others = limits.sums if limits else ()
     found: dict[object, Derived] = {}
-    for choices in itertools.islice(paths, MAX_SOLUTIONS):
-        path = GatePath(choices)
-        latency_ms = table.path_ms(path)
-        if floor_ms <= latency_ms <= budget_ms:
-            score = float(np.nan_to_num(log_probabilities, neginf=-1e9)[np.arange(len(choices)), list(choices)].sum())
-            found.setdefault(space.architecture(path), Derived(path, latency_ms, score))
-        if len(found) == count:
+    for rounded, nodes in ((False, MAX_NODES), (True, 5 * MAX_NODES), (False, math.inf)):
+        try:
+            paths = best_first(log_probabilities, allowed, latency, others, rounded, nodes)
+            for choices in itertools.islice(paths, MAX_SOLUTIONS):
+                path = GatePath(choices)
+                latency_ms = table.path_ms(path)
+                if floor_ms <= latency_ms <= budget_ms:
+                    derived = Derived(path, latency_ms, _score(log_probabilities, path))
+                    found.setdefault(space.architecture(path), derived)
+                if len(found) == count:
+                    break
+            else:
+                if rounded and not found:
+                    continue
             break
-    return list(found.values())
+        except TooManyNodes:
+            if rounded and found:
+                break
+    return sorted(found.values(), key=lambda derived: -derived.log_probability)
+
+
+def _score(log_probabilities: NDArray[np.float64], path: GatePath) -> float:
+    chosen = np.nan_to_num(log_probabilities, neginf=-1e9)[np.arange(len(path.choices)), list(path.choices)]
+    return float(chosen.sum())

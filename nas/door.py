@@ -10,11 +10,17 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from search_space.errors import Stopped, UnknownName, UserError, one_line
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+DATA_PATHS = ("data.root", "data.train", "data.test", "data.cache")
+PATHS = {"architecture", "init", "optuna.storage", "out", "resume", "space", "weights", *DATA_PATHS}
 
 
 def check_overrides(config: str, arguments: Sequence[str]) -> None:
@@ -25,7 +31,7 @@ def check_overrides(config: str, arguments: Sequence[str]) -> None:
     known = _load(f"{config}.yaml")
     groups = {key for entry in known.pop("defaults") if isinstance(entry, dict) for key in entry if "hydra" not in key}
     multirun = "-m" in arguments or "--multirun" in arguments
-    chosen = {group: next(e[group] for e in _load(f"{config}.yaml")["defaults"] if group in e) for group in groups}
+    chosen = {group: [next(e[group] for e in _load(f"{config}.yaml")["defaults"] if group in e)] for group in groups}
     parser = OverridesParser.create()
     overrides = [a for a in arguments if not a.startswith("-")]
     parsed = []
@@ -37,14 +43,15 @@ def check_overrides(config: str, arguments: Sequence[str]) -> None:
         except HydraException as error:
             raise UserError(f"cannot read '{argument}': {str(error).splitlines()[0]}") from error
     for override in parsed:
-        if override.key_or_group in groups and isinstance(override.value(), str):
-            options = _group_options(override.key_or_group)
-            if override.value() not in options:
-                raise UnknownName(override.key_or_group, str(override.value()), options)
-            chosen[override.key_or_group] = str(override.value())
+        if override.key_or_group in groups:
+            if override.is_delete():
+                raise UserError(
+                    f"{override.key_or_group} cannot be left out; choose another by {override.key_or_group}="
+                )
+            chosen[override.key_or_group] = _options_named(override)
     names = set(_leaves({k: v for k, v in known.items() if k != "hydra"}))
-    for group, option in chosen.items():
-        names |= {group, *_leaves(_load(f"{group}/{option}.yaml"), f"{group}.")}
+    for group, options in chosen.items():
+        names |= {group, *(name for o in options for name in _leaves(_load(f"{group}/{o}.yaml"), f"{group}."))}
     # what data= and epochs= set
     names -= {name for name in names if name == "data.name" or name.startswith("data.epochs")}
     for override in parsed:
@@ -65,6 +72,24 @@ def _load(name: str) -> dict[str, Any]:
 def _group_options(group: str) -> list[str]:
     files = resources.files("nas.conf").joinpath(group).iterdir()
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def _options_named(override: Override) -> list[str]:
+    """What an override names of its group: one option, or in a sweep several. Raises `UnknownName`."""
+    from hydra.core.override_parser.types import ChoiceSweep, Glob, QuotedString
+
+    group, value = override.key_or_group, override.value()
+    known = _group_options(group)
+    if isinstance(value, Glob):
+        return value.filter(known)
+    named = []
+    for element in value.list if isinstance(value, ChoiceSweep) else [value]:
+        name = element.text if isinstance(element, QuotedString) else element
+        if not isinstance(name, str) or name not in known:
+            written = str(override.input_line).partition("=")[2]
+            raise UnknownName(group, name if isinstance(name, str) else written, known)
+        named.append(name)
+    return named
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -96,7 +121,8 @@ def run_command(config: str, task: Callable[[dict[str, Any]], None]) -> None:
 
     Of a sweep (--multirun) every job is tried, each says its mistake on one line, and the sweep ends with exit 2.
     """
-    sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
+    multirun = "-m" in sys.argv or "--multirun" in sys.argv
+    sys.argv[1:] = [_quoted(argument, multirun) for argument in sys.argv[1:]]
     try:
         check_overrides(config, sys.argv[1:])
         _compose_and_run(config, task)
@@ -106,9 +132,37 @@ def run_command(config: str, task: Callable[[dict[str, Any]], None]) -> None:
         fail(UserError("stopped"), code=130)
 
 
-def _quoted(argument: str) -> str:
-    """With quotes around a pattern of shards, `train-{000..999}.tar`, whose braces mean something else to hydra."""
-    return re.sub(r"""^([\w.+]+)=([^'"]*\{\d+\.\.\d+\}[^'"]*)$""", r'\1="\2"', argument)
+def _quoted(argument: str, multirun: bool = False) -> str:
+    """With quotes around a path or an address that means something else to hydra.
+
+    Such are `~/images`, `runs/lr=0.1`, `train-{000..999}.tar`. Of a sweep each value has its own; those that are
+    quoted, and lists, stay as they are.
+    """
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    key, _, value = argument.partition("=")
+    if key.lstrip("+") not in PATHS or not _is_misread(argument, multirun):
+        return argument
+    each = value.split(",") if multirun else [value]
+    quotes = [Quote.single if '"' in text else Quote.double for text in each]
+    return f"{key}={','.join(QuotedString(*pair).with_quotes() for pair in zip(each, quotes, strict=True))}"
+
+
+def _is_misread(argument: str, multirun: bool) -> bool:
+    """Whether hydra refuses the value of an option, or reads other than text, and the user has not quoted it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep
+    from hydra.errors import HydraException
+
+    if argument.partition("=")[2].startswith(("'", '"')):
+        return False
+    try:
+        value = OverridesParser.create().parse_override(argument).value()
+    except HydraException:
+        return True
+    if isinstance(value, ChoiceSweep):
+        return value.simple_form and not multirun
+    return isinstance(value, int | float)  # 2026_11_24 would become 20261124
 
 
 def _compose_and_run(config: str, task: Callable[[dict[str, Any]], None]) -> None:

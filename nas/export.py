@@ -26,6 +26,7 @@ from search_space.errors import BadFile, one_line
 from search_space.files import write_whole
 from search_space.to_onnx import to_onnx
 
+CLASSIFIER = "head.classifier.weight"  # (classes, features)
 TOLERANCE = 1e-4  # largest difference allowed between onnxruntime's and torch's logits, or share of the largest
 
 
@@ -143,10 +144,17 @@ def _reading(checkpoint: Path) -> Iterator[dict[str, Tensor]]:
         raise BadFile(f"'{checkpoint}' is not of this search: {' '.join(str(error).split())[:160]}") from error
 
 
-def load_weights(network: Network, weights: Path) -> None:
-    """Fill a network from a safetensors file, every name and shape matching. Raises `BadFile`."""
+def load_weights(network: Network, weights: Path, classes_of: str = "the architecture") -> None:
+    """Fill a network from a safetensors file, every name and shape matching. Raises `BadFile`.
+
+    classes_of: in words, what says how many classes the network has.
+    """
     try:
-        network.load_state_dict(load_file(weights))
+        state = load_file(weights)
+        held, own = (len(s[CLASSIFIER]) if CLASSIFIER in s else None for s in (state, network.state_dict()))
+        if None not in (held, own) and held != own:
+            raise BadFile(f"the weights in '{weights}' have {held} classes, {classes_of} has {own}")
+        network.load_state_dict(state)
     except FileNotFoundError as error:
         raise BadFile(f"no file '{weights}'") from error
     except (SafetensorError, RuntimeError) as error:

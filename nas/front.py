@@ -64,7 +64,7 @@ def search_front(
     """
     begun = None
     if resume is not None:
-        if options:
+        if options or data is not None:
             raise UserError(f"resume={resume} goes on with the run's own options; give no others")
         begun = Begun.load(Path(resume), "search")
         if begun is None:

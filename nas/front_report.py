@@ -18,6 +18,7 @@ from typing import Any
 
 from nas.report import Scale, line, ms, percent, svg, text
 from nas.result import SearchResult
+from nas.summary import scale_note
 from search_space.errors import BadFile
 from search_space.files import write_whole
 
@@ -27,7 +28,10 @@ WIDTH, HEIGHT = 520, 250  # of a picture's own units; the page scales them
 
 @dataclass(frozen=True)
 class Row:
-    """A target and its network. folder: the target's, within the run's. Shares are of 1."""
+    """A target and its network. folder: the target's, within the run's. Shares are of 1.
+
+    `used` is by the prediction, or with `confidence` by its interval's upper end. calibration: the scale of the ms.
+    """
 
     folder: str
     device: str
@@ -41,6 +45,13 @@ class Row:
     validation: float
     test: float
     architecture: str
+    confidence: float | None = None
+    calibration: str = "measured"
+
+    @property
+    def used_by(self) -> str:
+        """In words, what uses the budget where it is not the prediction."""
+        return f"by the upper end at confidence {self.confidence:g}" if self.confidence else ""
 
     @staticmethod
     def of(result: SearchResult, folder: str) -> Row:
@@ -57,6 +68,8 @@ class Row:
             validation=result.accuracy.validation,
             test=result.accuracy.test,
             architecture=str(result.architecture),
+            confidence=budget.confidence,
+            calibration=budget.calibration,
         )
 
 
@@ -90,7 +103,8 @@ def load_front(folder: Path) -> list[Row]:
 def front_table(folder: Path) -> str:
     """A line a target, for the terminal, and where its files are."""
     lines = [
-        f"{row.device}: predicted {row.predicted_ms:.4g} ms of {row.budget_ms:g} ms ({row.used:.1%} used), "
+        f"{row.device}: predicted {row.predicted_ms:.4g} ms of {row.budget_ms:g} ms "
+        f"({f'{row.used:.1%} used {row.used_by}'.strip()}{scale_note(row.calibration)}), "
         f"{row.macs / 1e6:.0f}M MACs, {row.params / 1e6:.2f}M params, test accuracy {row.test:.1%} "
         f"-> {folder / row.folder}"
         for row in load_front(folder)
@@ -105,6 +119,7 @@ def render_front(rows: Sequence[Row], provenance: Mapping[str, Any]) -> str:
         f"<figure><h3>{escape(device)}</h3>{_picture(device, [row for row in rows if row.device == device])}</figure>"
         for device in devices
     )
+    used = "".join(dict.fromkeys(f" Budgets are used {row.used_by}." for row in rows if row.used_by))
     seconds = ", ".join(f"{name} {value:g} s" for name, value in provenance["seconds"].items())
     style = re.search(r"<style>.*?</style>", _template(), re.DOTALL)
     return (
@@ -112,13 +127,18 @@ def render_front(rows: Sequence[Row], provenance: Mapping[str, Any]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         f"<title>{len(rows)} targets</title>\n{style[0] if style else ''}\n</head>\n<body>\n"
-        f"<h1>{len(rows)} budgets on {len(devices)} device{'s' * (len(devices) > 1)}, one supernet</h1>\n"
-        "<p>Test accuracy against predicted latency; the dashed line from a point ends at its budget.</p>\n"
+        f"<h1>{len(rows)} budgets on {len(devices)} device{'s' * (len(devices) > 1)}, one supernet"
+        f"{escape(_scale_notes(rows))}</h1>\n"
+        f"<p>Test accuracy against predicted latency; the dashed line from a point ends at its budget.{used}</p>\n"
         f'<div class="charts">{pictures}</div>\n<section><h2>Targets</h2>{_table(rows)}\n'
         f"<p>{escape(seconds)}. Command: {escape(str(provenance.get('command')))}; "
         f"commit {escape(str(provenance.get('git_commit')))}; {escape(str(provenance.get('started')))}.</p></section>\n"
         "</body>\n</html>\n"
     )
+
+
+def _scale_notes(rows: Sequence[Row]) -> str:
+    return "".join(dict.fromkeys(scale_note(row.calibration) for row in rows))
 
 
 def _template() -> str:
@@ -129,8 +149,9 @@ def _table(rows: Sequence[Row]) -> str:
     head = ("target", "predicted", "of the budget", "MACs", "parameters", "test accuracy", "network")
     body = "".join(
         f'<tr><td><a href="{escape(row.folder)}/report.html">{escape(row.folder)}</a></td>'
-        f"<td>{ms(row.predicted_ms)}</td>"
-        f"<td>{percent(row.used)}{'' if row.binds else ' (does not bind)'}</td><td>{row.macs / 1e6:.0f} M</td>"
+        f"<td>{ms(row.predicted_ms)}{escape(scale_note(row.calibration))}</td>"
+        f"<td>{f'{percent(row.used)} {row.used_by}'.strip()}{'' if row.binds else ' (does not bind)'}</td>"
+        f"<td>{row.macs / 1e6:.0f} M</td>"
         f"<td>{row.params / 1e6:.2f} M</td><td>{percent(row.test)}</td><td>{escape(row.architecture)}</td></tr>"
         for row in rows
     )
@@ -147,7 +168,8 @@ def _picture(device: str, rows: Sequence[Row]) -> str:
     parts = [line(x.start, y(tick), x.end, y(tick), "grid") for tick in y.ticks()]
     parts += [text(x.start - 8, y(tick) + 4, f"{100 * tick:.4g} %", "tiny", "end") for tick in y.ticks()]
     parts += [text(x(tick), HEIGHT - 22, f"{tick:g}", "tiny") for tick in x.ticks()]
-    parts += [line(x.start, y.start, x.end, y.start, "axis"), text((x.start + x.end) / 2, HEIGHT - 4, "predicted ms")]
+    parts.append(line(x.start, y.start, x.end, y.start, "axis"))
+    parts.append(text((x.start + x.end) / 2, HEIGHT - 4, f"predicted ms{_scale_notes(rows)}"))
     for row in rows:
         words = f"{row.folder}: {row.predicted_ms:.4g} of {row.budget_ms:g} ms, {row.test:.1%}"
         dot = (

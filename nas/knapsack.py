@@ -3,7 +3,9 @@
 One choice a slot; maximise the sum of scores while one sum (latency) stays between two ends and others stay below
 their limits. Best-first search (A*); its bounds are knapsack tables on the first sum rounded down, with the
 others left out, or priced into the score by multipliers (Lagrange), or asked for alone (can they still be
-kept?). None of the bounds cuts off a solution, so that rounding changes speed and not results.
+kept?). None of the bounds cuts off a solution, so that rounding changes speed and not results; but where scores
+follow the first sum, very many nodes at its ends promise more than they hold. With `rounded` the question itself is
+asked in buckets, which the tables answer without a detour.
 Plain arrays: not for networks, see `nas.derive`.
 """
 
@@ -38,13 +40,24 @@ class Sum:
     low: float = 0.0
 
 
+class TooManyNodes(Exception):
+    """`best_first` took as many nodes as it may; there may be more solutions."""
+
+
 def best_first(
-    scores: Array, allowed: NDArray[np.bool_], first: Sum, others: Sequence[Sum] = ()
+    scores: Array,
+    allowed: NDArray[np.bool_],
+    first: Sum,
+    others: Sequence[Sum] = (),
+    rounded: bool = False,
+    nodes: float = np.inf,
 ) -> Iterator[tuple[int, ...]]:
     """Choices in order of their sum of scores, ties in a fixed order; all values of sums must be >= 0.
 
     scores: (slots, candidates), -inf or NaN where a candidate is to be taken only if nothing else fits;
     allowed: the same shape, which candidates exist and may be taken. `others` have upper ends only.
+    rounded: ask for the first sum in buckets, GRID of them; solutions within `slots` + 1 buckets of its ends are passed
+    over. Raises `TooManyNodes` when more than `nodes` were taken from the queue.
     """
     slots = len(scores)
     if first.high <= 0 or any(s.high < 0 for s in others) or not allowed.any(1).all():
@@ -59,12 +72,16 @@ def best_first(
     shares = [np.where(allowed, share, 0.0) for share in shares]
     options = [np.flatnonzero(row).tolist() for row in allowed]
     multipliers = _multipliers(scores, allowed, first, shares)
-    bounds = [_Bound(scores, allowed, first, [], GRID)]
+    grid = GRID
+    if rounded:
+        width, grid = first.high / GRID, GRID - slots
+        first = Sum(np.floor(first.values / width), grid, np.ceil(first.low / width))
+    bounds = [_Bound(scores, allowed, first, [], grid, rounded)]
     if multipliers.any():
-        bounds.append(_Bound(scores, allowed, first, list(zip(multipliers, shares, strict=True)), GRID))
+        bounds.append(_Bound(scores, allowed, first, list(zip(multipliers, shares, strict=True)), grid, rounded))
     pairs = [[(1.0, share)] for share in shares] + ([[(1.0, share) for share in shares]] if len(shares) > 1 else [])
     prices = [[0.0] * len(shares), [float(m) for m in multipliers]]
-    possible = [_Bound(np.zeros_like(scores), allowed, first, pair, GRID) for pair in pairs]
+    possible = [_Bound(np.zeros_like(scores), allowed, first, pair, grid, rounded) for pair in pairs]
     weights = [[1.0 if i == k else 0.0 for i in range(len(shares))] for k in range(len(shares))] + [[1.0] * len(shares)]
 
     ms, gain = first.values.tolist(), scores.tolist()
@@ -87,14 +104,18 @@ def best_first(
     none_spent = tuple(1.0 for _ in shares)
 
     heap: list[Node] = [(-best(0, 0.0, none_spent), 0, next(order), 0.0, 0.0, none_spent, ())]
+    taken = 0
     while heap:
         negative, _, _, spent, score, left, choices = heapq.heappop(heap)
         if negative == np.inf:
             return
         slot = len(choices)
         if slot == slots:
-            yield choices
+            if spent >= first.low:
+                yield choices
             continue
+        if (taken := taken + 1) > nodes:
+            raise TooManyNodes
         for j in options[slot]:
             after = tuple(left[k] - parts[k][slot][j] for k in ends)
             estimate = score + gain[slot][j] + best(slot + 1, spent + ms[slot][j], after)
@@ -106,18 +127,24 @@ def best_first(
 
 class _Bound:
     """bound(slot, spent): at least the best that slots from `slot` on add, priced sums taken off, when the first
-    sum stands at `spent`; -inf where it cannot end within its ends."""
+    sum stands at `spent`; -inf where it cannot end within its ends. rounded: it is in buckets already."""
 
     def __init__(
-        self, scores: Array, allowed: NDArray[np.bool_], first: Sum, priced: Sequence[tuple[float, Array]], grid: int
+        self,
+        scores: Array,
+        allowed: NDArray[np.bool_],
+        first: Sum,
+        priced: Sequence[tuple[float, Array]],
+        grid: int,
+        rounded: bool,
     ) -> None:
         gains = scores - sum((price * share for price, share in priced), np.zeros_like(scores))
-        self.high, self.width = first.high, max(first.high, 1e-12) / grid
-        window = _window(first, self.width, len(gains))
+        self.high, self.width, self.above = first.high, max(first.high, 1e-12) / grid, 0 if rounded else 1
+        window = int(first.high - first.low) + 1 if rounded else _window(first, self.width, len(gains))
         self.tables = [_sliding_max(table, window) for table in _tables(gains, allowed, first.values, self.width, grid)]
 
     def __call__(self, slot: int, spent: float) -> float:
-        return float(self.tables[slot][int((self.high - spent) / self.width) + 1])
+        return float(self.tables[slot][int((self.high - spent) / self.width) + self.above])
 
 
 def _window(first: Sum, width: float, slots: int) -> int:

@@ -16,8 +16,7 @@ from nas.door import print_first, run_command
 from nas.progress import SearchProgress
 from nas.settings import DataSettings, settings_from_dict
 from search_space import UserError
-from search_space.errors import CannotWrite
-from search_space.files import write_whole
+from search_space.files import ensure_folder, write_whole
 
 if TYPE_CHECKING:
     from nas.data import DataSet, Split
@@ -48,7 +47,7 @@ def _pack(values: dict[str, Any]) -> None:
     command = settings_from_dict(PackCommand, values)
     assert command.out is not None
     folder = Path(command.out).expanduser()
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(ensure_folder(folder).iterdir()):
         raise UserError(f"the folder '{folder}' is not empty; name another with out=")
     from nas.api import load_data
 
@@ -65,10 +64,7 @@ def pack(data: DataSet, folder: Path, shard_mb: float = 100.0) -> str:
     indices = np.concatenate([data.train.indices, data.validation.indices])
     labels = np.concatenate([data.train.labels, data.validation.labels])
     trained = Split(data.train.source, indices, labels)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CannotWrite(f"cannot make the folder '{folder}': {error.strerror}") from error
+    ensure_folder(folder)
     with SearchProgress(len(trained) + len(data.test)) as bar:
         train = _write(trained, folder, "train", shard_mb, bar)
         test = _write(data.test, folder, "test", shard_mb, bar)

@@ -44,21 +44,47 @@ class Origin:
     splits: str
 
     def check(self, settings: SearchSettings) -> None:
-        """Raise `UserError` for a search of another space, or that needs images, or gates, that are not there."""
-        own = self.settings
-        if load_space(settings.space, settings.space_width) != load_space(own.space, own.space_width):
+        """Raise `UserError` for a search of another supernet, or that needs images, or gates, that are not there."""
+        self._check_supernet(settings)
+        epochs = {
+            "warmup.epochs": settings.warmup.epochs,
+            "epochs": settings.epochs,
+            "finetune.epochs": settings.finetune.epochs,
+        }
+        wanting = [f"{name}={number}" for name, number in epochs.items() if number]
+        if settings.strategy != "proxyless":
+            wanting.insert(0, f"strategy={settings.strategy}")
+        if wanting and not images_at_hand(settings.data):
             raise UserError(
-                f"'{self.path}' holds a supernet of space={own.space}, not of space={settings.space}; leave out space="
-            )
-        trains = settings.warmup.epochs + settings.epochs + settings.finetune.epochs > 0
-        if (trains or settings.strategy != "proxyless") and not images_at_hand(settings.data):
-            raise UserError(
-                f"strategy={settings.strategy} with these epochs needs images; add data={settings.data.name} "
-                f"data.root=FOLDER, or leave out strategy and epochs"
+                f"{' '.join(wanting)} cannot be done without images; add data={settings.data.name} data.root=FOLDER, "
+                f"or leave {'them' if len(wanting) > 1 else 'it'} out"
             )
         if settings.strategy == "proxyless" and settings.epochs == 0 and self.gates is None:
             raise UserError(
                 f"'{self.path}' has no gates to choose by; add strategy=evolution, or epochs=1 to train them"
+            )
+
+    def _check_supernet(self, settings: SearchSettings) -> None:
+        own = self.settings
+        if load_space(settings.space, settings.space_width) != load_space(own.space, own.space_width):
+            if settings.space == own.space:
+                raise UserError(
+                    f"'{self.path}' holds a supernet of space={own.space} with space_width={_shown(own.space_width)}, "
+                    f"not with space_width={_shown(settings.space_width)}; leave out space_width="
+                )
+            raise UserError(
+                f"'{self.path}' holds a supernet of space={own.space}, not of space={settings.space}; leave out space="
+            )
+        if own.data.resolution != settings.data.resolution:
+            raise UserError(
+                f"'{self.path}' was trained at {own.data.resolution} pixels, not at {settings.data.resolution}; leave "
+                f"out data.resolution=, or train a supernet at {settings.data.resolution} by leaving out init="
+            )
+        shared = own.train.share_weights
+        if shared is not None and shared != settings.train.share_weights:
+            raise UserError(
+                f"'{self.path}' was trained with train.share_weights={_shown(shared)}, not "
+                f"{_shown(settings.train.share_weights)}; leave out train.share_weights="
             )
 
     def check_images(self, inputs: InputFormat, splits: str) -> None:
@@ -72,9 +98,14 @@ class Origin:
         if splits != self.splits:
             raise UserError(
                 f"'{self.path}' was trained on {data.name} with data.validation_share={data.validation_share:g} "
-                f"data.limit={'null' if data.limit is None else data.limit}; divided otherwise, its networks would be "
-                "compared on images that they were trained on"
+                f"data.limit={_shown(data.limit)}; divided otherwise, its networks would be compared on images that "
+                "they were trained on"
             )
+
+
+def _shown(value: float | None) -> str:
+    """As it is written in options."""
+    return json.dumps(value)
 
 
 def trained_for(settings: SearchSettings, inputs: InputFormat, splits: str) -> bytes:

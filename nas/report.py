@@ -21,8 +21,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
+from nas.summary import NOT_REAL, scale_note
 from search_space import Architecture, SearchSpace, Segment, UserError, cost_of, lower
 from search_space.errors import BadFile
+from search_space.files import write_whole
 
 SCHEMA = 1
 SEARCH_COLUMNS = (
@@ -46,6 +48,7 @@ FILES = {
     "trials.csv": "the networks that were tried, with their accuracy",
 }
 UNKNOWN = "not measured"
+ALL = 1 + 1e-9  # of a budget
 PAGE_WIDTH = 1100  # of the figures' own units; the page scales them
 MOST_POINTS, MOST_SNAPSHOTS = 1000, 100  # drawn per line and per slider; the files hold all
 
@@ -139,6 +142,31 @@ class Run:
     def has_zeros(self) -> bool:
         """Whether slots of the space were left out."""
         return sum(map(len, self.architecture.stages)) < len(self.architecture.space.slots)
+
+    @property
+    def used(self) -> float:
+        """The share of the budget that is used, by what keeps it: see `confidence`."""
+        used = self.fields.number("budget", "used")
+        return self.fields.needed("budget", "predicted_ms") / self.budget_ms if used is None else used
+
+    @property
+    def budget_ms(self) -> float:
+        return self.fields.needed("budget", "budget_ms")
+
+    @property
+    def confidence(self) -> float | None:
+        """Where it is set, the interval's upper end keeps the budget, not the prediction."""
+        return self.fields.number("budget", "confidence") or None
+
+    @property
+    def budget_words(self) -> str:
+        """'30 ms', and by what it is kept where that is not the prediction."""
+        return f"{self.budget_ms:g} ms" + (", kept by the upper end" if self.confidence else "")
+
+    def scale_note(self, device: str) -> str:
+        """', calibration=NAME: not real time' where the device's times are so."""
+        keys = ("budget",) if device == self.device else ("latency", device)
+        return scale_note(self.fields.text(*keys, "calibration") or "measured")
 
     def title(self, device: str) -> str:
         return self.fields.text("latency", device, "title") or device
@@ -297,6 +325,7 @@ def count(value: float | None) -> str:
 
 
 def mebibytes(value: float | None) -> str:
+    """'4.02 MiB' of a number of bytes."""
     return UNKNOWN if value is None else f"{value / 2**20:.2f} MiB"
 
 
@@ -307,7 +336,14 @@ def at_most(fields: Fields, name: str) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
+    """'98.9 %' of a share of 1."""
     return UNKNOWN if value is None else f"{100 * value:.{digits}f} %"
+
+
+def predicted_words(run: Run, device: str) -> str:
+    """'29.71 ms', with ', not real time' where a calibration makes it so."""
+    unreal = f", {NOT_REAL}" if run.scale_note(device) else ""
+    return f"{ms(run.fields.number('latency', device, 'latency_ms'))}{unreal}"
 
 
 def interval(fields: Fields, device: str) -> str:
@@ -321,25 +357,30 @@ def interval(fields: Fields, device: str) -> str:
 
 
 def svg(width: float, height: float, label: str, description: str, body: str, attributes: str = 'role="img"') -> str:
+    """A picture of width x height pixels, which the page scales; label and description are read aloud."""
     about = f'aria-label="{escape(label)}" {attributes}'
     return f'<svg viewBox="0 0 {width:g} {height:g}" {about}><desc>{escape(description)}</desc>{body}</svg>'
 
 
 def rect(x: float, y: float, width: float, height: float, css: str, tip: str = "", radius: float = 0) -> str:
+    """A box from its upper left corner, in pixels; `tip` shows under the mouse, `radius` rounds the corners."""
     more = f' data-tip="{escape(tip)}"' if tip else ""
     box = f'x="{x:.2f}" y="{y:.2f}" width="{max(width, 0):.2f}" height="{height:.2f}"'
     return f'<rect {box} rx="{radius:g}" class="{css}"{more}/>'
 
 
 def text(x: float, y: float, words: str, css: str = "", anchor: str = "middle") -> str:
+    """Words on the baseline y; x is their start, middle or end, as `anchor` says. Pixels."""
     return f'<text x="{x:.2f}" y="{y:.2f}" class="{css}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
 def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
+    """A straight line between two points in pixels."""
     return f'<line x1="{x1:.2f}" y1="{y1:.2f}" x2="{x2:.2f}" y2="{y2:.2f}" class="{css}"/>'
 
 
 def whisker(low: float, high: float, y: float) -> str:
+    """An interval from low to high at height y, with ends of 10 pixels; all in pixels."""
     return line(low, y, high, y, "whisker") + "".join(line(end, y - 5, end, y + 5, "whisker") for end in (low, high))
 
 
@@ -354,6 +395,7 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
+        """The pixel of a value."""
         low, high, at = (math.log10(x) if self.log else x for x in (self.low, self.high, value))
         return self.start + (at - low) / ((high - low) or 1) * (self.end - self.start)
 
@@ -372,33 +414,36 @@ class Scale:
 
 
 def gauge(run: Run) -> str:
-    """The prediction with its interval against the budget."""
+    """The prediction with its interval against the budget, and what keeps it."""
     f = run.fields
-    budget, predicted = f.needed("budget", "budget_ms"), f.needed("budget", "predicted_ms")
+    budget, predicted, scale = run.budget_ms, f.needed("budget", "predicted_ms"), run.scale_note(run.device)
     low, high = (f.number("latency", run.device, key) for key in ("low_ms", "high_ms"))
     x = Scale(0, 1.06 * max(budget, predicted, high or 0), 8, PAGE_WIDTH - 20)
     parts = [rect(x(0), 26, x(x.high) - x(0), 18, "track", radius=3)]
-    parts.append(rect(x(0), 26, x(predicted) - x(0), 18, "over" if predicted > budget else "gauge", radius=3))
+    parts.append(rect(x(0), 26, x(predicted) - x(0), 18, "over" if run.used > ALL else "gauge", radius=3))
     if low is not None and high is not None:
         parts.append(whisker(x(low), x(high), 35))
-    near_end = budget > 0.85 * x.high
+    words = f"budget {run.budget_words}{scale}"
+    half = 4 * len(words)  # about half their width
     parts.append(line(x(budget), 18, x(budget), 50, "budget"))
-    parts.append(text(x(budget), 13, f"budget {budget:g} ms", "strong", "end" if near_end else "middle"))
+    parts.append(text(min(max(x(budget), half), PAGE_WIDTH - half), 13, words, "strong"))
     parts += [line(x(t), 46, x(t), 50, "axis") + text(x(t), 64, f"{t:g} ms", "faint") for t in x.ticks(8)]
-    words = f"predicted {ms(predicted)}, interval {interval(f, run.device)}, of a budget of {budget:g} ms"
+    words = f"predicted {ms(predicted)}, interval {interval(f, run.device)}, of a budget of {run.budget_words}{scale}"
     return svg(PAGE_WIDTH, 70, "Predicted latency against the budget", words, "".join(parts))
 
 
 def headline(run: Run) -> str:
     """The result in one line, the gauge and the key figures."""
     f = run.fields
-    budget, predicted = f.needed("budget", "budget_ms"), f.needed("budget", "predicted_ms")
+    budget, predicted = run.budget_ms, f.needed("budget", "predicted_ms")
     low, high = f.number("budget", "space_min_ms"), f.number("budget", "space_max_ms")
-    facts = [f"{percent(predicted / budget)} of the budget is used; interval {interval(f, run.device)}."]
-    if (reach := f.number("latency", run.device, "high_ms")) is not None and reach > budget >= predicted:
+    by = f" by the interval's upper end, which keeps it at confidence {run.confidence:g}" if run.confidence else ""
+    facts = [f"{percent(run.used)} of the budget is used{by}; interval {interval(f, run.device)}."]
+    if (reach := f.number("latency", run.device, "high_ms")) is not None and reach > ALL * budget >= predicted:
         facts.append("The prediction keeps the budget; its interval reaches above it.")
     if low is not None and high is not None:
-        facts.append(f"Networks of this space are predicted at {ms(low)} to {ms(high)} on this device.")
+        reaches = "have upper ends of" if run.confidence else "are predicted at"
+        facts.append(f"Networks of this space {reaches} {ms(low)} to {ms(high)} on this device.")
     if f.get("budget", "binds") is False:
         facts.append("The budget does not bind.")
     images = f.number("accuracy", "test_images")
@@ -421,7 +466,8 @@ def headline(run: Run) -> str:
         for name, value, note in tiles
     )
     return (
-        f"<h1>{escape(ms(predicted))} predicted of a {budget:g} ms budget on {escape(run.title(run.device))}</h1>"
+        f"<h1>{escape(ms(predicted))} predicted of a {budget:g} ms budget on {escape(run.title(run.device))}"
+        f"{escape(run.scale_note(run.device))}</h1>"
         f'<p class="lead">{escape(" ".join(facts))}</p>{gauge(run)}<dl class="tiles">{cells}</dl>'
     )
 
@@ -562,7 +608,7 @@ def time_figure(run: Run) -> str:
         times = run.fields.segments_ms(device)
         total = sum(times.values())
         parts.append(text(0, y + 15, device, "strong", "start"))
-        parts.append(text(0, y + 31, ms(run.fields.number("latency", device, "latency_ms")), "faint", "start"))
+        parts.append(text(0, y + 31, predicted_words(run, device), "faint", "start"))
         if total <= 0:
             parts.append(text(x.start, y + 18, f"by segment: {UNKNOWN}", "faint", "start"))
             continue
@@ -606,12 +652,13 @@ class Series:
 
 
 def series(run: Run, column: str, name: str, css: str, factor: float = 1.0) -> Series:
+    """A column of search.csv times `factor`, in the chart's units: ms or %, not pixels."""
     points = [(s.step, factor * s.values[column]) for s in run.steps if column in s.values]
     return Series(name, css, thin(points, MOST_POINTS))
 
 
 def line_chart(run: Run, title: str, unit: str, lines: Sequence[Series], width: float, from_zero: bool = False) -> str:
-    """Lines over steps with the phases shaded; the page's script adds the read-out."""
+    """Lines over steps, `width` pixels wide, with the phases shaded; the page's script adds the read-out."""
     height, left, right, top, bottom = 232.0, 50.0, width - 12, 40.0, 196.0
     drawn = [s for s in lines if s.points]
     head = text(0, 14, title + (f" ({unit})" if unit else ""), "strong", "start")
@@ -676,8 +723,9 @@ def course_figures(run: Run) -> str:
     accuracy = [series(run, "val_accuracy", "accuracy", "c0", 100)]
     multiplier = [series(run, "multiplier", "multiplier", "c0")]
     entropy = [series(run, "gate_entropy", "entropy", "c0")]
+    latency_title = ("Expected latency" if run.snapshots else "Latency") + run.scale_note(run.device)
     charts = [
-        line_chart(run, "Expected latency" if run.snapshots else "Latency", "ms", latency, PAGE_WIDTH),
+        line_chart(run, latency_title, "ms", latency, PAGE_WIDTH),
         line_chart(run, "Validation accuracy", "%", accuracy, half),
         line_chart(run, "Loss", "", losses, half),
     ]
@@ -688,7 +736,10 @@ def course_figures(run: Run) -> str:
         ]
     drawn = "".join(f"<figure>{chart}</figure>" for chart in charts)
     thinned = f'<p class="faint">Lines show at most {MOST_POINTS} points; search.csv holds all.</p>'
-    meaning = f'<p class="faint">{EXPECTED if run.snapshots else OF_TRIALS}</p>'
+    meaning = EXPECTED if run.snapshots else OF_TRIALS
+    if run.confidence:
+        meaning += f" All by the interval's upper end, which keeps the budget at confidence {run.confidence:g}."
+    meaning = f'<p class="faint">{meaning}</p>'
     return f'{meaning}<div class="charts">{drawn}</div>{thinned if len(run.steps) > MOST_POINTS else ""}'
 
 
@@ -775,7 +826,7 @@ def device_figure(run: Run) -> str:
     """Predictions and intervals of all devices on one logarithmic axis."""
     keys = ("latency_ms", "low_ms", "high_ms")
     rows = {device: [run.fields.number("latency", device, key) for key in keys] for device in run.devices}
-    budget = run.fields.needed("budget", "budget_ms")
+    budget = run.budget_ms
     known = [value for row in rows.values() for value in row if value is not None and value > 0] + [budget]
     x = Scale(min(known) / 1.3, max(known) * 1.3, 170, PAGE_WIDTH - 20, log=True)
     bottom = 34.0 * len(rows) + 8
@@ -784,17 +835,20 @@ def device_figure(run: Run) -> str:
     for number, (device, (middle, low, high)) in enumerate(rows.items()):
         y = 24 + 34.0 * number
         parts.append(text(0, y + 4, device, "strong" if device == run.device else "small", "start"))
+        if run.scale_note(device):
+            parts.append(text(0, y + 17, NOT_REAL, "tiny", "start"))
         if device == run.device:
             parts.append(line(x(budget), y - 15, x(budget), y + 15, "budget"))
-            side, anchor = (-5, "end") if x(budget) > PAGE_WIDTH - 140 else (5, "start")
-            parts.append(text(x(budget) + side, y - 8, f"budget {budget:g} ms", "tiny", anchor))
+            words = f"budget {run.budget_words}"
+            side, anchor = (-5, "end") if x(budget) > PAGE_WIDTH - 60 - 6 * len(words) else (5, "start")
+            parts.append(text(x(budget) + side, y - 8, words, "tiny", anchor))
         if low and high:
             parts.append(whisker(x(low), x(high), y))
         if middle:
             parts.append(f'<circle cx="{x(middle):.2f}" cy="{y:.2f}" r="5" class="dot c0"/>')
         else:
             parts.append(text(x.start + 6, y + 4, UNKNOWN, "faint", "start"))
-    words = "; ".join(f"{device} {ms(row[0])}, {interval(run.fields, device)}" for device, row in rows.items())
+    words = "; ".join(f"{device} {predicted_words(run, device)}, {interval(run.fields, device)}" for device in rows)
     return svg(PAGE_WIDTH, bottom + 40, "Predicted latency on every device", words, "".join(parts))
 
 
@@ -807,10 +861,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def device_table(run: Run) -> str:
     rows = []
     for device in run.devices:
-        value = run.fields.number("latency", device, "latency_ms")
         about = [run.fields.text("latency", device, key) or UNKNOWN for key in ("title", "runtime", "precision")]
-        budget = f"{run.fields.needed('budget', 'budget_ms'):g} ms" if device == run.device else "–"
-        rows.append([device, *about, ms(value), interval(run.fields, device), budget])
+        budget = run.budget_words if device == run.device else "–"
+        rows.append([device, *about, predicted_words(run, device), interval(run.fields, device), budget])
     return table(("Name", "Device", "Runtime", "Precision", "Predicted", "Interval", "Budget"), rows)
 
 
@@ -848,10 +901,10 @@ def file_list(run: Run) -> str:
 
 def render_page(run: Run, template: str) -> str:
     """Fill the template's {{places}}; what is filled in is not searched again."""
-    device, space = run.device, run.architecture.space.name
+    device, space, predicted = run.device, run.architecture.space.name, run.fields.needed("budget", "predicted_ms")
     at = f"{run.fields.needed('resolution', 'deployment'):g}"
     figures = {
-        "title": escape(f"{space} on {device}: {ms(run.fields.needed('budget', 'predicted_ms'))}"),
+        "title": escape(f"{space} on {device}: {ms(predicted)}{run.scale_note(device)}"),
         "kicker": escape(f"Network found in the space {space} for {device}, predicted at {at} × {at} pixels"),
         "headline": headline(run),
         "architecture": architecture_legend(run) + architecture_figure(run),
@@ -873,15 +926,9 @@ def render_report(folder: Path) -> str:
 
 
 def write_report(folder: Path) -> Path:
-    """Write FOLDER/report.html, whole or not at all, and return its path. Raises `BadFile`."""
-    page = render_report(folder)
-    path, aside = folder / "report.html", folder / "report.html.partial"
-    try:
-        aside.write_text(page, encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise BadFile(f"report.html: cannot be written ({error})") from error
+    """Write FOLDER/report.html, whole or not at all, and return its path. Raises `BadFile`, `CannotWrite`."""
+    path = folder / "report.html"
+    write_whole(path, render_report(folder))
     return path
 
 

@@ -87,6 +87,11 @@ class Resolution:
     deployment: int
     training: int
 
+    def __post_init__(self) -> None:
+        for name, pixels in (("deployment", self.deployment), ("training", self.training)):
+            if type(pixels) is not int or pixels < 1:
+                raise BadFile(f"resolution.{name} is {pixels!r}, not a number of pixels")
+
 
 @dataclass(frozen=True)
 class SearchResult:

@@ -22,17 +22,17 @@ def main() -> None:
 def _search(values: dict[str, Any]) -> None:
     values["data"].pop("epochs")  # already copied to where they act
     resume = values.pop("resume")
-    begun = None
+    begun, begun_in = None, Path(str(resume)).expanduser()
     if resume is not None:
-        begun = Begun.load(Path(resume), "search")
+        begun = Begun.load(begun_in, "search")
         if begun is None:
-            _say_finished(Path(resume))
+            _say_finished(begun_in)
             return
         values = options_to_go_on(begun.options, values, sys.argv[1:])
     elif values["init"] is not None:
         values = with_data_defaults(given(values, sys.argv[1:]))
     command = " ".join(["python -m nas.search", *(a for a in sys.argv[1:] if not a.startswith("out="))])
-    going_on = (Path(resume), begun) if begun else None
+    going_on = (begun_in, begun) if begun else None
     if is_front(values):
         _search_front(values, command, going_on)
         return

@@ -314,7 +314,12 @@ def settings_from_dict(kind: type[T], values: dict[str, Any], prefix: str = "") 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
     """Names of a folder's sub-folders in order, hidden ones left out."""
-    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name)))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is no image or class: of the system, or of macOS' archives."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def with_data_defaults(options: dict[str, Any]) -> dict[str, Any]:

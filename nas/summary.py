@@ -6,6 +6,13 @@ from pathlib import Path
 
 from nas.result import Accuracy, SearchResult
 
+NOT_REAL = "not real time"
+
+
+def scale_note(calibration: str) -> str:
+    """', calibration=NAME: not real time', or nothing on the device's measured scale."""
+    return "" if calibration == "measured" else f", calibration={calibration}: {NOT_REAL}"
+
 
 def summary(result: SearchResult, folder: Path) -> str:
     """The network, what it uses of the budget, its size and accuracy; ahead of them a note where the
@@ -16,7 +23,7 @@ def summary(result: SearchResult, folder: Path) -> str:
     interval = f"{on_device.coverage:.0%} interval {on_device.low_ms:.3g}..{on_device.high_ms:.3g} ms"
     if budget.confidence:
         interval += f", its upper end kept at confidence {budget.confidence:g}"
-    scale = "" if budget.calibration == "measured" else f", calibration={budget.calibration}: not real time"
+    scale = scale_note(budget.calibration)
     lines = []
     if on_device.high_ms > budget.budget_ms * (1 + 1e-9) and not scale:
         lines.append(

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.door import print_first, run_command
+from nas.door import fail, print_first, run_command
 from nas.resume import Begun, options_to_go_on
 from nas.settings import ACCELERATORS, CheckpointSettings, DataSettings, settings_from_dict
 from search_space import UserError
@@ -24,9 +24,16 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    # a bare path stands for architecture=PATH
-    sys.argv[1:] = [f"architecture={a}" if a.endswith(".json") and "=" not in a else a for a in sys.argv[1:]]
+    sys.argv[1:] = [f"architecture={a}" if _is_bare_path(a) else a for a in sys.argv[1:]]
+    named = [a.partition("=")[2] for a in sys.argv[1:] if a.startswith("architecture=")]
+    if len(named) > 1:
+        fail(UserError(f"one network is trained at a time, not '{named[0]}' and '{named[1]}'; name one of them"))
     run_command("train", _train)
+
+
+def _is_bare_path(argument: str) -> bool:
+    """Whether it stands for architecture=PATH."""
+    return argument.endswith(".json") and ("=" not in argument or Path(argument).is_file())
 
 
 @dataclass(frozen=True)
@@ -57,11 +64,11 @@ class TrainCommand:
 def _train(values: dict[str, Any]) -> None:
     values["data"].pop("epochs")
     resume = values.pop("resume")
-    begun = None
+    begun, begun_in = None, Path(str(resume)).expanduser()
     if resume is not None:
-        begun = Begun.load(Path(resume), "train")
+        begun = Begun.load(begun_in, "train")
         if begun is None:
-            raise UserError(f"the run in '{resume}' has finished: see {Path(resume) / 'architecture.json'}")
+            raise UserError(f"the run in '{resume}' has finished: see {begun_in / 'architecture.json'}")
         values = options_to_go_on(begun.options, values, sys.argv[1:])
     data, recipe, minutes = values.pop("data"), values.pop("recipe"), values.pop("checkpoint")
     command = settings_from_dict(TrainCommand, values)
@@ -78,7 +85,7 @@ def _train(values: dict[str, Any]) -> None:
         checkpoint,
         line,
         say=print_first,
-        resume=(Path(resume), begun) if begun else None,
+        resume=(begun_in, begun) if begun else None,
     )
     if trained is None:
         return
@@ -122,14 +129,14 @@ def full_training(
     checkpoint = checkpoint or CheckpointSettings()
     if command.threads:
         torch.set_num_threads(command.threads)
-    found = load_result(Path(command.architecture))
+    found = load_result(Path(command.architecture).expanduser())
     here = place(command.accelerator)
     data = replace(load_data(data_settings), place=here)
     torch.manual_seed(command.seed)
     segments = lower(found.architecture, command.resolution, data.num_classes)
     network = Network(segments, recipe.layer_scale, recipe.drop_path, paper_init=recipe.layer_scale < 0.01)
     if command.weights is not None:
-        load_weights(network, Path(command.weights))
+        load_weights(network, Path(command.weights).expanduser(), f"data={data_settings.name}")
     options = {
         **asdict(command),
         "data": asdict(data_settings),

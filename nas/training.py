@@ -139,9 +139,10 @@ def recalibrate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) ->
     momenta = [m.momentum for m in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
     network.train()
-    for images, _ in batches:
+    for number, (images, _) in enumerate(batches, start=1):
+        for norm in norms:
+            norm.momentum = 1 / number  # the average so far; torch's own, momentum=None, reads a count from the GPU
         network(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -198,7 +199,7 @@ def train_network(
                     )
                     with computing_in(recipe.precision, images.device):
                         loss = F.cross_entropy(network(images), targets, label_smoothing=recipe.label_smoothing)
-                    loss = loss / recipe.accumulate
+                    loss = loss / len(group)  # the last of an epoch may be smaller
                     value = value.to(loss.device) + loss.detach()
                     loss.backward()
                 on_step(run.step + 1, epoch, run.take_step(value, f"training epoch {epoch + 1}"))
@@ -271,7 +272,7 @@ def _augmentation(recipe: Recipe, data: DataSet) -> Callable[[Tensor], Tensor]:
         from kornia.augmentation.auto import RandAugment
     except ImportError as error:
         raise UserError(
-            "recipes with RandAugment, jitter or erasing need kornia: pip install 'quadranas[train]'"
+            "recipes with RandAugment, jitter or erasing need kornia: pip install -c constraints.txt -e '.[train]'"
         ) from error
     mean, std = (torch.tensor(v, device=data.place.device).view(3, 1, 1) for v in (data.mean, data.std))
     on_pixels: list[nn.Module] = []

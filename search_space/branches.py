@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search_space.layer import SEGMENT_INPUT, Kind, Node
+from search_space.layer import Kind, Node
 
 
 def scalable(nodes: Sequence[Node], position: int) -> list[int]:
     """Positions of the convolutions whose weights scale node `position`'s output; empty if there are none.
 
-    Only nodes with a single reader are passed, so that nothing else changes.
+    Only nodes with a single reader are passed, so that nothing else changes. Below 0 are the segment's inputs.
     """
-    if position == SEGMENT_INPUT or sum(node.inputs.count(position) for node in nodes) > 1:
+    if position < 0 or sum(node.inputs.count(position) for node in nodes) > 1:
         return []
     node = nodes[position]
     match node.spec.kind:

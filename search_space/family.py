@@ -19,7 +19,7 @@ from search_space.space import BlockChoice, SearchSpace, Stage
 RESOLUTION, NUM_CLASSES = 224, 1000  # of every published figure
 DEPTHS_25 = (2, 3, 18, 2)  # HorNet's; (3, 2, 18, 2) is as near to the published figures (16.18M / 2.91G)
 DEPTHS_36 = (3, 3, 27, 3)
-DEPTHS_24 = (2, 2, 18, 2)  # of Table II (paper sheet 1.7)
+DEPTHS_24 = (2, 2, 18, 2)  # of Table II: derived here, not stated there; the released code has these networks
 DEPTHS_12 = (2, 2, 6, 2)
 INCONSISTENT = 0.01  # relative distance from which a published figure is called inconsistent with the counted one
 

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
+import secrets
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
+from zlib import crc32
 
 from search_space.errors import CannotWrite
 
+_MACHINE = f"{crc32(platform.node().encode()):08x}"
+
+
+def ensure_folder(path: Path) -> Path:
+    """Make a folder and its parents unless it is there; returns it. Raises `CannotWrite`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(f"cannot make the folder '{path}': {error.strerror}") from error
+    return path
+
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file atomically. Raises `CannotWrite` when the disk refuses (full, read-only)."""
+    """Write a file atomically, whoever else writes it too. Raises `CannotWrite` when the disk refuses (full,
+    read-only)."""
     data = content.encode() if isinstance(content, str) else content
-    aside = path.with_name(f".{path.name}.partial")
+    aside = path.with_name(f".{path.name}.{_MACHINE}-{os.getpid()}-{secrets.token_hex(4)}.partial")
+    _sweep(path)
     try:
         with aside.open("wb") as file:
             file.write(data)
@@ -20,6 +38,25 @@ def write_whole(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
         raise CannotWrite(f"cannot write '{path}': {error.strerror}") from error
+    finally:
+        with suppress(OSError):  # renamed, where all went well
+            aside.unlink()
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed writers of this file left, those of this machine."""
+    for left in path.parent.glob(f".{escape(path.name)}.{_MACHINE}-*.partial"):
+        if (writer := re.search(r"-(\d{1,9})-[0-9a-f]+\.partial$", left.name)) and not _runs(int(writer[1])):
+            with suppress(OSError):
+                left.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True

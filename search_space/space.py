@@ -232,10 +232,10 @@ class SearchSpace:
             raise BadFile(f"{where} is not a search space: {error}") from error
 
 
-def divisible(width: float, divisor: int = 8) -> int:
+def divisible(width: float) -> int:
     """The multiple of 8 nearest to a width, at most 10 % below it."""
-    rounded = max(divisor, int(width + divisor / 2) // divisor * divisor)
-    return rounded if rounded >= 0.9 * width else rounded + divisor
+    rounded = max(8, int(width + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * width else rounded + 8
 
 
 def available_spaces() -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""Blocks of Table II and ConvNeXt's own, as the released code of each writes them (paper sheet 1.2, 3).
+"""Blocks of Table II and ConvNeXt's own, as the released code of each writes them
+(github.com/miniHuiHui/QuadraNet, facebookresearch/ConvNeXt, raoyongming/HorNet).
 
 Conv, Hor and Quadra blocks are one frame: a spatial branch and a feed-forward branch, each pre-normed, scaled
 per channel and residual. The Skip block is the feed-forward branch alone.

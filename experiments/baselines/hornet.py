@@ -1,4 +1,4 @@
-"""HorNet's recursive gated convolution and block (arXiv 2207.14284; paper sheet 3), the 7x7 variant."""
+"""HorNet's recursive gated convolution and block (arXiv 2207.14284, section 3), the 7x7 variant."""
 
 from __future__ import annotations
 

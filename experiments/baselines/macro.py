@@ -23,7 +23,7 @@ class ElementaryLayerNorm(nn.LayerNorm):
     """LayerNorm over the channels of (N, C, H, W) from elementary operations, as the released code has it.
 
     Autograd keeps three tensors of the input's size for it (x - mean twice, and the quotient), torch's own
-    kernel one (paper sheet 1.7). The values are those of `ChannelLayerNorm`.
+    kernel one (counted here). The values are those of `ChannelLayerNorm`.
     """
 
     def __init__(self, channels: int) -> None:

@@ -1,4 +1,4 @@
-"""Swin Transformer (arXiv 2103.14030; paper sheet 3): windows of 7 x 7, shifted by 3 in every other block.
+"""Swin Transformer (arXiv 2103.14030, section 3): windows of 7 x 7, shifted by 3 in every other block.
 
 Every map's size is fixed when the network is built, as the relative positions and masks depend on it. Maps that
 no window divides are padded with zeros; at 224 pixels none is.

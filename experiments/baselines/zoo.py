@@ -1,4 +1,5 @@
-"""The baselines of Tables I and II by name, with the sizes that their papers give (paper sheet 3).
+"""The baselines of Tables I and II by name, with the sizes that their papers give (ConvNeXt: arXiv 2201.03545,
+HorNet: 2207.14284, Swin: 2103.14030).
 
 DeiT and TNT come from timm where it is installed; nothing here has trained weights.
 """
@@ -78,7 +79,9 @@ def timm_model(name: str, resolution: int = 224) -> nn.Module:
     try:
         timm = import_module("timm")
     except IMPORT_ERRORS as error:
-        raise UserError(f"'{name}' needs timm ({one_line(error)}): pip install 'quadranas[baselines]'") from error
+        raise UserError(
+            f"'{name}' needs timm ({one_line(error)}): pip install -c constraints.txt -e '.[baselines]'"
+        ) from error
     model: nn.Module = timm.create_model(TIMM[name], pretrained=False, img_size=resolution)
     return model
 

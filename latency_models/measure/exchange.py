@@ -14,7 +14,7 @@ from latency_models.measure import timing
 from latency_models.measure.timing import MANIFEST, RESULTS, Record, Refused, make_settings
 from latency_models.measure.workload import Workload, workload_of
 from search_space.errors import BadFile, UserError
-from search_space.files import write_whole
+from search_space.files import ensure_folder, write_whole
 
 SCRIPT = "measure.py"
 _README = """Timing a device
@@ -35,8 +35,8 @@ PACKAGES = {"onnxruntime": "numpy onnxruntime", "openvino": "numpy openvino", "c
 
 
 def export_folder(folder: Path, workload: Workload) -> str:
-    """Write the folder; what to do with it. Raises `UserError` where it holds other files."""
-    if folder.exists() and any(folder.iterdir()):
+    """Write the folder; what to do with it. Raises `UserError` where it holds other files or cannot be made."""
+    if folder.exists() and any(ensure_folder(folder).iterdir()):
         raise UserError(f"export='{folder}' exists and is not empty; name a new folder")
     runtime = workload.settings.runtime
     entries = []
@@ -45,10 +45,9 @@ def export_folder(folder: Path, workload: Workload) -> str:
             entries.append({"name": name, "layers": list(item.layers)})
             continue
         kind = "networks" if name in workload.networks else "kernels"
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-        write_whole(folder / kind / f"{name}.onnx", item.onnx())
+        write_whole(ensure_folder(folder / kind) / f"{name}.onnx", item.onnx())
         entries.append({"name": name, "file": f"{kind}/{name}.onnx"})
-    folder.mkdir(parents=True, exist_ok=True)
+    ensure_folder(folder)
     manifest = {
         "manifest": workload.digest,
         "export": workload.export_facts(),

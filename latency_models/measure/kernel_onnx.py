@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_profiles import Kernel
-from latency_models.grid import NUM_CLASSES
 from latency_models.measure.timing import Item
 from search_space.errors import UserError
+from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.layer import SEGMENT_INPUT, WEIGHTED, Kind, LayerSpec, Node
 from search_space.lower import Segment, lower
 from search_space.space import load_space
@@ -77,7 +77,7 @@ def network_item(name: str, segments: Sequence[Segment]) -> Item:
 def reference_item() -> Item:
     """Timed before and after every timing, to see drift. A whole network, a few ms on a laptop: on a shared machine
     networks drift by some percent against a kernel or two that stay in the cache, and far less against each other."""
-    return network_item("reference", lower(load_space("quadranet").smallest(), 224, NUM_CLASSES))
+    return network_item("reference", lower(load_space("quadranet").smallest(), RESOLUTION, NUM_CLASSES))
 
 
 def uniform_weights(blocks: Iterable[Block]) -> dict[str, NDArray[np.float32]]:

@@ -13,11 +13,11 @@ from typing import Any
 
 from device_profiles import DeviceProfile, KernelRow, save_profile
 from latency_models.fit_rows import Facts, MeasuredNetwork, fit_device
-from latency_models.grid import NUM_CLASSES
 from latency_models.measure.timing import ROUNDS, Record, Result, relative_range, summarise
 from latency_models.measure.workload import Workload
 from latency_models.model import fit_latency_model
 from latency_models.table import latency_table
+from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.space import available_spaces
 
 COMMAND = "python -m latency_models.profile"
@@ -74,7 +74,7 @@ def summary(profile: DeviceProfile, workload: Workload, folder: Path) -> str:
     for space in workload.spaces:
         table = latency_table(model, space, workload.resolution, NUM_CLASSES)
         named = space.name if space.name in available_spaces() else f"FILE of '{space.name}'"
-        at = "" if workload.resolution == 224 else f" deployment_resolution={workload.resolution}"
+        at = "" if workload.resolution == RESOLUTION else f" deployment_resolution={workload.resolution}"
         budget = (table.minimum_ms * table.maximum_ms) ** 0.5
         lines.append(
             f"  budgets from {table.minimum_ms:.3g} to {table.maximum_ms:.3g} ms bind in {space.name}: "

@@ -38,6 +38,7 @@ NOISY = 0.2  # interquartile range of the reference's timings over their median;
 WAITING = 0.1  # share of the time that this process waited for a core
 WINDOW = 30  # timings over which noise is watched
 PROBES = 15  # timings of the reference before anything else
+LEFT_S = 60.0  # a file half written for so long is of a process that was killed
 COLUMNS = ("item", "round", "ms", "runs", "reference_ms")
 UNIT = "ms"
 MANIFEST, RESULTS = "manifest.json", "results.csv"
@@ -315,8 +316,12 @@ def _positive(text: str, what: str) -> float:
 
 
 def write_timings(path: Path, facts: Mapping[str, Any], records: Sequence[Record]) -> None:
-    """Whole or not at all: to a neighbour first, then renamed. Raises `Refused` when the disk refuses."""
-    aside = path.with_name(f".{path.name}.partial")
+    """Whole or not at all: to this process's neighbour first, then renamed. Raises `Refused` when the disk refuses."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        with contextlib.suppress(OSError):  # its writer came first
+            if time.time() - left.stat().st_mtime > LEFT_S:
+                left.unlink()
     try:
         with aside.open("w", encoding="utf-8", newline="") as file:
             file.write(render(facts, records))
@@ -325,6 +330,9 @@ def write_timings(path: Path, facts: Mapping[str, Any], records: Sequence[Record
         aside.replace(path)
     except OSError as error:
         raise Refused(f"cannot write '{path}': {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):  # renamed, where all went well
+            aside.unlink()
 
 
 def resume(path: Path, facts: Mapping[str, Any], known: Collection[str]) -> list[Record]:
@@ -416,6 +424,7 @@ class Cuda:
         if not torch.cuda.is_available():
             raise Refused("runtime=cuda: torch finds no CUDA device on this machine")
         torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions as in matrix products
         self.version = f"torch {torch.__version__}, {torch.cuda.get_device_name()}"
         self._torch, self._graph = torch, settings.optimization == "graph"
         self._dtype = torch.float16 if settings.precision == "fp16" else torch.float32

@@ -19,7 +19,7 @@ from typing import Any
 from device_profiles import FusionRules, Kernel
 from latency_models.assemble import into
 from latency_models.fuse import fuse
-from latency_models.grid import NUM_CLASSES, grid_kernels
+from latency_models.grid import grid_kernels
 from latency_models.measure.kernel_onnx import (
     kernel_name,
     kernel_nodes,
@@ -31,6 +31,7 @@ from latency_models.measure.kernel_onnx import (
 from latency_models.measure.timing import Item, Settings
 from search_space.architecture import GatePath
 from search_space.errors import UserError
+from search_space.family import NUM_CLASSES
 from search_space.layer import Kind
 from search_space.lower import Segment, lower, lower_space
 from search_space.space import SearchSpace

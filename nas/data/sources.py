@@ -9,10 +9,20 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from search_space.errors import BadFile, one_line
 
+TURN = Image.Transpose
+TURNS = {  # by EXIF's orientation
+    2: TURN.FLIP_LEFT_RIGHT,
+    3: TURN.ROTATE_180,
+    4: TURN.FLIP_TOP_BOTTOM,
+    5: TURN.TRANSPOSE,
+    6: TURN.ROTATE_270,
+    7: TURN.TRANSVERSE,
+    8: TURN.ROTATE_90,
+}
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
 
 
@@ -81,9 +91,31 @@ class EncodedSource:
 
 
 def decode(item: Path | bytes, name: Callable[[], str]) -> NDArray[np.uint8]:
-    """(H, W, 3) of a file or of encoded bytes. Raises `BadFile` with the name."""
+    """(H, W, 3) of a file or of encoded bytes, turned as its EXIF says. Raises `BadFile` with the name."""
     try:
         with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
-            return np.array(image.convert("RGB"))
+            image.load()
+            turn = _turn(image)
+            upright = image if turn is None else image.transpose(turn)
+            if image.mode == "F" or image.mode.startswith("I"):  # `convert` would cut it off at 255
+                return np.repeat(_eight_bits(upright)[:, :, None], 3, axis=2)
+            return np.array(upright.convert("RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise BadFile(f"cannot read {name()}: {one_line(error)}; mend or remove it") from error
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # of damaged EXIF Pillow raises many kinds; the image is sound
+        return None
+
+
+def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
+    """(H, W) of grey in 16 bits. Raises `ValueError` where the grey's range is not known."""
+    grey = np.asarray(image)
+    if image.mode == "F":
+        raise ValueError("its grey is in floating point, of no known range")
+    if grey.size and (grey.min() < 0 or grey.max() > 65535):
+        raise ValueError(f"its grey, {grey.min()} to {grey.max()}, is outside 16 bits")
+    return ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)

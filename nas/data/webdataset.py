@@ -14,8 +14,8 @@ from nas.data.sources import decode
 from nas.data.splits import assemble
 from nas.settings import DataSettings
 from nas.shards.cache import FileCache, is_remote
-from nas.shards.index import ShardIndex, cache_of, find_shards, member_name
-from search_space.errors import BadFile, UserError
+from nas.shards.index import ShardIndex, cache_of, find_shards, member_name, wrong_size
+from search_space.errors import UserError
 
 
 class TarSource:
@@ -55,10 +55,8 @@ class TarSource:
         number = self.index.shard[index]
         found, expected = os.fstat(file.fileno()).st_size, self.index.shard_bytes[number]
         if found != expected:
-            raise BadFile(
-                f"shard '{self.index.addresses[number]}' has {found} bytes, its index says {expected}: it is cut or "
-                f"was changed; pack it again, or empty data.cache={self.cache.folder}"
-            )
+            address = self.index.addresses[number]
+            raise wrong_size(address, found, int(expected), self.cache if is_remote(address) else None)
         return os.pread(file.fileno(), int(self.index.size[index]), int(self.index.offset[index]))
 
 

@@ -126,7 +126,7 @@ def _file_system(address: str) -> tuple[Any, str]:
         files, path = url_to_fs(address)
     except (ImportError, ValueError) as error:
         raise UserError(
-            f"cannot read '{address}': {one_line(error)}; https needs pip install 'quadranas[stream]', "
+            f"cannot read '{address}': {one_line(error)}; https needs pip install -c constraints.txt -e '.[stream]', "
             "hf:// huggingface_hub, s3:// s3fs"
         ) from error
     return files, path

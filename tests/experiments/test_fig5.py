@@ -162,5 +162,5 @@ def test_the_table_says_what_was_found() -> None:
 
 def test_without_matplotlib_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "experiments.curves", None)
-    with pytest.raises(UserError, match=r"pip install 'quadranas\[plot\]'"):
+    with pytest.raises(UserError, match=r"pip install -c constraints.txt -e '\.\[plot\]'"):
         fig5.draw(results())

@@ -69,6 +69,16 @@ def test_a_call_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureF
     assert len(names(out)) == 4
 
 
+def test_a_call_with_nothing_left_claims_no_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "chain.json"
+    assert chain(f"out={out}") == 0
+    before = out.read_bytes()
+    capsys.readouterr()
+    assert chain(f"out={out}", "minutes=5") == 0
+    assert f"4 rows\n\n'{out}' has all of it; nothing was left to do" in capsys.readouterr().out
+    assert out.read_bytes() == before
+
+
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), Stopped("go on with resume=elsewhere")], ids=["here", "within"])
 def test_a_stop_tells_what_was_kept(
     end: BaseException, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

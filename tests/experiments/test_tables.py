@@ -96,8 +96,8 @@ def test_table2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert measured.startswith(capsys.readouterr().out.rstrip("\n"))
 
 
-def test_table2s_figures_are_the_sheets() -> None:
-    """Saved and derived memory of the released QuadraBlock at C = 64, batch 64 (7619 MiB)."""
+def test_table2s_figures_are_those_derived_by_hand() -> None:
+    """Saved and whole memory of the released QuadraBlock at C = 64, batch 64 (7619 MiB)."""
     params, per_image, fixed = table2.saved_memory(table2.builders(64, 224)["quad"](), 224)
     assert fixed == 0
     assert per_image / 2**20 == pytest.approx(115.20, abs=0.01)

@@ -50,6 +50,10 @@ def test_the_rescaled_profile_predicts_what_was_measured(here: Path, capsys: pyt
         (["device=cpu", "architecture=architecture.json", "measured_ms=-3"], "finite number above 0"),
         (["device=cpu", "architecture=architecture.json", "measured_ms=1e7"], "too far apart"),
         (["device=cpu", "architecture=architecture.json"], "missing measured_ms="),
+        (
+            ["device=cpu", "architecture=architecture.json", "measured_ms=30", "out=bad.json"],
+            "cannot make the folder 'bad.json/cpu': Not a directory",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(

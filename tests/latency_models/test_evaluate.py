@@ -82,6 +82,8 @@ def test_the_command_on_a_device_of_ones_own(
     folder = tmp_path / "evaluation-mine"
     assert (folder / "points.csv").read_text().startswith("set,name,measured_ms,predicted_ms,low_ms,high_ms\n")
     assert (folder / "evaluation.md").is_file()
+    assert main(["device=mine", "out=evaluation-mine/points.csv"]) == 2
+    assert "cannot make the folder 'evaluation-mine/points.csv': File exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

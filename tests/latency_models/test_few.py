@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from device_profiles import DeviceProfile, FusionRules, Kernel, load_profile
+from device_profiles import Calibration, DeviceProfile, FusionRules, Kernel, load_profile
 from latency_models import LatencyModel, fit_latency_model, fuse
 from latency_models.few import Measurement, few_profile, mix, pieces
 from latency_models.few_file import profile_from_few, read_measurements
@@ -140,7 +140,9 @@ def test_everything_is_labelled_derived_with_its_source() -> None:
     assert {row.count for row in model.profile.rows} == {0}
     assert header.sources[0].name == "whole networks timed by the user"
     assert any(source.name.startswith("profile cpu ") for source in header.sources)
-    assert model.derived_share(lower(measured(1)[0].architecture, 224, 1000)) == 1.0
+    segments = lower(measured(1)[0].architecture, 224, 1000)
+    constant = model.runtime_price.ms / model.predict(segments).latency_ms
+    assert model.derived_share(segments) == pytest.approx(1 - constant)
 
 
 def test_too_few_networks_are_refused() -> None:
@@ -158,6 +160,17 @@ def test_a_known_device_that_cannot_price_the_networks_is_left_out() -> None:
     assert " cpu +" not in f" {header.accuracy['mix']} +"
     with pytest.raises(UserError, match="no known device"):
         few_profile("mine", measured(5), [lame])
+
+
+def test_the_calibration_of_a_known_device_reaches_every_form() -> None:
+    """The same times from `cpu` and from `cpu` at ten times its own: the same mix of ms, kinds without a row too."""
+    (cpu,) = (profile for profile in KNOWN if profile.name == "cpu")
+    slower = replace(cpu, header=replace(cpu.header, calibration={"measured": Calibration(10.0)}))
+    times = [m._replace(latency_ms=MODELS["cpu"].predict(lower(*m[:3])).latency_ms) for m in measured(5)]
+    plain, scaled = (few_profile("mine", times, [known])[0].models for known in (cpu, slower))
+    assert {"pool", "concat", "relu6", "batch_norm"} <= plain.keys() == scaled.keys()
+    for kind, form in plain.items():
+        assert scaled[kind].coefficients == pytest.approx(form.coefficients, rel=1e-3), kind
 
 
 def write(folder: Path, rows: Sequence[Mapping[str, object]], columns: str = "architecture,latency_ms") -> Path:

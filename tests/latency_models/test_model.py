@@ -13,7 +13,7 @@ import pytest
 from scipy.optimize import nnls
 
 from device_profiles import MEASURED, Calibration, DeviceProfile, Kernel, load_profile
-from latency_models import LatencyModel, fit_latency_model, latency_table
+from latency_models import LatencyModel, fit_latency_model, fuse, latency_table
 from latency_models.features import FEATURES
 from search_space import (
     GatePath,
@@ -53,10 +53,9 @@ def test_table_equals_the_prediction_of_the_lowered_network(name: str) -> None:
         path = space.random_path(rng)
         segments = lower(space.architecture(path), RESOLUTION, CLASSES)
         for model, table in zip(models, tables, strict=True):
-            predicted, summed = model.predict(segments), table.path_prediction(path)
+            predicted = model.predict(segments)
             assert abs(table.path_ms(path) / predicted.latency_ms - 1) <= 1e-9
-            assert abs(summed.low_ms / predicted.low_ms - 1) <= 1e-9
-            assert abs(summed.high_ms / predicted.high_ms - 1) <= 1e-9
+            assert abs(table.upper_end().path_ms(path) / predicted.high_ms - 1) <= 1e-9
             assert 0 < predicted.low_ms <= predicted.latency_ms <= predicted.high_ms
             assert table.minimum_ms * (1 - 1e-12) <= predicted.latency_ms <= table.maximum_ms * (1 + 1e-12)
 
@@ -73,7 +72,6 @@ def test_table_shape_zeros_and_extremes(model: LatencyModel, name: str) -> None:
     table = latency_table(model, space, RESOLUTION, CLASSES)
     assert table.slot_ms.shape == (len(space.slots), max(len(s.candidates) for s in space.slots))
     assert table.slot_ms.dtype == np.float64
-    assert sum(table.fixed_by_segment.values()) == pytest.approx(table.fixed_ms, rel=1e-12)
     for row, slot in zip(table.slot_ms, space.slots, strict=True):
         known = row[: len(slot.candidates)]
         assert np.all(known >= 0) and np.isnan(row[len(slot.candidates) :]).all()
@@ -201,6 +199,17 @@ def test_support_and_derived_share_say_what_stands_behind_a_prediction(profile: 
     assert support["dwconv k7"] == {"cpu": 7, "cpu_int8": 7, "vpu": 2}.get(profile.name, 0)
     assert 0 < model.derived_share(segments) <= 1
     assert model.derived_share(()) == 0
+
+
+def test_the_derived_share_is_of_the_whole_time() -> None:
+    """Of the time that `predict` gives, so what every network pays on the stick counts as not derived."""
+    model = fit_latency_model(load_profile("vpu"))
+    segments = lower(load_space("quadranet").smallest(), RESOLUTION, CLASSES)
+    kernels = [kernel for segment in segments for kernel in fuse(segment.nodes, model.fusion)]
+    known_ms = sum(model.kernel_price(k).ms for k in kernels if model.kind_model(k).origin != "derived")
+    known_ms += model.runtime_price.ms
+    assert model.runtime_price.ms > 0
+    assert model.derived_share(segments) == pytest.approx(1 - known_ms / model.predict(segments).latency_ms)
 
 
 def test_derived_kinds_have_wider_intervals_than_calibrated_ones(profile: DeviceProfile) -> None:

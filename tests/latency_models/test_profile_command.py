@@ -17,6 +17,7 @@ from latency_models.measure.timing import ROUNDS
 from latency_models.profile import main
 from latency_models.verify import main as verify
 from search_space import load_space, lower
+from tests.latency_models.tiny import tiny_space
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = """name: tiny
@@ -185,3 +186,27 @@ def test_bad_options_are_one_line(
     message = capsys.readouterr().err
     assert said in message and message.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["export=file"], "cannot make the folder 'file': File exists"),
+        (["export=file/x"], "cannot make the folder 'file/x/kernels': Not a directory"),
+        (["out=file"], "cannot make the folder 'file': File exists"),
+        (["out=file/x"], "cannot make the folder 'file/x': Not a directory"),
+    ],
+)
+def test_a_file_in_the_way_is_one_line(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    space = tiny_space(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    assert main([*arguments, f"space={space}", "resolution=32"]) == 2
+    message = capsys.readouterr().err
+    assert said in message and message.count("\n") == 1

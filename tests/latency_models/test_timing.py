@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
 import random
+import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -200,6 +203,23 @@ def test_a_bad_row_is_named(old: str, new: str, said: str) -> None:
 def test_facts_are_needed_and_in_milliseconds(text: str, said: str) -> None:
     with pytest.raises(Refused, match=f"row 1: .*{said}"):
         timing.read_facts(text, "x")
+
+
+def test_two_processes_write_one_file_of_timings(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    left = tmp_path / ".results.csv.1.partial"
+    left.write_text("of a process that was killed")
+    os.utime(left, (time.time() - 61,) * 2)
+    script = f"""
+from pathlib import Path
+from latency_models.measure.timing import Record, write_timings
+for _ in range(100):
+    write_timings(Path({str(path)!r}), {FACTS!r}, [Record(*row) for row in {[tuple(row) for row in ROWS]!r}])
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    assert timing.resume(path, FACTS, {"a", "b"}) == ROWS
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_timings_of_other_settings_are_not_gone_on_from(tmp_path: Path) -> None:

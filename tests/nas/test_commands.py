@@ -31,6 +31,17 @@ BAD = [
     (["gate.mode=two"], ["Did you mean 'gates.mode'?"]),
     (["gates.mode=three"], ["unknown gates.mode"]),
     (["data=cifar11"], ["Did you mean 'cifar10'?"]),
+    (["data=null"], ["unknown data 'null'", "Known: cifar10, digits"]),
+    (["data=1"], ["unknown data '1'"]),
+    (["data=true"], ["unknown data 'true'"]),
+    (["data=[cifar10]"], ["unknown data '[cifar10]'", "Did you mean 'cifar10'?"]),
+    (["--multirun", "data=digits,null"], ["unknown data 'digits,null'"]),
+    (["--multirun", "data=digits,cifar11"], ["unknown data 'cifar11'"]),
+    (["data=cifar10,digits"], ["--multirun"]),
+    (["data=imagefolder", "data.root=~/no/such"], [f"no folder '{Path.home()}/no/such'"]),
+    (["resume=it's/lr=0.1,b"], ["no run was begun there ('it's/lr=0.1,b/run.json' is missing)"]),
+    (["resume=~/no/such"], [f"('{Path.home()}/no/such/run.json' is missing)"]),
+    (["init=~/no such,=x"], [f"no file '{Path.home()}/no such,=x'"]),
     (["strategy=darts"], ["unknown strategy", "proxyless"]),
     (["epochs=0"], ["epochs=0 is not 1 or more"]),
     (["epochs=2.5"], ["not of type int"]),
@@ -145,6 +156,33 @@ def test_bad_training_options_are_one_line(option: str, tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert option.split("=")[0].split(".")[-1] in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "wanted"),
+    [
+        ("nas.train", ["a.json", "recipe=null"], "unknown recipe 'null'. Known: imagenet, small."),
+        ("nas.train", ["a.json", "recipe=[small]"], "unknown recipe '[small]'"),
+        ("nas.train", ["a.json", "b.json"], "one network is trained at a time, not 'a.json' and 'b.json'"),
+        ("nas.train", ["a.json", "architecture=b.json"], "not 'a.json' and 'b.json'"),
+        ("nas.train", ["architecture=~/no,such.json"], f"'{Path.home()}/no,such.json'"),
+        ("nas.train", ["resume=~/no/such"], f"('{Path.home()}/no/such/run.json' is missing)"),
+        ("nas.pack", ["~data=digits", "out=x"], "data cannot be left out"),
+        ("nas.pack", ["data=null", "out=x"], "unknown data 'null'"),
+    ],
+)
+def test_what_no_command_can_do_is_one_line(command: str, arguments: list[str], wanted: str, tmp_path: Path) -> None:
+    done = run(command, *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert wanted in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_in_a_folder_with_an_equals_sign_is_found(tmp_path: Path) -> None:
+    (tmp_path / "lr=0.1").mkdir()
+    (tmp_path / "lr=0.1" / "a.json").write_text("{")
+    done = run("nas.train", "lr=0.1/a.json", cwd=tmp_path)
+    assert done.returncode == 2 and "'lr=0.1/a.json' is not JSON" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("command", ["nas.build", "nas.train"])

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from nas.data import (
     ArraySource,
@@ -394,6 +394,84 @@ def test_every_kind_of_image_becomes_rgb(tmp_path: Path, mode: str) -> None:
     read = EncodedSource([tmp_path / "image.png"]).read(0)
     assert read.dtype == np.uint8 and read.shape == (12, 10, 3)
     np.testing.assert_array_equal(read, pixels)
+
+
+GREYS = np.array([[0, 1, 128, 129], [257, 300, 32896, 40000], [65278, 65406, 65407, 65535]], np.uint16)
+
+
+@pytest.mark.parametrize("ending", ["png", "ppm", "tif"])  # Pillow's modes I;16, I and I;16
+def test_grey_of_16_bits_keeps_its_range(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"depth.{ending}"
+    Image.fromarray(GREYS).save(path)
+    read = EncodedSource([path]).read(0)
+    assert read.dtype == np.uint8 and read.shape == (3, 4, 3)
+    np.testing.assert_array_equal(read, np.rint(GREYS / 257).astype(np.uint8)[:, :, None].repeat(3, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("grey", "wanted"),
+    [
+        (GREYS.astype(np.float32), "its grey is in floating point, of no known range"),
+        (GREYS.astype(np.int32) * 2, "its grey, 0 to 131070, is outside 16 bits"),
+        (-GREYS.astype(np.int32), "its grey, -65535 to 0, is outside 16 bits"),
+    ],
+)
+def test_grey_of_no_known_range_is_refused(tmp_path: Path, grey: NDArray[np.generic], wanted: str) -> None:
+    path = tmp_path / "depth.tif"
+    Image.fromarray(grey).save(path)
+    for item, name in ((path, r".*depth\.tif"), (path.read_bytes(), "image 0")):
+        with pytest.raises(BadFile, match=f"cannot read {name}: {wanted}; mend or remove it") as caught:
+            EncodedSource([item]).read(0)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize(("ending", "mode"), [("png", "RGB"), ("png", "P"), ("png", "I;16"), ("jpg", "RGB")])
+def test_images_are_turned_as_their_exif_says(tmp_path: Path, orientation: int, ending: str, mode: str) -> None:
+    path, exif = tmp_path / f"image.{ending}", Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    write_image(tmp_path / "as_it_is.png", mode="RGB" if mode == "I;16" else mode)
+    image = Image.fromarray(GREYS) if mode == "I;16" else Image.open(tmp_path / "as_it_is.png")
+    with image:
+        image.save(path, exif=exif)
+    with Image.open(path) as saved:
+        turned = ImageOps.exif_transpose(saved)
+    read = EncodedSource([path.read_bytes()]).read(0)
+    if mode == "I;16":
+        np.testing.assert_array_equal(read[:, :, 0], np.rint(np.asarray(turned) / 257))
+    else:
+        np.testing.assert_array_equal(read, np.asarray(turned.convert("RGB")))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.*")
+def test_damaged_exif_spoils_no_image(tmp_path: Path) -> None:
+    pixels = write_image(tmp_path / "image.png")
+    for exif in (b"Exif\0\0junk", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0MM\0*\xff\xff\xff\xff"):
+        Image.fromarray(pixels).save(tmp_path / "image.png", exif=exif)
+        np.testing.assert_array_equal(EncodedSource([tmp_path / "image.png"]).read(0), pixels)
+
+
+def test_what_is_no_image_is_told_and_what_is_hidden_is_not(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load_imagefolder(str(folder))
+    assert capsys.readouterr() == ("", "")
+    for name in (".DS_Store", "._00.png", ".git/a.png", "__MACOSX/._00.png", "../__MACOSX/cat/._00.png"):
+        (folder / "cat" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "cat" / name).write_bytes(b"junk")
+    data = load_imagefolder(str(folder))
+    assert data.class_names == ("cat", "dog") and len(data.train.source) == 40
+    assert capsys.readouterr() == ("", "")
+    for name in ("cat/a.GIF", "dog/b.gif", "dog/deeper/c.tif", "dog/README"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"GIF89a")
+    assert len(load_imagefolder(str(folder)).train.source) == 40
+    out, told = capsys.readouterr()
+    assert out == "" and told.count("\n") == 1
+    left_out = "2 .gif, 1 .tif, 1 without an ending"
+    assert told.startswith(f"note: files in '{folder}' are left out: {left_out}; images are .bmp, ")
+    for number in range(9):
+        (folder / "cat" / f"a.{number}").touch()
+    load_imagefolder(str(folder))
+    assert ": 2 .gif, 1 .0, 1 .1, 1 .2, 1 .3, 1 .4, ...; " in capsys.readouterr().err
 
 
 def test_a_corrupt_image_is_named_before_anything_starts(folder: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from nas.api import load_data, search
@@ -20,10 +22,11 @@ from nas.pretrained import origin_of, with_init_defaults
 from nas.rederive import main as rederive
 from nas.result import SearchResult, load_result
 from nas.search import main
-from nas.settings import SearchSettings, settings_from_dict
+from nas.settings import DataSettings, SearchSettings, settings_from_dict
 from nas.strategies import weights
 from nas.summary import summary
-from nas.training import accuracy
+from nas.train import TrainCommand, full_training
+from nas.training import Recipe, accuracy
 from search_space import UserError
 from tests.nas.test_subnetworks import SPACES
 
@@ -107,12 +110,22 @@ def test_several_budgets_at_once(supernets: dict[str, Path], tmp_path: Path) -> 
     [
         ("proxyless", {"data": {"limit": 100}}, "compared on images that they were trained on"),
         ("proxyless", {"data": {"validation_share": 0.4}}, "compared on images that they were trained on"),
-        ("proxyless", {"train": {"share_weights": False}}, "is not of this search"),
+        ("proxyless", {"train": {"share_weights": False}}, "trained with train.share_weights=true, not false; leave"),
+        ("proxyless", {"data": {"resolution": 32}}, "trained at 16 pixels, not at 32; leave out data.resolution="),
+        ("proxyless", {"space_width": 0.5}, "with space_width=null, not with space_width=0.5; leave out space_width="),
         ("random", {}, "has no gates to choose by; add strategy=evolution"),
         ("missing", {}, "give pretrained, a search's folder"),
         ("pretrained", {"budget_ms": 50, "data": {"name": "digits"}}, "was trained on"),
         ("pretrained", {"budget_ms": 50, "finetune": {"epochs": 1}}, "add data=cifar10 data.root=FOLDER"),
-        ("pretrained", {"budget_ms": 50, "strategy": "random"}, "add data=cifar10 data.root=FOLDER"),
+        ("pretrained", {"budget_ms": 50, "epochs": 3}, "^epochs=3 cannot be done without images; .* or leave it out$"),
+        (
+            "pretrained",
+            {"budget_ms": 50, "strategy": "random"},
+            "^strategy=random cannot be .* add data=cifar10 data.root",
+        ),
+        ("pretrained", {"budget_ms": 50, "train": {"share_weights": False}}, "trained with train.share_weights=true"),
+        ("pretrained", {"budget_ms": 50, "resolution": 128}, "was trained at 32 pixels, not at 128"),
+        ("pretrained", {"budget_ms": 50, "space_width": 0.5}, "not with space_width=0.5"),
         ("pretrained", {"budget_ms": 1}, "cannot be met"),
     ],
 )
@@ -123,6 +136,22 @@ def test_what_a_supernet_cannot_be_asked(
     options = {"device": "cpu", "budget_ms": 2.8, "out": str(tmp_path / "run"), **asked}
     with pytest.raises(UserError, match=said):
         search(init=init, progress=False, **options)
+
+
+def test_weights_for_other_classes_are_refused(supernets: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "images" / name / f"{number}.png")
+    run = supernets["proxyless"]
+    asked = TrainCommand(
+        str(run / "architecture.json"), str(run / "weights.safetensors"), 16, out=str(tmp_path / "out")
+    )
+    data = DataSettings("imagefolder", str(tmp_path / "images"), resolution=16)
+    with pytest.raises(UserError, match=r"the weights in '.*' have 10 classes, data=imagefolder has 2$"):
+        full_training(asked, data, Recipe(), progress=False)
+    with pytest.raises(UserError, match=r"have 10 classes, the architecture has 2$"):
+        load_network(replace(load_result(run / "architecture.json"), num_classes=2), run / "weights.safetensors")
 
 
 def test_a_file_that_is_no_supernet_is_refused(tmp_path: Path, supernets: dict[str, Path]) -> None:

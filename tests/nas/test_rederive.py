@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load, save
 
+import device_profiles
 from latency_models.calibrate import main as calibrate
 from nas.api import search
 from nas.checkpoint import FORMAT
+from nas.data import load_digits
 from nas.pretrained import CHECKPOINT
 from nas.rederive import main, rederive
 from nas.result import load_result
+from search_space import UserError
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +128,30 @@ def test_a_checkpoint_that_cannot_be_used_is_one_line(
     message = capsys.readouterr().err
     assert said in message and message.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_images_that_the_run_did_not_see_are_refused(tmp_path: Path) -> None:
+    """A run on images given from Python says digits in its settings, and rederive would load those."""
+    digits = load_digits(limit=64)
+    names = tuple("abcdefghij")
+    own = replace(digits, class_names=names)
+    options = {"epochs": 1, "warmup": {"epochs": 1}, "finetune": {"epochs": 0}, "progress": False, "data": own}
+    search(device="cpu", budget_ms=40, out=str(tmp_path / "run"), **options)
+    with pytest.raises(UserError, match="such as 'a'; the images named by data= have others"):
+        rederive(tmp_path / "run", {"out": str(tmp_path / "again")})
+
+
+def test_profiles_of_other_devices_spoil_nothing(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is damaged, one timed other kinds of kernels: both are named in a note, and the rest is as ever."""
+    monkeypatch.chdir(tmp_path)
+    shipped = Path(device_profiles.__file__).parent / "data" / "cpu"
+    for name in ("broken", "few"):
+        shutil.copytree(shipped, Path("device_profiles") / name)
+    Path("device_profiles/few/device.yaml").write_text("device: few\n")
+    result, folder = rederive(run_folder, {"out": "again"})
+    assert set(result.latency) >= {"cpu", "vpu", "gpu"} and not {"broken", "few"} & set(result.latency)
+    said = " ".join(result.notes)
+    assert "No latency on 'broken'" in said and "No latency on 'few'" in said
+    assert (folder / "architecture.json").is_file()

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
+import os
 import random
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nas.report import FILES, GATE_COLUMNS, SEARCH_COLUMNS, Scale, main, render_report, thin, write_report
+from nas.api import run_folder
+from nas.distributed import Place
+from nas.report import FILES, GATE_COLUMNS, SEARCH_COLUMNS, Scale, main, ms, render_report, thin, write_report
+from nas.resume import Begun
 from search_space import Architecture, cost_of, load_space, lower
-from search_space.errors import BadFile
+from search_space.errors import BadFile, CannotWrite
 
 DEVICES = {
     "vpu": ("Intel Myriad X (NCS2)", "OpenVINO 2019R2", "fp16", 1.0),
@@ -241,6 +247,57 @@ def test_what_was_not_measured_is_said_so(tmp_path: Path) -> None:
     assert all("vpu: not measured" in tip for tip in page.tips if "kernel" in tip)
 
 
+def test_with_confidence_the_page_says_what_the_upper_end_uses(tmp_path: Path) -> None:
+    record = write_sample(tmp_path)
+    plain = Page(render_report(tmp_path)).text
+    assert "Networks of this space are predicted at" in plain and "upper end" not in plain
+    record["budget"] |= {
+        "budget_ms": 45.0, "predicted_ms": 24.5, "used": 0.989, "kept_ms": 44.505, "confidence": 0.9,
+        "space_min_ms": 37.32, "space_max_ms": 136.0,
+    }  # fmt: skip
+    record["latency"]["vpu"] |= {"latency_ms": 24.5, "low_ms": 13.5, "high_ms": 44.505, "coverage": 0.8}
+    (tmp_path / "architecture.json").write_text(json.dumps(record))
+    page = Page(render_report(tmp_path))
+    assert (
+        "98.9 % of the budget is used by the interval's upper end, which keeps it at confidence 0.9; "
+        "interval 13.50 to 44.51 ms (80 %). "
+        "Networks of this space have upper ends of 37.32 ms to 136.0 ms on this device."
+    ) in page.text
+    assert "54." not in page.text.split("Test accuracy")[0]
+    assert "budget 45 ms, kept by the upper end" in page.words
+    assert "All by the interval's upper end" in page.text
+    assert not [a for _, a in page.elements if a.get("class") == "over"]
+
+
+def test_what_is_used_above_the_budget_is_drawn_so(tmp_path: Path) -> None:
+    record = write_sample(tmp_path)
+    record["budget"] |= {"used": 1.02, "kept_ms": 1.02 * record["budget"]["budget_ms"], "confidence": 0.9}
+    (tmp_path / "architecture.json").write_text(json.dumps(record))
+    page = Page(render_report(tmp_path))
+    assert len([a for _, a in page.elements if a.get("class") == "over"]) == 1
+
+
+def test_another_calibration_is_not_real_time(tmp_path: Path) -> None:
+    record = write_sample(tmp_path)
+    assert "not real time" not in render_report(tmp_path)
+    record["budget"] |= {"calibration": "table3", "confidence": None}
+    for device, calibration in {"vpu": "table3", "cpu": "table3", "gpu": "measured"}.items():
+        record["latency"][device]["calibration"] = calibration
+    (tmp_path / "architecture.json").write_text(json.dumps(record))
+    html = render_report(tmp_path)
+    page = Page(html)
+    note = ", calibration=table3: not real time"
+    budget, title = record["budget"]["budget_ms"], DEVICES["vpu"][0]
+    for tag in ("title", "h1"):
+        (words,) = re.findall(f"<{tag}>(.*?)</{tag}>", html)
+        assert words.endswith(note)
+    assert f"budget {budget:g} ms{note}" in page.words and f"on {title}{note}" in page.text
+    for device, row in record["latency"].items():
+        time, unreal = ms(row["latency_ms"]), device != "gpu"
+        assert page.words.count(f"{time}, not real time") == 2 * unreal  # beside its segments and in the table
+        assert page.words.count(time) == 2 * (not unreal)
+
+
 def test_the_chosen_candidate_of_every_slot_is_outlined(tmp_path: Path) -> None:
     record = write_sample(tmp_path, seed=3)
     page = Page(render_report(tmp_path))
@@ -373,6 +430,26 @@ def test_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_report(tmp_path)
     assert path.read_text(encoding="utf-8") == page
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_full_disk_leaves_the_old_page_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    begun = Begun("search", {}, None, datetime.now(UTC))
+    with (
+        pytest.raises(
+            CannotWrite, match=r"cannot write '.*report\.html': No space.*; mend that and go on with resume="
+        ),
+        run_folder(str(tmp_path / "run"), "unused", begun, None, Place()) as folder,
+    ):
+        write_sample(folder)
+        page = write_report(folder).read_text(encoding="utf-8")
+        write_sample(folder, seed=1)
+        monkeypatch.setattr(os, "fsync", full)
+        write_report(folder)
+    assert (folder / "report.html").read_text(encoding="utf-8") == page
+    assert not list(folder.glob("*.partial"))
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

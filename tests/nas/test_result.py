@@ -144,6 +144,14 @@ def test_a_missing_or_unknown_field_within_a_group(tmp_path: Path, group: str) -
     assert "surplus" in told(file)
 
 
+@pytest.mark.parametrize("pixels", [None, "64", [], 0, True])
+@pytest.mark.parametrize("name", ["deployment", "training"])
+def test_pixels_that_are_no_number(tmp_path: Path, name: str, pixels: object) -> None:
+    file, data = tmp_path / "architecture.json", sample_result().to_dict()
+    file.write_text(json.dumps({**data, "resolution": {**data["resolution"], name: pixels}}))
+    assert f"resolution.{name} is {pixels!r}, not a number of pixels" in told(file)
+
+
 def test_truncated_empty_and_foreign_files(tmp_path: Path) -> None:
     file = tmp_path / "architecture.json"
     save_result(sample_result(), file)

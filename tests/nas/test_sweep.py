@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from nas.api import make_folder
 from nas.door import _quoted
@@ -79,7 +80,41 @@ def test_runs_that_begin_at_the_same_moment_have_folders_of_their_own(
         ('data.train="a-{0..1}.tar"', 'data.train="a-{0..1}.tar"'),
         ("data={name:digits}", "data={name:digits}"),
         ("--multirun", "--multirun"),
+        ("data.root=~/images", 'data.root="~/images"'),
+        ("out=a/lr=0.1", 'out="a/lr=0.1"'),
+        ("out=it's", 'out="it\'s"'),
+        ("out=a,b", 'out="a,b"'),
+        ("out=two words", "out=two words"),
+        ("out=2026_11_24", 'out="2026_11_24"'),
+        ("out='a,b'", "out='a,b'"),
+        ("out=null", "out=null"),
+        ("data.train=[a,b]", "data.train=[a,b]"),
+        ("data.test=https://x/a.tar?b=1&c=2", 'data.test="https://x/a.tar?b=1&c=2"'),
+        ("init=choice(a,b)", "init=choice(a,b)"),
+        ("budget_ms=20,30", "budget_ms=20,30"),
+        ("device=[cpu,vpu]", "device=[cpu,vpu]"),
     ],
 )
-def test_patterns_of_shards_need_no_quotes_of_hydra(argument: str, quoted: str) -> None:
+def test_paths_and_patterns_of_shards_need_no_quotes_of_hydra(argument: str, quoted: str) -> None:
     assert _quoted(argument) == quoted
+
+
+@pytest.mark.parametrize(
+    "text", ["it's", 'a"b', 'it\'s a "b"', "a\\", "a\\'=", "~/a(b", "x%20&y", "a{0..3}.tar", "#1;é"]
+)
+def test_a_quoted_path_is_read_as_it_was_written(text: str) -> None:
+    assert OverridesParser.create().parse_override(_quoted(f"out={text}")).value() == text
+
+
+@pytest.mark.parametrize(
+    ("argument", "values"),
+    [
+        ("data.root=a,b", ["a", "b"]),
+        ("data.root=~/a,~/b", ["~/a", "~/b"]),
+        ("out='a,b',c", ["a,b", "c"]),
+        ("data.train=a{0..1},b{2..3}", ["a{0..1}", "b{2..3}"]),
+    ],
+)
+def test_values_of_a_sweep_are_quoted_one_by_one(argument: str, values: list[str]) -> None:
+    override = OverridesParser.create().parse_override(_quoted(argument, multirun=True))
+    assert [str(getattr(value, "text", value)) for value in override.sweep_iterator()] == values

@@ -30,7 +30,7 @@ from nas.settings import DataSettings, count_classes
 from nas.shards import cache as caches
 from nas.shards.index import expand, find_shards
 from search_space import UserError
-from search_space.errors import BadFile, Stopped
+from search_space.errors import BadFile, CannotWrite, Stopped
 from tests.nas.test_resume import Interrupting, begin, files_of, folder_of_spaces  # noqa: F401
 
 
@@ -124,6 +124,14 @@ def test_encoded_images_keep_their_bytes(shards: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_shards_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for out in ("file", "file/x"):
+        with pytest.raises(CannotWrite, match=f"cannot make the folder '.*{out}': "):
+            pack(load_digits(), tmp_path / out)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves shards open
 def test_webdataset_reads_what_was_packed(shards: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
     files = [str(p) for p in sorted(shards.glob("train-*.tar"))]
@@ -395,9 +403,30 @@ def test_a_shard_that_changed_since_it_was_indexed(shards: Path, tmp_path: Path)
     for file in shards.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     cut(tmp_path / "test-000000.tar", 5000)
-    data = load(tmp_path, tmp_path / "cache")
-    with pytest.raises(BadFile, match=r"test-000000\.tar' has 5000 bytes, its index says \d+"):
-        data.test.source.read(0)
+    asked = DataSettings("webdataset", str(tmp_path), cache=str(tmp_path / "cache"))
+    size = (shards / "test-000000.tar").stat().st_size
+    for opened in (load_webdataset, count_classes):  # before anything starts
+        with pytest.raises(BadFile, match=rf"test-000000\.tar' has 5000 bytes, its index says {size}") as caught:
+            opened(asked)
+        assert "copy it anew, or pack the data again" in str(caught.value) and "cache" not in str(caught.value)
+    (tmp_path / "test-000000.tar").unlink()
+    with pytest.raises(BadFile, match=r"cannot read '.*test-000000\.tar': No such file"):
+        load_webdataset(asked)
+
+
+def test_a_shard_that_changes_while_it_is_used(shards: Path, server: Server, tmp_path: Path) -> None:
+    for file in shards.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    near = load(tmp_path, tmp_path / "cache")
+    cut(tmp_path / "test-000000.tar", 5000)
+    with pytest.raises(BadFile, match=r"has 5000 bytes, its index says \d+: .*; copy it anew, or pack the data again$"):
+        near.test.source.read(0)
+    far = load(server.url, tmp_path / "cache")
+    far.test.source.read(0)
+    (fetched,) = (tmp_path / "cache").glob("*test-000000.tar")
+    cut(fetched, 5000)
+    with pytest.raises(BadFile, match=r"has 5000 bytes, its index says \d+: .*or empty data\.cache="):
+        far.test.source.read(0)
 
 
 def test_a_damaged_index(shards: Path, tmp_path: Path) -> None:
@@ -405,6 +434,14 @@ def test_a_damaged_index(shards: Path, tmp_path: Path) -> None:
         (tmp_path / "index.npz").write_bytes(content)
         with pytest.raises(BadFile, match=r"index\.npz' is not the index of a set of shards"):
             load(tmp_path, tmp_path / "cache")
+
+
+def test_an_index_with_too_few_sizes(shards: Path, tmp_path: Path) -> None:
+    with np.load(shards / "index.npz") as file:
+        fields = dict(file)
+    np.savez(tmp_path / "index.npz", **{**fields, "test_shard_bytes": fields["test_shard_bytes"][1:]})
+    with pytest.raises(BadFile, match="its arrays do not fit together"):
+        load(tmp_path, tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
@@ -428,7 +465,7 @@ def test_what_cannot_be_found(options: dict[str, str], wanted: str, tmp_path: Pa
 def test_a_cache_that_cannot_be_kept_or_read(tmp_path: Path) -> None:
     write_shard(tmp_path / "train-0.tar", sound())
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot make data\.cache=.*file"):
+    with pytest.raises(UserError, match=r"cannot make the folder '.*file/index': Not a directory"):
         load(tmp_path, tmp_path / "file")
     load(tmp_path, tmp_path / "cache")
     (kept,) = (tmp_path / "cache" / "index").iterdir()
@@ -447,7 +484,7 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
         raise ImportError('HTTPFileSystem requires "requests" and "aiohttp" to be installed')
 
     monkeypatch.setattr("fsspec.core.url_to_fs", lacking)
-    with pytest.raises(UserError, match=r"aiohttp.*pip install 'quadranas\[stream\]'"):
+    with pytest.raises(UserError, match=r"aiohttp.*pip install -c constraints.txt -e '\.\[stream\]'"):
         load("https://example.org/x", tmp_path)
 
 
