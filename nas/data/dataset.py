@@ -8,6 +8,7 @@ run can be repeated. Not for transforming labels (mixup lives in `nas.mixing`).
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,6 +24,13 @@ from nas.data.order import batches_of, shards_to_come, steps_of
 from nas.data.sources import ImageSource, ShardedSource
 from nas.distributed import Place
 from nas.result import InputFormat
+
+
+def preparing_threads(place: Place) -> int:
+    """How many threads decode and augment: one beside a CPU that trains; for a GPU this process' share of the cores."""
+    if place.device.type == "cpu":
+        return 1
+    return max(1, min(16, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 @dataclass(frozen=True)
@@ -86,10 +94,11 @@ class DataSet:
         """
         draws = (seed, epoch) if training else None
         chunks = batches_of(split.source, split.indices, split.labels, batch_size, draws, self.place)
-        with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(1) as fetching:
+        count = preparing_threads(self.place)
+        with ThreadPoolExecutor(count) as ahead, ThreadPoolExecutor(1) as fetching:
             jobs = _prepared(split, chunks[start:], fetching)
-            # the next batch is made while this one is used
-            waiting = [ahead.submit(self._batch, job, resolution, draws) for job in islice(jobs, 2)]
+            # the next batches are made while this one is used
+            waiting = [ahead.submit(self._batch, job, resolution, draws) for job in islice(jobs, count + 1)]
             while waiting:
                 images, labels = waiting.pop(0).result()
                 waiting += [ahead.submit(self._batch, job, resolution, draws) for job in islice(jobs, 1)]

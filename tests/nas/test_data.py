@@ -22,6 +22,7 @@ from nas.data import (
     DataSet,
     EncodedSource,
     Split,
+    dataset,
     load_cifar10,
     load_digits,
     load_imagefolder,
@@ -29,6 +30,7 @@ from nas.data import (
     read_packed,
     split_by_class,
 )
+from nas.distributed import Place
 from search_space.errors import BadFile, UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -690,3 +692,21 @@ def test_the_whole_packed_cifar10_is_found_by_its_folder() -> None:
     assert (len(data.train) + len(data.validation), len(data.test)) == (1000, 10_000)
     assert set(np.bincount(data.test.labels).tolist()) == {1000}
     assert data.test.source.read(0).shape == (32, 32, 3)
+
+
+def test_many_threads_make_the_same_batches(digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made() -> list[torch.Tensor]:
+        return [images for images, _ in digits.batches(digits.train, 32, 16, seed=3, epoch=1, training=True)]
+
+    alone = made()
+    monkeypatch.setattr(dataset, "preparing_threads", lambda place: 4)
+    together = made()
+    assert len(alone) == len(together) > 4 and all(map(torch.equal, alone, together))
+
+
+def test_a_gpu_has_its_share_of_the_cores_prepare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset.os, "cpu_count", lambda: 16)
+    assert dataset.preparing_threads(Place()) == 1
+    assert dataset.preparing_threads(Place(torch.device("cuda", 0))) == 16
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert dataset.preparing_threads(Place(torch.device("cuda", 1), rank=1, ranks=8)) == 4
