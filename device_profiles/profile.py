@@ -69,6 +69,11 @@ def load_profile(name: str) -> DeviceProfile:
     raise UnknownName("device", name, available_devices(), hint)
 
 
+def is_shipped(name: str) -> bool:
+    """Whether a device of this name comes with the project."""
+    return any(entry.name == name and _is_device(entry) for entry in _shipped().iterdir())
+
+
 def save_profile(folder: Path, header: Header, rows: Iterable[KernelRow]) -> DeviceProfile:
     """Write the two files of a device into `folder` (made if missing) and read them back."""
     import yaml
@@ -88,8 +93,12 @@ def _folders() -> list[Traversable]:
             raise BadFile(f"${FOLDERS_VARIABLE} names '{named}', which is no folder")
         found.append(Path(named))
     found.append(Path(USER_FOLDER))
-    found.append(resources.files("device_profiles").joinpath("data"))
+    found.append(_shipped())
     return [folder for folder in found if folder.is_dir()]
+
+
+def _shipped() -> Traversable:
+    return resources.files("device_profiles").joinpath("data")
 
 
 def _is_device(entry: Traversable) -> bool:

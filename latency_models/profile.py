@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from device_profiles.profile import USER_FOLDER
+from device_profiles.profile import USER_FOLDER, is_shipped
 from latency_models.fit_rows import FEWEST_NETWORKS
 from latency_models.measure.exchange import export_folder, read_results
 from latency_models.measure.host import Limits, time_host
@@ -112,6 +112,10 @@ def _workload(options: Options, networks: int) -> Workload:
 def _device(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise UserError(f"device={name} is no folder name; use letters, digits, '_', '-' and '.'")
+    if is_shipped(name):
+        raise UserError(
+            f"device={name} is a device that comes with this project; give yours another name, such as host"
+        )
     return name
 
 

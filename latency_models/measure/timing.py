@@ -339,15 +339,21 @@ def resume(path: Path, facts: Mapping[str, Any], known: Collection[str]) -> list
     """The timings of an earlier run with the same facts; none where there is no file. Raises `Refused`."""
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
-    before = read_facts(text, path.name)
+    over = f"delete '{path}' to start over"
+    try:
+        text = path.read_text(encoding="utf-8")
+        before = read_facts(text, path.name)
+    except ValueError as error:  # Refused, or no UTF-8
+        raise Refused(f"{error}; {over}") from error
     for name in SAME:
         if before.get(name) != facts.get(name):
             raise Refused(
-                f"{path.name} was taken with {name}={before.get(name)}, this run has {name}={facts.get(name)}; "
-                f"delete '{path}' to start over"
+                f"{path.name} was taken with {name}={before.get(name)}, this run has {name}={facts.get(name)}; {over}"
             )
-    return parse(text, path.name, known)
+    try:
+        return parse(text, path.name, known)
+    except Refused as error:
+        raise Refused(f"{error}; {over}") from error
 
 
 # --- runtimes

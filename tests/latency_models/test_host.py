@@ -142,6 +142,14 @@ def test_a_run_that_was_stopped_is_gone_on_from(
     assert not [name for name in available_devices() if "mine" in name]
     assert main([*arguments, "optimization=basic"]) == 2
     assert "delete 'device_profiles/.mine.partial.csv' to start over" in capsys.readouterr().err
+    partial = Path("device_profiles/.mine.partial.csv")
+    whole = partial.read_bytes()
+    for damaged in (whole[:-4], b"\xff" + whole, b""):
+        partial.write_bytes(damaged)
+        assert main(arguments) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and "delete 'device_profiles/.mine.partial.csv' to start over" in told
+    partial.write_bytes(whole)
     assert not stops
     interrupted = taken[11]
     assert main(arguments) == 0

@@ -168,6 +168,7 @@ def test_a_damaged_file_is_refused_naming_the_row(
         (["import=nothing.csv"], "missing device="),
         (["few=nothing.csv", "device=x"], "nothing.csv"),
         (["device=../x"], "no folder name"),
+        (["device=cpu"], "device=cpu is a device that comes with this project"),
         (["runtime=tensorrt"], "unknown runtime 'tensorrt'"),
         (["threads=0"], "not an integer >= 1"),
         (["space=nothing"], "unknown space 'nothing'"),
