@@ -29,7 +29,7 @@ from nas.distributed import OtherStopped, Place, from_first, joined, place, with
 from nas.export import export_network, load_gates, load_supernet, onnx_predictor
 from nas.gates import Gates
 from nas.log import LOG_EVERY, Row, SearchLog
-from nas.preflight import Plan, plan_search
+from nas.preflight import Plan, plan_search, taken
 from nas.pretrained import find_checkpoint, images_at_hand, origin_of
 from nas.progress import SearchProgress
 from nas.report import write_report
@@ -539,7 +539,7 @@ def make_folder(out: str | None, default_name: str) -> Path:
             new.mkdir(parents=True)
         except FileExistsError as error:  # also of a run that began this moment
             if out is not None:
-                raise UserError(f"the run folder '{folder}' exists; name another with out=, or remove it") from error
+                raise taken(folder) from error
         except OSError as error:
             raise UserError(f"cannot make the run folder '{new}': {error.strerror}") from error
         else:

@@ -5,8 +5,10 @@ Resolves space, device and latency table, and refuses an infeasible budget at on
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from device_profiles import DeviceProfile, load_profile
 from latency_models import LatencyModel, LatencyTable, fit_latency_model, latency_table
@@ -40,6 +42,17 @@ class Plan(Priced):
     settings: SearchSettings
     binds: bool
     notes: tuple[str, ...]
+
+
+def taken(folder: Path) -> UserError:
+    """What is said where a run's folder exists."""
+    return UserError(f"the run folder '{folder}' exists; name another with out=, or remove it")
+
+
+def check_out(out: str | None) -> None:
+    """Raise `UserError` if `out` exists; of several processes only the first asks, since it makes the folder."""
+    if out is not None and os.environ.get("RANK", "0") == "0" and Path(out).expanduser().exists():
+        raise taken(Path(out).expanduser())
 
 
 def plan_search(settings: SearchSettings, num_classes: int | None = None) -> Plan:

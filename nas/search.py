@@ -33,12 +33,14 @@ def _search(values: dict[str, Any]) -> None:
         values = with_data_defaults(given(values, sys.argv[1:]))
     command = " ".join(["python -m nas.search", *(a for a in sys.argv[1:] if not a.startswith("out="))])
     going_on = (begun_in, begun) if begun else None
+    from nas.preflight import check_out, plan_search  # no torch up to here: a hopeless request is refused at once
+
+    if begun is None:
+        check_out(values["out"])
     if is_front(values):
         _search_front(values, command, going_on)
         return
     settings = settings_from_dict(SearchSettings, values)
-    from nas.preflight import plan_search  # no torch up to here: a hopeless request is refused at once
-
     plan = plan_search(settings)
     _say_plan(plan)
     from nas.api import take_part
