@@ -70,8 +70,17 @@ def test_bad_input_is_one_line_and_writes_nothing(arguments: list[str], wanted: 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("arguments", [["budget_ms=1"], ["limits.params=1000"], ["limits.peak_activation=1e6"]])
-def test_an_impossible_request_is_refused_within_a_second(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["budget_ms=1"], "cannot be met"),
+        (["limits.params=1000"], "cannot be met"),
+        (["limits.peak_activation=1e6"], "cannot be met"),
+        (["budget_ms=30", "out=tests"], "the run folder 'tests' exists; name another with out=, or remove it"),
+        (["budget_ms=[25,30]", "out=tests"], "the run folder 'tests' exists"),
+    ],
+)
+def test_an_impossible_request_is_refused_within_a_second(arguments: list[str], said: str) -> None:
     """Of processor time, from an interpreter's start, with torch out of reach."""
     script = (
         "import sys, time, runpy; sys.modules['torch'] = None\n"
@@ -80,7 +89,7 @@ def test_an_impossible_request_is_refused_within_a_second(arguments: list[str]) 
         "finally:\n    print(time.process_time())\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 2 and "cannot be met" in done.stderr, done.stderr
+    assert done.returncode == 2 and said in done.stderr, done.stderr
     assert float(done.stdout) < 1
 
 
