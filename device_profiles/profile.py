@@ -139,6 +139,6 @@ def _read(folder: Traversable, name: str) -> bytes:
 
 def _decode(raw: bytes, where: str) -> str:
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8-sig")  # spreadsheets begin a file with a byte order mark
     except UnicodeDecodeError as error:
         raise BadFile(f"{where}: not UTF-8 text at byte {error.start}") from error

@@ -19,7 +19,7 @@ class UnknownName(UserError):
 
     def __init__(self, what: str, asked: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
-        near = get_close_matches(asked, known, n=1, cutoff=0.5)
+        near = get_close_matches(asked.lower(), known, n=1, cutoff=0.5)
         guess = f" Did you mean '{near[0]}'?" if near else ""
         listed = f" Known: {', '.join(known)}." if len(known) <= 20 else ""
         hint = f" {hint}" if hint else ""

@@ -113,6 +113,14 @@ def test_the_digest_changes_with_either_file(home: Path) -> None:
     assert len(digests) == 3
 
 
+def test_a_table_that_a_spreadsheet_saved(home: Path) -> None:
+    """With a byte order mark in front."""
+    table = copy_as("board", home) / "kernels.csv"
+    rows = load_profile("board").rows
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    assert load_profile("board").rows == rows
+
+
 def load_bad(name: str) -> str:
     """The message of the refusal, which must be one line."""
     with pytest.raises(BadFile) as caught:

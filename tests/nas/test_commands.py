@@ -21,6 +21,7 @@ def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 
 
 BAD = [
+    (["device=VPU"], ["unknown device 'VPU'", "Did you mean 'vpu'?"]),
     (["device=vpx"], ["unknown device 'vpx'", "Did you mean 'vpu'?", "cpu"]),
     (["space=quadrant"], ["unknown space", "Did you mean 'quadranet'?"]),
     (["budget_ms=1"], ["cannot be met", "the fastest network of 'quadranet' takes 2"]),
