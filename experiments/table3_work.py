@@ -27,10 +27,10 @@ from experiments.baselines.mobile import (
 from experiments.results import Row
 from latency_models import LatencyModel, LatencyTable, fit_latency_model, latency_table
 from latency_models.fuse import fuse
-from latency_models.table3 import NUM_CLASSES, RESOLUTION, SCALES, TABLE_III, typical_ms
+from latency_models.table3 import SCALES, TABLE_III, typical_ms
 from nas.settings import DataSettings
 from search_space import Architecture, cost_of, load_space, lower
-from search_space.family import DEPTHS_12, linear_twin, quadranet
+from search_space.family import DEPTHS_12, NUM_CLASSES, RESOLUTION, linear_twin, quadranet
 
 if TYPE_CHECKING:
     from nas.data import DataSet

@@ -19,8 +19,7 @@ from device_profiles import Calibration, DeviceProfile
 from latency_models.model import LatencyModel
 from latency_models.regression import round_significant
 from latency_models.table import latency_table
-from search_space.family import NUM_CLASSES as NUM_CLASSES
-from search_space.family import RESOLUTION as RESOLUTION
+from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.layer import Node
 from search_space.lower import lower_space
 from search_space.space import SearchSpace, load_space

@@ -475,9 +475,8 @@ def latency_everywhere(
 ) -> tuple[dict[str, DeviceLatency], tuple[str, ...]]:
     """Predicted latency on every known device, the budget's first and with its confidence; and why others have none.
 
-    A profile that is broken, or timed other kinds of kernels, spoils no result for the budget's device.
-
-    The budget's calibration holds for every device that has it; the others are as measured.
+    A profile that is broken, or timed other kinds of kernels, spoils no result for the budget's device. The budget's
+    calibration holds for every device that has it; the others are as measured.
     """
     segments = lower(architecture, resolution, num_classes)
     asked = budget.calibration if budget else "measured"
