@@ -81,9 +81,9 @@ def do(job: Job) -> list[Row]:
     """Run the search and read what it left."""
     from nas.api import run_search
     from nas.front import run_front
-    from nas.preflight import plan_front, plan_search
-    from nas.settings import SearchSettings, settings_from_dict, with_data_defaults
-    from nas.targets import each_target
+    from nas.run.plan import plan_front, plan_search
+    from nas.run.settings import SearchSettings, settings_from_dict, with_data_defaults
+    from nas.run.targets import each_target
 
     table = plan_search(SearchSettings(device=job.device, budget_ms=1e9, space=job.space)).table
     span = table.maximum_ms - table.minimum_ms

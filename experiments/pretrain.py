@@ -36,11 +36,11 @@ from search_space import GatePath
 
 if TYPE_CHECKING:
     from latency_models.options import Options
-    from nas.checkpoint import Checkpoints
     from nas.data import DataSet
     from nas.discrete.budgeted import Budgeted
-    from nas.preflight import Plan
-    from nas.supernet import Supernet
+    from nas.run.checkpoint import Checkpoints
+    from nas.run.plan import Plan
+    from nas.supernet.network import Supernet
 
 OPTIONS = {
     "data.root": "folder of CIFAR-10 (default: ../shared/datasets)",
@@ -99,7 +99,7 @@ def train_supernet(plan: Plan, data: DataSet, checkpoints: Checkpoints) -> Super
 
 def measured(supernet: Supernet, data: DataSet, networks: NDArray[np.int64]) -> NDArray[np.float64]:
     """(N, S) -> (N,) accuracies on the first validation images, with inherited weights."""
-    from nas.training import accuracy
+    from nas.training.loop import accuracy
 
     batches = list(itertools.islice(data.batches(data.validation, supernet.resolution, 256), IMAGES // 256))
     paths = [GatePath(tuple(row)) for row in networks.tolist()]
@@ -141,11 +141,11 @@ def measure(options: Options, quick: bool, command: str) -> Results:
     import torch
 
     from nas.api import load_data
-    from nas.checkpoint import Checkpoints
-    from nas.export import load_supernet, save_supernet
-    from nas.preflight import plan_search
-    from nas.pretrained import gates_key, trained_for
-    from nas.settings import SearchSettings, settings_from_dict
+    from nas.run.checkpoint import Checkpoints
+    from nas.run.export import load_supernet, save_supernet
+    from nas.run.plan import plan_search
+    from nas.run.settings import SearchSettings, settings_from_dict
+    from nas.supernet.origin import gates_key, trained_for
 
     torch.set_num_threads(1)
     provenance = take_provenance(command, "cpu")

@@ -46,7 +46,7 @@ from search_space.errors import UnknownName
 
 if TYPE_CHECKING:
     from latency_models.options import Options
-    from nas.settings import DataSettings
+    from nas.run.settings import DataSettings
 
 KINDS = ("range", "scale", "published", "random", "search", "train")
 OPTIONS = {
@@ -126,8 +126,8 @@ def prepare(options: Options, quick: bool) -> Work[Job]:
 
 def scale_of(options: Options, quick: bool) -> Scale:
     """Raises `UserError` for options that do not fit."""
-    from nas.recipes import available_recipes
-    from nas.settings import DataSettings
+    from nas.run.settings import DataSettings
+    from nas.training.recipes import available_recipes
 
     scale = Scale()
     recipe = options.text("recipe", scale.recipe)
@@ -148,7 +148,7 @@ def scale_of(options: Options, quick: bool) -> Scale:
 
 
 def _data_of(options: Options, default: DataSettings) -> DataSettings:
-    from nas.settings import DataSettings, settings_from_dict, with_data_defaults
+    from nas.run.settings import DataSettings, settings_from_dict, with_data_defaults
 
     name = options.text("data", default.name)
     given: dict[str, Any] = {"name": name}

@@ -28,7 +28,7 @@ from experiments.results import Row
 from latency_models import LatencyModel, LatencyTable, fit_latency_model, latency_table
 from latency_models.fuse import fuse
 from latency_models.table3 import SCALES, TABLE_III, typical_ms
-from nas.settings import DataSettings
+from nas.run.settings import DataSettings
 from search_space import Architecture, cost_of, load_space, lower
 from search_space.family import DEPTHS_12, NUM_CLASSES, RESOLUTION, linear_twin, quadranet
 
@@ -165,7 +165,7 @@ class Worker:
         distribution, by which, without a budget, every gate path is as probable."""
         import numpy as np
 
-        from nas.derive import derive
+        from nas.choose.derive import derive
 
         space, rng = load_space(job.space), np.random.default_rng(job.seed)
         rows: list[Row] = []
@@ -181,9 +181,9 @@ class Worker:
     def _search(self, job: Job) -> list[Row]:
         """All devices' budgets in one run."""
         from nas.front import run_front
-        from nas.preflight import plan_front
-        from nas.settings import SearchSettings, settings_from_dict
-        from nas.targets import each_target
+        from nas.run.plan import plan_front
+        from nas.run.settings import SearchSettings, settings_from_dict
+        from nas.run.targets import each_target
 
         wanted = targets(job.space, job.calibration)
         rows: list[Row] = []
@@ -218,9 +218,9 @@ class Worker:
         """From scratch; the accuracy is that of the last weights."""
         import torch
 
-        from nas.distributed import place
-        from nas.recipes import load_recipe
-        from nas.training import accuracy, recalibrate, train_network
+        from nas.run.distributed import place
+        from nas.training.loop import accuracy, recalibrate, train_network
+        from nas.training.recipes import load_recipe
         from search_space.build import Network, to_channels_last
 
         data, pixels = replace(load_images(self.scale.data), place=place("auto")), self.scale.data.resolution
@@ -242,7 +242,7 @@ class Worker:
 
 def accelerator() -> str:
     """'cpu' or 'cuda': where searches and trainings run here."""
-    from nas.distributed import place
+    from nas.run.distributed import place
 
     return place("auto").device.type
 

@@ -35,9 +35,9 @@ from experiments.truth_work import Scale, Worker, all_paths, load_images
 if TYPE_CHECKING:
     from latency_models.options import Options
     from nas.data import DataSet
-    from nas.moving_average import MovingAverage
-    from nas.preflight import Plan
-    from nas.supernet import Supernet
+    from nas.run.plan import Plan
+    from nas.supernet.network import Supernet
+    from nas.training.moving_average import MovingAverage
     from search_space import GatePath
 
 LAST = "last"  # the weights as they are when training ends
@@ -142,7 +142,7 @@ class Trainer:
     def _finetune(self, supernet: Supernet, path: GatePath, plan: Plan, data: DataSet) -> tuple[float, float]:
         """Accuracies on validation and test images of the network as it would be exported."""
         from nas.api import finetune_recipe
-        from nas.training import accuracy, recalibrate, train_network
+        from nas.training.loop import accuracy, recalibrate, train_network
         from search_space.build import to_channels_last
 
         settings, pixels = plan.settings, plan.settings.data.resolution
@@ -156,8 +156,8 @@ class Trainer:
 
 def short_search(space: str, seed: int, short: Short, scale: Scale, root: str) -> Plan:
     """The search whose supernet and fine-tuning are tried."""
-    from nas.preflight import plan_search
-    from nas.settings import SearchSettings, settings_from_dict
+    from nas.run.plan import plan_search
+    from nas.run.settings import SearchSettings, settings_from_dict
 
     options: dict[str, Any] = {
         "device": "cpu",
@@ -184,8 +184,8 @@ def train_supernet(
     """With its last weights, and averages of one training by several decays."""
     import torch
 
-    from nas.moving_average import MovingAverage
     from nas.strategies.weights import WeightTraining, new_supernet
+    from nas.training.moving_average import MovingAverage
 
     torch.set_num_threads(1)
     supernet = new_supernet(plan, data)
@@ -203,7 +203,7 @@ def inherited(
     supernet: Supernet, averages: dict[str, MovingAverage], paths: Sequence[GatePath], data: DataSet, pixels: int
 ) -> Iterator[tuple[str, list[float]]]:
     """(which weights, accuracy of every path on validation images); the supernet holds those weights meanwhile."""
-    from nas.training import accuracy
+    from nas.training.loop import accuracy
 
     for weights in (LAST, *averages):
         if weights != LAST:
@@ -214,7 +214,7 @@ def inherited(
 
 def recalibrated(supernet: Supernet, path: GatePath, data: DataSet, pixels: int) -> float:
     """Accuracy on validation images with BatchNorm statistics of the path's own, from eight batches of train images."""
-    from nas.training import accuracy, recalibrate
+    from nas.training.loop import accuracy, recalibrate
     from search_space.build import to_channels_last
 
     network = supernet.extract(path)

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from experiments.results import NOT_MEASURED, Results, Row, markdown, shown
 from experiments.truth import Supernet, SupernetKey, Truth, equal_draws, kendall, number, supernets_of
-from nas.settings import SearchSettings
+from nas.run.settings import SearchSettings
 
 RERANKED = SearchSettings().rerank  # networks that a gradient search compares at its end
 RANDOM, CPU_TIME, ANY = "random", "random in the gradient search's CPU time", "a random feasible network"

@@ -21,9 +21,9 @@ from search_space import Architecture, GatePath, SearchSpace, load_space, lower
 if TYPE_CHECKING:
     from nas.data import DataSet, Split
     from nas.discrete import Choices
-    from nas.preflight import Plan
-    from nas.result import SearchResult
-    from nas.supernet import Supernet
+    from nas.run.plan import Plan
+    from nas.run.result import SearchResult
+    from nas.supernet.network import Supernet
 
 SPACES = Path(__file__).parent / "spaces"
 BUDGETS = (0.2, 0.4, 0.6, 0.8)  # shares of the way from the fastest network's latency to the slowest's
@@ -107,7 +107,7 @@ class Worker:
         """Train one network on its own."""
         import torch
 
-        from nas.training import Recipe, accuracy, recalibrate, train_network
+        from nas.training.loop import Recipe, accuracy, recalibrate, train_network
         from search_space.build import Network, to_channels_last
 
         scale, data = self.scale, load_images(self.scale, self.root)
@@ -136,7 +136,7 @@ class Worker:
 
     def _supernet(self, job: Job) -> list[Row]:
         """Train a supernet on uniformly drawn paths, then measure every network with inherited weights."""
-        from nas.training import accuracy
+        from nas.training.loop import accuracy
 
         data = load_images(self.scale, self.root)
         clock = time.process_time()
@@ -237,8 +237,8 @@ class Worker:
         """The search of a seed under a share of the range between the fastest and the slowest network."""
         from device_profiles import load_profile
         from latency_models import fit_latency_model, latency_table
-        from nas.preflight import plan_search
-        from nas.settings import SearchSettings, settings_from_dict
+        from nas.run.plan import plan_search
+        from nas.run.settings import SearchSettings, settings_from_dict
 
         scale = self.scale
         table = latency_table(fit_latency_model(load_profile(self.device)), scale.space, 224, 10)

@@ -22,25 +22,25 @@ import torch
 from device_profiles import available_devices, load_profile
 from latency_models import fit_latency_model
 from nas import data as data_sets
-from nas.checkpoint import FOLDER as CHECKPOINTS
-from nas.checkpoint import Checkpoints
 from nas.data import DataSet
-from nas.distributed import OtherStopped, Place, from_first, joined, place, with_global_norms
-from nas.export import export_network, load_gates, load_supernet, onnx_predictor
-from nas.gates import Gates
-from nas.log import LOG_EVERY, Row, SearchLog
-from nas.preflight import Plan, plan_search, taken
-from nas.pretrained import find_checkpoint, images_at_hand, origin_of
-from nas.progress import SearchProgress
-from nas.report import write_report
-from nas.result import Accuracy, Budget, DeviceLatency, Resolution, SearchResult, load_result, save_result
-from nas.resume import Begun, only_process
-from nas.settings import DataSettings, SearchSettings, settings_from_dict, with_data_defaults
+from nas.report.page import write_report
+from nas.run.checkpoint import FOLDER as CHECKPOINTS
+from nas.run.checkpoint import Checkpoints
+from nas.run.distributed import OtherStopped, Place, from_first, joined, place, with_global_norms
+from nas.run.export import export_network, load_gates, load_supernet, onnx_predictor
+from nas.run.log import LOG_EVERY, Row, SearchLog
+from nas.run.plan import Plan, plan_search, taken
+from nas.run.progress import SearchProgress
+from nas.run.result import Accuracy, Budget, DeviceLatency, Resolution, SearchResult, load_result, save_result
+from nas.run.resume import Begun, only_process
+from nas.run.settings import DataSettings, SearchSettings, settings_from_dict, with_data_defaults
+from nas.run.targets import is_front
 from nas.strategies import proxyless, subnetworks
 from nas.strategies.base import Strategy, choose
 from nas.strategies.weights import decided, new_supernet
-from nas.targets import is_front
-from nas.training import NotFinite, Recipe, accuracy, recalibrate, train_network
+from nas.supernet.gates import Gates
+from nas.supernet.origin import find_checkpoint, images_at_hand, origin_of
+from nas.training.loop import NotFinite, Recipe, accuracy, recalibrate, train_network
 from search_space import Architecture, GatePath, UserError, cost_of, lower
 from search_space.build import Network, to_channels_last
 from search_space.errors import CannotWrite, Stopped

@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nas.door import fail
-from nas.export import load_network
-from nas.result import SearchResult, load_result
+from nas.command.options import fail
+from nas.run.export import load_network
+from nas.run.result import SearchResult, load_result
 from search_space import UserError, cost_of, lower
 from search_space.build import Network
 from search_space.files import write_whole

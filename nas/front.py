@@ -20,24 +20,24 @@ from typing import Any
 import torch
 
 from nas.api import Finished, carry_out, images_of, provenance, proxy_notes, run_folder
-from nas.checkpoint import Checkpoints
 from nas.data import DataSet
-from nas.distributed import joined, place
-from nas.export import load_gates, load_supernet, save_supernet
-from nas.front_report import Row, load_front, write_front
-from nas.gates import Gates
-from nas.log import SearchLog
-from nas.preflight import Plan, plan_front
-from nas.pretrained import CHECKPOINT, gates_key, trained_for
-from nas.progress import SearchProgress
-from nas.result import load_result
-from nas.resume import Begun
-from nas.settings import SearchSettings, settings_from_dict, with_data_defaults
+from nas.report.front import Row, load_front, write_front
+from nas.run.checkpoint import Checkpoints
+from nas.run.distributed import joined, place
+from nas.run.export import load_gates, load_supernet, save_supernet
+from nas.run.log import SearchLog
+from nas.run.plan import Plan, plan_front
+from nas.run.progress import SearchProgress
+from nas.run.result import load_result
+from nas.run.resume import Begun
+from nas.run.settings import SearchSettings, settings_from_dict, with_data_defaults
+from nas.run.targets import each_target, target_name
 from nas.strategies import proxyless
 from nas.strategies.inherited import Inherited
 from nas.strategies.weights import decided, new_supernet
-from nas.supernet import Supernet
-from nas.targets import each_target, target_name
+from nas.supernet.gates import Gates
+from nas.supernet.network import Supernet
+from nas.supernet.origin import CHECKPOINT, gates_key, trained_for
 from search_space import UserError
 
 
@@ -58,7 +58,7 @@ def search_front(
 ) -> FinishedFront:
     """Search for several targets from Python: `search_front(device=["cpu", "vpu"], budget_ms=[[20, 30], [25]])`.
 
-    Options and defaults are those of `python -m nas.search`; see `nas.targets` for the forms of device and budget_ms.
+    Options and defaults are those of `python -m nas.search`; `nas.run.targets` has the forms of device and budget_ms.
     resume: the folder of such a run that was stopped or killed, which goes on with its own options.
     Raises `UserError` with a one-line message for anything that cannot be done.
     """
@@ -134,7 +134,7 @@ def take_part(
 
 
 def _options(plans: Sequence[Plan]) -> dict[str, Any]:
-    """The settings that all share, with the targets as `nas.targets.each_target` reads them."""
+    """The settings that all share, with the targets as `nas.run.targets.each_target` reads them."""
     budgets: dict[str, list[float]] = {}
     for plan in plans:
         budgets.setdefault(plan.settings.device, []).append(plan.settings.budget_ms)

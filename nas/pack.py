@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.door import print_first, run_command
-from nas.progress import SearchProgress
-from nas.settings import DataSettings, settings_from_dict
+from nas.command.options import print_first, run_command
+from nas.run.progress import SearchProgress
+from nas.run.settings import DataSettings, settings_from_dict
 from search_space import UserError
 from search_space.files import ensure_folder, write_whole
 
 if TYPE_CHECKING:
     from nas.data import DataSet, Split
-    from nas.shards.index import ShardIndex
+    from nas.data.shards.index import ShardIndex
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def pack(data: DataSet, folder: Path, shard_mb: float = 100.0) -> str:
     import numpy as np
 
     from nas.data import Split
-    from nas.shards.index import NAME, ShardedImages, dump
+    from nas.data.shards.index import NAME, ShardedImages, dump
 
     indices = np.concatenate([data.train.indices, data.validation.indices])
     labels = np.concatenate([data.train.labels, data.validation.labels])
@@ -80,7 +80,7 @@ def pack(data: DataSet, folder: Path, shard_mb: float = 100.0) -> str:
 def _write(split: Split, folder: Path, name: str, shard_mb: float, bar: SearchProgress) -> ShardIndex:
     import numpy as np
 
-    from nas.shards.index import index_shard, join
+    from nas.data.shards.index import index_shard, join
 
     order, taken = np.random.default_rng(0).permutation(len(split)), 0
     parts: list[ShardIndex] = []

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from latency_models.options import Options, run
-from nas.pretrained import CHECKPOINT
-from nas.result import load_result
-from nas.settings import SearchSettings, settings_from_dict
+from nas.run.result import load_result
+from nas.run.settings import SearchSettings, settings_from_dict
+from nas.supernet.origin import CHECKPOINT
 from search_space.errors import BadFile
 
 USAGE = "usage: python -m nas.rederive run=FOLDER [device=NAME] [budget_ms=NUMBER]"
@@ -38,7 +38,7 @@ def rederive(run_folder: Path, changes: dict[str, Any]) -> tuple[Any, Path]:
     Raises `BadFile` for a folder that is no finished search, `UserError` for an infeasible budget.
     """
     settings = _settings(run_folder, changes)
-    from nas.preflight import plan_search
+    from nas.run.plan import plan_search
 
     plan = plan_search(settings, load_result(run_folder / "architecture.json").num_classes)
     from nas.api import derive_from_checkpoint
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _rederive(options: Options) -> str:
-    from nas.summary import summary
+    from nas.command.summary import summary
 
     numbers = {n: options.number(n) for n in ("budget_ms", "confidence", "use_at_least") if options.given(n)}
     texts = {n: options.text(n) for n in ("device", "calibration", "out") if options.given(n)}

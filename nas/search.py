@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.door import given, print_first, run_command
-from nas.resume import Begun, options_to_go_on
-from nas.settings import SearchSettings, settings_from_dict, with_data_defaults
-from nas.targets import each_target, is_front
+from nas.command.options import given, print_first, run_command
+from nas.run.resume import Begun, options_to_go_on
+from nas.run.settings import SearchSettings, settings_from_dict, with_data_defaults
+from nas.run.targets import each_target, is_front
 
 if TYPE_CHECKING:
-    from nas.preflight import Plan
+    from nas.run.plan import Plan
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def _search(values: dict[str, Any]) -> None:
         values = with_data_defaults(given(values, sys.argv[1:]))
     command = " ".join(["python -m nas.search", *(a for a in sys.argv[1:] if not a.startswith("out="))])
     going_on = (begun_in, begun) if begun else None
-    from nas.preflight import check_out, plan_search  # no torch up to here: a hopeless request is refused at once
+    from nas.run.plan import check_out, plan_search  # no torch up to here: a hopeless request is refused at once
 
     if begun is None:
         check_out(values["out"])
@@ -44,7 +44,7 @@ def _search(values: dict[str, Any]) -> None:
     plan = plan_search(settings)
     _say_plan(plan)
     from nas.api import take_part
-    from nas.summary import summary
+    from nas.command.summary import summary
 
     finished = take_part(plan, command=command, say=print_first, resume=going_on)
     if finished is not None:
@@ -53,13 +53,13 @@ def _search(values: dict[str, Any]) -> None:
 
 def _search_front(values: dict[str, Any], command: str, going_on: tuple[Path, Begun] | None) -> None:
     each = [settings_from_dict(SearchSettings, options) for options in each_target(values)]
-    from nas.preflight import plan_front
+    from nas.run.plan import plan_front
 
     plans = plan_front(each)
     for plan in plans:
         _say_plan(plan)
     from nas.front import take_part
-    from nas.front_report import front_table
+    from nas.report.front import front_table
 
     finished = take_part(plans, command=command, say=print_first, resume=going_on)
     if finished is not None:
@@ -67,7 +67,7 @@ def _search_front(values: dict[str, Any], command: str, going_on: tuple[Path, Be
 
 
 def _say_plan(plan: Plan) -> None:
-    from nas.preflight import what_is_kept
+    from nas.run.plan import what_is_kept
 
     settings, table = plan.settings, plan.table
     print_first(
@@ -81,12 +81,12 @@ def _say_plan(plan: Plan) -> None:
 
 
 def _say_finished(folder: Path) -> None:
-    from nas.result import load_result
-    from nas.summary import summary
+    from nas.command.summary import summary
+    from nas.run.result import load_result
 
     print_first(f"the run in {folder} has finished")
     if (folder / "front.json").is_file():
-        from nas.front_report import front_table
+        from nas.report.front import front_table
 
         print_first(front_table(folder))
         return

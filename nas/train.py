@@ -12,15 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.door import fail, print_first, run_command
-from nas.resume import Begun, options_to_go_on
-from nas.settings import ACCELERATORS, CheckpointSettings, DataSettings, settings_from_dict
+from nas.command.options import fail, print_first, run_command
+from nas.run.resume import Begun, options_to_go_on
+from nas.run.settings import ACCELERATORS, CheckpointSettings, DataSettings, settings_from_dict
 from search_space import UserError
 from search_space.errors import UnknownName
 
 if TYPE_CHECKING:
-    from nas.result import SearchResult
-    from nas.training import Recipe
+    from nas.run.result import SearchResult
+    from nas.training.loop import Recipe
 
 
 def main() -> None:
@@ -75,7 +75,7 @@ def _train(values: dict[str, Any]) -> None:
     data_settings = settings_from_dict(DataSettings, data, "data.")
     checkpoint = settings_from_dict(CheckpointSettings, minutes, "checkpoint.")
 
-    from nas.training import Recipe
+    from nas.training.loop import Recipe
 
     line = " ".join(["python -m nas.train", *(a for a in sys.argv[1:] if not a.startswith("out="))])
     trained = full_training(
@@ -116,12 +116,12 @@ def full_training(
     import torch
 
     from nas.api import finish, load_data, provenance, reprice, run_folder
-    from nas.checkpoint import Checkpoints
-    from nas.distributed import joined, place, with_global_norms
-    from nas.export import load_weights
-    from nas.progress import SearchProgress
-    from nas.result import Resolution, load_result
-    from nas.training import steps_per_epoch, train_network
+    from nas.run.checkpoint import Checkpoints
+    from nas.run.distributed import joined, place, with_global_norms
+    from nas.run.export import load_weights
+    from nas.run.progress import SearchProgress
+    from nas.run.result import Resolution, load_result
+    from nas.training.loop import steps_per_epoch, train_network
     from search_space import lower
     from search_space.build import Network, to_channels_last
 

@@ -1,7 +1,7 @@
 """Weights of the author's released code, by name, for a `Network` of the same architecture.
 
 Two ways of writing one network: there Linear layers over NHWC and names such as stages.2.5.QuadraConv.conv1,
-here 1x1 convolutions and stage3_block6.quad_a. Not for weights that this project wrote (`nas.export`).
+here 1x1 convolutions and stage3_block6.quad_a. Not for weights that this project wrote (`nas.run.export`).
 """
 
 from __future__ import annotations

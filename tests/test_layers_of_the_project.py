@@ -110,11 +110,11 @@ def test_a_search_can_be_refused_without_heavy_libraries() -> None:
     """Told within a second: nothing that answers 'is this feasible?' loads torch and its like."""
     script = f"""
 import sys
-import search_space, device_profiles, latency_models, nas.preflight, nas.settings, nas.door
+import search_space, device_profiles, latency_models, nas.run.plan, nas.run.settings, nas.command.options
 from search_space import UserError
-plan = nas.preflight.plan_search(nas.settings.SearchSettings())
+plan = nas.run.plan.plan_search(nas.run.settings.SearchSettings())
 try:
-    nas.preflight.plan_search(nas.settings.SearchSettings(budget_ms=0.001))
+    nas.run.plan.plan_search(nas.run.settings.SearchSettings(budget_ms=0.001))
 except UserError as error:
     assert "cannot be met" in str(error), error
 else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from search_space.bar import Bar
+from search_space.progress_bar import Bar
 
 
 class TimingProgress(Bar):

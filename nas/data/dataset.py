@@ -2,7 +2,7 @@
 
 `train` is for weights, `validation` for gates and re-ranking, `test` for the reported accuracy alone.
 Images stay uint8 until a batch is asked for; every batch is a function of (seed, epoch, index), so a
-run can be repeated. Not for transforming labels (mixup lives in `nas.mixing`).
+run can be repeated. Not for transforming labels (mixup lives in `nas.training.mixing`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from nas.data.order import batches_of, shards_to_come, steps_of
 from nas.data.sources import ImageSource, ShardedSource
-from nas.distributed import Place
-from nas.result import InputFormat
+from nas.run.distributed import Place
+from nas.run.result import InputFormat
 
 
 def preparing_threads(place: Place) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from nas.data.dataset import DataSet, Split
 from nas.data.sources import IMAGE_ENDINGS, EncodedSource
 from nas.data.splits import assemble, whole
-from nas.settings import class_folders, is_hidden
+from nas.run.settings import class_folders, is_hidden
 from search_space.errors import BadFile, UserError
 
 VERIFY_UP_TO = 20_000  # image files that are read once at the start, to find damaged ones

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data.sources import ImageSource, ShardedSource
-from nas.distributed import Place
+from nas.run.distributed import Place
 from search_space.errors import UserError
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nas.data.dataset import DataSet, Split
 from nas.data.order import by_class_in_turn, shard_after_shard
 from nas.data.sources import EncodedSource, ImageSource, ShardedSource
-from nas.result import InputFormat
+from nas.run.result import InputFormat
 from search_space.errors import UserError
 
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data.dataset import DataSet, Split
+from nas.data.shards.cache import FileCache, is_remote
+from nas.data.shards.index import ShardIndex, cache_of, find_shards, member_name, wrong_size
 from nas.data.sources import decode
 from nas.data.splits import assemble
-from nas.settings import DataSettings
-from nas.shards.cache import FileCache, is_remote
-from nas.shards.index import ShardIndex, cache_of, find_shards, member_name, wrong_size
+from nas.run.settings import DataSettings
 from search_space.errors import UserError
 
 

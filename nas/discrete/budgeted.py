@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_models import LatencyTable
-from nas.derive import derive
-from nas.limits import Limits
+from nas.choose.derive import derive
+from nas.choose.limits import Limits
 from search_space import SearchSpace, UserError
 from search_space.space import ZERO
 

@@ -8,14 +8,14 @@ from typing import Protocol
 
 import torch
 
+from nas.choose.derive import derive
 from nas.data import DataSet
-from nas.derive import derive
-from nas.gates import Gates
-from nas.log import SearchLog
-from nas.preflight import Plan
-from nas.progress import SearchProgress
-from nas.supernet import Supernet
-from nas.training import accuracy
+from nas.run.log import SearchLog
+from nas.run.plan import Plan
+from nas.run.progress import SearchProgress
+from nas.supernet.gates import Gates
+from nas.supernet.network import Supernet
+from nas.training.loop import accuracy
 from search_space import GatePath
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nas.data import DataSet
-from nas.gates import Gates
-from nas.log import SearchLog
-from nas.preflight import Plan
-from nas.progress import SearchProgress
+from nas.run.log import SearchLog
+from nas.run.plan import Plan
+from nas.run.progress import SearchProgress
 from nas.strategies.base import Found, choose
-from nas.supernet import Supernet
+from nas.supernet.gates import Gates
+from nas.supernet.network import Supernet
 
 
 @dataclass(frozen=True)

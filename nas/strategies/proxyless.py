@@ -16,21 +16,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.checkpoint import Checkpoint, Checkpoints, part, under
 from nas.data import DataSet
-from nas.distributed import average
-from nas.export import save_supernet
-from nas.gates import Gates
-from nas.log import LOG_EVERY, SearchLog
-from nas.preflight import Plan
-from nas.pretrained import CHECKPOINT, gates_key, trained_for
-from nas.progress import SearchProgress
-from nas.settings import SearchSettings
+from nas.run.checkpoint import Checkpoint, Checkpoints, part, under
+from nas.run.distributed import average
+from nas.run.export import save_supernet
+from nas.run.log import LOG_EVERY, SearchLog
+from nas.run.plan import Plan
+from nas.run.progress import SearchProgress
+from nas.run.settings import SearchSettings
 from nas.strategies.base import Found, choose
 from nas.strategies.target import Target
 from nas.strategies.weights import WeightTraining, first_supernet, weight_steps
-from nas.supernet import Supernet, frozen
-from nas.training import accuracy, checked, computing_in
+from nas.supernet.gates import Gates
+from nas.supernet.network import Supernet, frozen
+from nas.supernet.origin import CHECKPOINT, gates_key, trained_for
+from nas.training.loop import accuracy, checked, computing_in
 from search_space import GatePath
 
 PHASE = "search"  # of checkpoints; warm-up included

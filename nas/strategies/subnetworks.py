@@ -14,21 +14,21 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from nas.checkpoint import Checkpoint, Checkpoints, part, under
 from nas.data import DataSet
 from nas.discrete import Choices, Evolution, RandomSearch, Region, Searcher, Trial, explore
 from nas.discrete.budgeted import Budgeted, within_budget
 from nas.discrete.optuna import OptunaSearch
-from nas.distributed import with_global_norms
-from nas.export import save_supernet
-from nas.log import LOG_EVERY, Row, SearchLog
-from nas.preflight import Plan
-from nas.pretrained import CHECKPOINT, trained_for
-from nas.progress import SearchProgress
+from nas.run.checkpoint import Checkpoint, Checkpoints, part, under
+from nas.run.distributed import with_global_norms
+from nas.run.export import save_supernet
+from nas.run.log import LOG_EVERY, Row, SearchLog
+from nas.run.plan import Plan
+from nas.run.progress import SearchProgress
 from nas.strategies.base import Found
 from nas.strategies.weights import WeightTraining, first_supernet, weight_steps
-from nas.supernet import Supernet
-from nas.training import accuracy, recalibrate
+from nas.supernet.network import Supernet
+from nas.supernet.origin import CHECKPOINT, trained_for
+from nas.training.loop import accuracy, recalibrate
 from search_space import GatePath, UserError
 from search_space.build import to_channels_last
 from search_space.files import write_whole

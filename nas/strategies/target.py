@@ -11,13 +11,13 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from nas.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, part, under
-from nas.export import load_gates
-from nas.gates import Gates, GateSample
-from nas.log import Row, SearchLog
-from nas.penalty import ExpectedLatency, Multiplier, add_linear, mul_log
-from nas.preflight import Plan
-from nas.pretrained import origin_of
+from nas.penalties.penalty import ExpectedLatency, Multiplier, add_linear, mul_log
+from nas.run.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, part, under
+from nas.run.export import load_gates
+from nas.run.log import Row, SearchLog
+from nas.run.plan import Plan
+from nas.supernet.gates import Gates, GateSample
+from nas.supernet.origin import origin_of
 
 
 class Target:

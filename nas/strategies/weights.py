@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, part, under
 from nas.data import DataSet
-from nas.distributed import with_global_norms
-from nas.export import load_supernet
-from nas.mixing import mix
-from nas.moving_average import MovingAverage
-from nas.preflight import Plan
-from nas.pretrained import origin_of
-from nas.supernet import Supernet
-from nas.training import computing_in, make_optimizer, set_cosine_lr, take_step
+from nas.run.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, part, under
+from nas.run.distributed import with_global_norms
+from nas.run.export import load_supernet
+from nas.run.plan import Plan
+from nas.supernet.network import Supernet
+from nas.supernet.origin import origin_of
+from nas.training.loop import computing_in, make_optimizer, set_cosine_lr, take_step
+from nas.training.mixing import mix
+from nas.training.moving_average import MovingAverage
 from search_space import GatePath
 from search_space.build import to_channels_last
 

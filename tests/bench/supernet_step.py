@@ -58,9 +58,9 @@ def measure(case: Case) -> dict[str, Any]:
     from torch import nn
     from torch.nn import functional as F
 
-    from nas.gates import Gates
-    from nas.supernet import Supernet, frozen
-    from nas.training import make_optimizer, take_step
+    from nas.supernet.gates import Gates
+    from nas.supernet.network import Supernet, frozen
+    from nas.training.loop import make_optimizer, take_step
     from search_space import GatePath, load_space
     from search_space.build import to_channels_last
 
@@ -145,10 +145,10 @@ def _gates_ms() -> float:
     """What the host adds to an architecture step `two`: draw, expected latency, gradients, update. ms of CPU time."""
     import torch
 
-    from nas.gates import Gates
-    from nas.penalty import ExpectedLatency, Multiplier
-    from nas.preflight import plan_search
-    from nas.settings import SearchSettings
+    from nas.penalties.penalty import ExpectedLatency, Multiplier
+    from nas.run.plan import plan_search
+    from nas.run.settings import SearchSettings
+    from nas.supernet.gates import Gates
 
     plan = plan_search(SearchSettings(device="cpu", budget_ms=1000.0, space="quadranet"), 10)
     gates, draws = Gates(plan.space), torch.Generator().manual_seed(0)

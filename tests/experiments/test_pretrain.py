@@ -11,9 +11,9 @@ import pytest
 from experiments.pretrain import LEVELS, draw, fit_scores, held_out, main, regions
 from experiments.pretrain_card import render
 from experiments.results import FOLDER, load_results
-from nas.preflight import Plan, plan_search
-from nas.pretrained import origin_of
-from nas.settings import SearchSettings, settings_from_dict
+from nas.run.plan import Plan, plan_search
+from nas.run.settings import SearchSettings, settings_from_dict
+from nas.supernet.origin import origin_of
 
 
 @pytest.fixture(scope="module")

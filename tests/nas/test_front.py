@@ -12,11 +12,11 @@ import pytest
 from nas import front as fronts
 from nas.api import search
 from nas.front import FinishedFront, run_front, search_front
-from nas.front_report import front_table, load_front
-from nas.preflight import Plan, plan_front
 from nas.rederive import rederive
-from nas.settings import SearchSettings, settings_from_dict, with_data_defaults
-from nas.targets import each_target
+from nas.report.front import front_table, load_front
+from nas.run.plan import Plan, plan_front
+from nas.run.settings import SearchSettings, settings_from_dict, with_data_defaults
+from nas.run.targets import each_target
 from search_space import UserError
 from search_space.errors import BadFile, Stopped
 

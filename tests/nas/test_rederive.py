@@ -13,11 +13,11 @@ from safetensors.torch import load, save
 import device_profiles
 from latency_models.calibrate import main as calibrate
 from nas.api import search
-from nas.checkpoint import FORMAT
 from nas.data import load_digits
-from nas.pretrained import CHECKPOINT
 from nas.rederive import main, rederive
-from nas.result import load_result
+from nas.run.checkpoint import FORMAT
+from nas.run.result import load_result
+from nas.supernet.origin import CHECKPOINT
 from search_space import UserError
 
 

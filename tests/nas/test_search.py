@@ -18,12 +18,12 @@ from device_profiles import load_profile
 from latency_models import fit_latency_model
 from nas.api import Finished, search
 from nas.build import build
-from nas.checkpoint import Checkpoints
 from nas.data import Split, load_digits
-from nas.result import load_result
-from nas.settings import DATA_SETS, DataSettings, SearchSettings, settings_from_dict, with_data_defaults
+from nas.run.checkpoint import Checkpoints
+from nas.run.result import load_result
+from nas.run.settings import DATA_SETS, DataSettings, SearchSettings, settings_from_dict, with_data_defaults
 from nas.train import TrainCommand, full_training
-from nas.training import NotFinite, Recipe, checked
+from nas.training.loop import NotFinite, Recipe, checked
 from search_space import UserError, load_space, lower
 from search_space.errors import Stopped
 
@@ -265,7 +265,7 @@ def test_ctrl_c_keeps_what_was_logged(tmp_path: Path, monkeypatch: pytest.Monkey
             raise KeyboardInterrupt
         return checked(*arguments, **options)
 
-    monkeypatch.setattr("nas.training.checked", interrupted)
+    monkeypatch.setattr("nas.training.loop.checked", interrupted)
     with pytest.raises(Stopped, match=r"stopped; go on with resume="):
         search(device="vpu", budget_ms=30, out=str(tmp_path / "run"), **{**SMALL, "train": {"batch_size": 8}})
     assert (tmp_path / "run" / "search.csv").is_file()

@@ -15,9 +15,9 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.distributed import average_gradients, joined, place, total, with_global_norms
-from nas.training import recalibrate
-from tests.nas.test_gates import CASES, make
+from nas.run.distributed import average_gradients, joined, place, total, with_global_norms
+from nas.training.loop import recalibrate
+from tests.nas.supernet.test_gates import CASES, make
 
 BATCH = 8
 

@@ -11,10 +11,10 @@ from scipy.stats import chisquare
 
 from device_profiles import load_profile
 from latency_models import LatencyTable, fit_latency_model, latency_table
+from nas.choose.limits import limits_of
 from nas.discrete.base import as_choices
 from nas.discrete.budgeted import Budgeted, within_budget
-from nas.limits import limits_of
-from nas.settings import LimitSettings
+from nas.run.settings import LimitSettings
 from search_space import GatePath, SearchSpace, UserError, cost_of, lower
 from search_space.space import Stage
 

@@ -1,0 +1,1 @@
+"""The exact final choice under budget and limits."""

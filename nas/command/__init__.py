@@ -1,0 +1,1 @@
+"""The door of the hydra commands and what they print."""

@@ -1,0 +1,47 @@
+"""What a person reads at the end of a search, from its result. Not the report (`nas.report.page`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nas.run.result import Accuracy, SearchResult
+
+NOT_REAL = "not real time"
+
+
+def scale_note(calibration: str) -> str:
+    """', calibration=NAME: not real time', or nothing on the device's measured scale."""
+    return "" if calibration == "measured" else f", calibration={calibration}: {NOT_REAL}"
+
+
+def summary(result: SearchResult, folder: Path) -> str:
+    """The network, what it uses of the budget, its size and accuracy; ahead of them a note where the
+    interval reaches above the budget."""
+    budget = result.budget
+    assert budget is not None
+    on_device = result.latency[budget.device]
+    interval = f"{on_device.coverage:.0%} interval {on_device.low_ms:.3g}..{on_device.high_ms:.3g} ms"
+    if budget.confidence:
+        interval += f", its upper end kept at confidence {budget.confidence:g}"
+    scale = scale_note(budget.calibration)
+    lines = []
+    if on_device.high_ms > budget.budget_ms * (1 + 1e-9) and not scale:
+        lines.append(
+            f"note: the prediction keeps the budget, but its {on_device.coverage:.0%} interval reaches "
+            f"{on_device.high_ms:.3g} ms: time {folder / f'latency_{result.resolution.deployment}.onnx'} on the "
+            "device, or ask for confidence=0.9"
+        )
+    lines.append(str(result.architecture))
+    limits = "".join(f", limits.{name}={most:g} kept" for name, most in budget.limits.items())
+    lines.append(
+        f"{budget.device}: predicted {budget.predicted_ms:.4g} ms of {budget.budget_ms:g} ms ({budget.used:.1%} used; "
+        f"{interval}{scale}), {result.cost.macs / 1e6:.0f}M MACs, {result.cost.params / 1e6:.2f}M params{limits}, "
+        f"{_accuracy(result.accuracy)} -> {folder}"
+    )
+    return "\n".join(lines)
+
+
+def _accuracy(accuracy: Accuracy | None) -> str:
+    if accuracy is None:
+        return "accuracy not measured: no images at hand"
+    return f"{accuracy.data} test accuracy {accuracy.test:.1%} (model.onnx, {accuracy.test_images} images)"

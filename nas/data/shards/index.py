@@ -1,0 +1,295 @@
+"""Where every image of a set of tar shards lies, so that any of them is one read away.
+
+The shards are webdataset's: `KEY.jpg` (or another image) and `KEY.cls`, its class as a number, side by side in a
+plain tar. Their index is written by `nas.pack`, or made once by walking through every shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.data.shards.cache import FileCache, is_remote, read_whole
+from nas.run.settings import DataSettings
+from search_space.errors import BadFile, UserError, one_line
+from search_space.files import ensure_folder, write_whole
+
+NAME = "index.npz"  # beside the shards that nas.pack wrote
+IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "ppm"}
+ABOUT = ("name", "class_names", "mean", "std", "flip", "crop")
+BLOCK = 512  # bytes; a tar's unit
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """addresses: of S shards; shard_bytes: (S,) int64, their sizes.
+
+    Of n images: shard (n,) int32, its number; offset (n,) int64 and size (n,) int64 in bytes; label (n,) int64.
+    """
+
+    addresses: tuple[str, ...]
+    shard_bytes: NDArray[np.int64]
+    shard: NDArray[np.int32]
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
+    label: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """The fields as arrays, shards by their names alone."""
+        names = np.array([address.rsplit("/", 1)[-1] for address in self.addresses])
+        return {**vars(self), "addresses": names}
+
+
+def join(parts: Sequence[ShardIndex]) -> ShardIndex:
+    """One index of the shards of several, in their order."""
+    first = np.cumsum([0, *(len(part.addresses) for part in parts)])
+    return ShardIndex(
+        tuple(address for part in parts for address in part.addresses),
+        np.concatenate([part.shard_bytes for part in parts]),
+        np.concatenate([part.shard + number for part, number in zip(parts, first, strict=False)]).astype(np.int32),
+        np.concatenate([part.offset for part in parts]),
+        np.concatenate([part.size for part in parts]),
+        np.concatenate([part.label for part in parts]),
+    )
+
+
+@dataclass(frozen=True)
+class ShardedImages:
+    """What a set of shards says of itself; `test` is None where it has none. The rest: see `nas.data.DataSet`."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: ShardIndex
+    test: ShardIndex | None
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # ImageNet's
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    flip: bool = True
+    crop: str = "resized"
+
+
+def cache_of(settings: DataSettings) -> FileCache:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "quadranas"
+    return FileCache(Path(settings.cache or home).expanduser(), round(settings.cache_gb * 1e9))
+
+
+def find_shards(settings: DataSettings) -> ShardedImages:
+    """The shards that data.root, or data.train and data.test, name. Raises `BadFile` or `UserError`."""
+    if settings.root and not settings.train:
+        root = settings.root.rstrip("/") if is_remote(settings.root) else str(Path(settings.root).expanduser())
+        if is_remote(root) or (Path(root) / NAME).is_file():
+            images = _load(f"{root}/{NAME}")
+            for index in (images.train, images.test):
+                if index is not None and not is_remote(root):
+                    _check_sizes(index)
+            return images
+        train = _listed(Path(root), "train*.tar") or _listed(Path(root), "*.tar")
+        test = _listed(Path(root), "test*.tar") or _listed(Path(root), "val*.tar")
+        if not train:
+            raise BadFile(f"'{root}' holds neither {NAME} nor a .tar; python -m nas.pack writes both")
+        train = [address for address in train if address not in test]
+    elif settings.train:
+        train, test = expand(settings.train), expand(settings.test or "")
+    else:
+        raise UserError(
+            "data=webdataset needs data.root=FOLDER or URL that nas.pack wrote, or patterns: "
+            "'data.train=URL/train-{000..999}.tar'"
+        )
+    cache = cache_of(settings)
+    found = _walk(train, cache)
+    tested = _walk(test, cache) if test else None
+    count = 1 + int(max(index.label.max() for index in (found, tested) if index is not None))
+    return ShardedImages(PurePosixPath(train[0]).parent.name, tuple(map(str, range(count))), found, tested)
+
+
+def _check_sizes(index: ShardIndex) -> None:
+    """Of local shards: a cut one is told now rather than after the search. Raises `BadFile`."""
+    for address, expected in zip(index.addresses, index.shard_bytes, strict=True):
+        try:
+            found = Path(address).stat().st_size
+        except OSError as error:
+            raise BadFile(f"cannot read '{address}': {error.strerror}") from error
+        if found != expected:
+            raise wrong_size(address, found, int(expected))
+
+
+def wrong_size(address: str, found: int, expected: int, cache: FileCache | None = None) -> BadFile:
+    """cache: where a remote one was fetched to."""
+    mend = f"pack it again, or empty data.cache={cache.folder}" if cache else "copy it anew, or pack the data again"
+    return BadFile(f"shard '{address}' has {found} bytes, its index says {expected}: it is cut or was changed; {mend}")
+
+
+def expand(pattern: str) -> list[str]:
+    """`shard-{008..010}.tar` as three addresses; several patterns are joined by '::'."""
+    addresses = []
+    for part in filter(None, pattern.split("::")):
+        if span := re.search(r"\{(\d+)\.\.(\d+)\}", part):
+            first, last = span.groups()
+            for number in range(int(first), int(last) + 1):
+                addresses += expand(f"{part[: span.start()]}{number:0{len(first)}d}{part[span.end() :]}")
+            if int(last) < int(first):
+                raise UserError(f"'{part}' names no shard: {first} is above {last}")
+        else:
+            addresses.append(part if is_remote(part) else str(Path(part).expanduser()))
+    return addresses
+
+
+def _listed(folder: Path, pattern: str) -> list[str]:
+    return sorted(map(str, folder.glob(pattern)))
+
+
+def dump(images: ShardedImages) -> bytes:
+    """The file that stands beside the shards."""
+    assert images.test is not None
+    fields = {f"{split}_{k}": v for split in ("train", "test") for k, v in getattr(images, split).arrays().items()}
+    about = {name: getattr(images, name) for name in ABOUT}
+    return _npz(about=np.array(json.dumps(about)), **fields)
+
+
+def _load(address: str) -> ShardedImages:
+    content = read_whole(address)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            fields = {name: file[name] for name in file.files}
+        train, test = (_part(fields, split, address) for split in ("train", "test"))
+        about = {name: _tuple(value) for name, value in json.loads(str(fields["about"])).items() if name in ABOUT}
+        names = about["class_names"]
+        if max(train.label.max(), test.label.max()) >= len(names):
+            raise BadFile(f"'{address}' has a label outside 0..{len(names) - 1}, its classes")
+        return ShardedImages(train=train, test=test, **about)
+    except BadFile:
+        raise
+    except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
+        raise BadFile(f"'{address}' is not the index of a set of shards: {one_line(error)}") from error
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _part(fields: Mapping[str, NDArray[Any]], split: str, where: str) -> ShardIndex:
+    """One split of an index file, its shards beside that file."""
+    own = {name: fields[f"{split}_{name}"] for name in ShardIndex.__dataclass_fields__}
+    folder = where.rsplit("/", 1)[0]
+    index = ShardIndex(tuple(f"{folder}/{name}" for name in own.pop("addresses")), **own)
+    n = {len(index.shard), len(index.offset), len(index.size), len(index.label)}
+    fit = len(n) == 1 and len(index.shard_bytes) == len(index.addresses)
+    if not fit or not len(index) or index.label.min() < 0 or index.shard.max() >= len(index.addresses):
+        raise BadFile(f"'{where}' is not the index of a set of shards: its arrays do not fit together")
+    return index
+
+
+def _npz(**arrays: NDArray[np.generic]) -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    return content.getvalue()
+
+
+def _walk(addresses: Sequence[str], cache: FileCache) -> ShardIndex:
+    """The index of shards that have none, each kept in the cache's folder as soon as it is known."""
+    with ThreadPoolExecutor(4) as pool:
+        return join(list(pool.map(lambda address: _index_kept(address, cache), addresses)))
+
+
+def _index_kept(address: str, cache: FileCache) -> ShardIndex:
+    def identity() -> str:
+        if is_remote(address):
+            return address  # its size is compared at every read
+        stat = Path(address).stat()
+        return f"{Path(address).resolve()} {stat.st_size} {stat.st_mtime_ns}"
+
+    try:
+        name = hashlib.sha256(identity().encode()).hexdigest()[:32]
+    except OSError as error:
+        raise BadFile(f"cannot read '{address}': {error.strerror}") from error
+    kept = cache.folder / "index" / f"{name}.npz"
+    if kept.is_file():
+        try:
+            with np.load(kept, allow_pickle=False) as fields:
+                return ShardIndex((address,), **{k: fields[k] for k in fields.files if k != "addresses"})
+        except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
+            raise BadFile(f"'{kept}', the index of '{address}', is damaged: {one_line(error)}; remove it") from error
+    with cache.open(address) as file:
+        index = index_shard(file, address)
+    ensure_folder(kept.parent)
+    write_whole(kept, _npz(**index.arrays()))
+    return index
+
+
+def index_shard(file: BinaryIO, address: str) -> ShardIndex:
+    """Walk through one tar. Raises `BadFile` naming the shard, and the member, that is damaged or lacks a label."""
+    images: dict[str, tuple[str, int, int]] = {}
+    labels: dict[str, int] = {}
+    end, last = 0, "its beginning"
+    file.seek(0)
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                end = member.offset_data + -(-member.size // BLOCK) * BLOCK
+                last = f"'{member.name}'"
+                folder, name = PurePosixPath(member.name).parent, PurePosixPath(member.name).name
+                stem, _, ending = name.partition(".")
+                key = str(folder / stem)
+                if not member.isfile():
+                    continue
+                if ending.lower() in IMAGES:
+                    if key in images:
+                        raise BadFile(f"shard '{address}': '{member.name}' is the second image of its label")
+                    images[key] = (member.name, member.offset_data, member.size)
+                elif ending == "cls":
+                    content = tar.extractfile(member)
+                    labels[key] = _label(content.read() if content else b"", address, member.name)
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        if isinstance(error, BadFile):
+            raise
+        raise BadFile(f"shard '{address}' is not a plain tar, or damaged after {last}: {one_line(error)}") from error
+    file.seek(end)  # tarfile takes a cut or damaged rest for the end
+    if file.read(2 * BLOCK) != bytes(2 * BLOCK):
+        raise BadFile(f"shard '{address}' is cut or damaged after {last}; fetch or pack it again")
+    if not images:
+        raise BadFile(f"shard '{address}' holds no image ({', '.join(sorted(IMAGES))})")
+    for key, (name, _, _) in images.items():
+        if key not in labels:
+            raise BadFile(f"shard '{address}': '{name}' has no label ('{key}.cls')")
+    order = list(images)
+    return ShardIndex(
+        (address,),
+        np.array([file.seek(0, os.SEEK_END)]),
+        np.zeros(len(order), np.int32),
+        np.array([images[key][1] for key in order]),
+        np.array([images[key][2] for key in order]),
+        np.array([labels[key] for key in order]),
+    )
+
+
+def _label(content: bytes, address: str, name: str) -> int:
+    try:
+        label = int(content.decode("ascii"))
+    except ValueError:
+        label = -1
+    if not 0 <= label < 1_000_000:
+        raise BadFile(f"shard '{address}': '{name}' holds no class number, 0 or more")
+    return label
+
+
+def member_name(file: BinaryIO, offset: int) -> str:
+    """Of the member whose content begins at `offset`, by the header before it."""
+    file.seek(offset - BLOCK)
+    try:
+        return tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "replace").name
+    except tarfile.TarError:
+        return f"the member at byte {offset}"

@@ -1,0 +1,1 @@
+"""Latency in the loss, one form a file."""

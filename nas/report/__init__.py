@@ -1,0 +1,1 @@
+"""The pages of a run, from its files alone."""

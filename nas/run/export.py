@@ -1,0 +1,162 @@
+"""From a trained network to files: weights and ONNX graphs, checked against torch.
+
+Not for searching, nor for what the files are worth: `nas.api.finish` measures model.onnx in onnxruntime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnxruntime
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from nas.run.checkpoint import FORMAT, load_tensors, part, under
+from nas.run.result import InputFormat, Resolution, SearchResult
+from nas.supernet.gates import Gates
+from nas.supernet.network import Supernet
+from nas.supernet.origin import TRAINED_FOR
+from search_space import Architecture, UserError, lower
+from search_space.build import Network
+from search_space.errors import BadFile, one_line
+from search_space.files import write_whole
+from search_space.to_onnx import to_onnx
+
+CLASSIFIER = "head.classifier.weight"  # (classes, features)
+TOLERANCE = 1e-4  # largest difference allowed between onnxruntime's and torch's logits, or share of the largest
+
+
+class ParityError(UserError):
+    """The exported graph does not compute what the network computes."""
+
+
+def export_network(
+    folder: Path,
+    network: Network,
+    architecture: Architecture,
+    resolution: Resolution,
+    inputs: InputFormat,
+    images: Tensor,
+) -> None:
+    """Write weights.safetensors, model.onnx and latency_<R>.onnx, once the graph is shown to be the network.
+
+    images: (N, 3, R, R) real ones at training resolution. Raises `ParityError`, and writes nothing,
+    if onnxruntime and torch differ on them by more than `TOLERANCE`.
+    """
+    network.eval()
+    num_classes = len(inputs.class_names)
+    state = {key: value.contiguous() for key, value in network.state_dict().items()}
+    arrays = {key: value.numpy() for key, value in state.items()}
+    common = {
+        "architecture": str(architecture),
+        "space": architecture.space.name,
+        "classes": "\n".join(inputs.class_names),
+        "mean": " ".join(map(str, inputs.mean)),
+        "std": " ".join(map(str, inputs.std)),
+    }
+
+    def graph(pixels: int, purpose: str) -> bytes:
+        metadata = {**common, "purpose": purpose, "resolution": str(pixels)}
+        return to_onnx(lower(architecture, pixels, num_classes), arrays, metadata).SerializeToString(deterministic=True)
+
+    model = graph(resolution.training, "trained and accurate at this resolution")
+    with torch.no_grad():
+        expected = network(images)
+        difference = float((OnnxPredictor(model)(images) - expected).abs().max())
+    allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
+    if not difference <= allowed:
+        raise ParityError(f"the ONNX graph differs from torch by {difference:.2e}, more than {allowed:.0e}")
+    write_whole(folder / "weights.safetensors", save(state, {"architecture": str(architecture)}))
+    write_whole(folder / "model.onnx", model)
+    write_whole(
+        folder / f"latency_{resolution.deployment}.onnx", graph(resolution.deployment, "for timing, not trained")
+    )
+
+
+class OnnxPredictor:
+    """(N, 3, R, R) -> (N, classes) through onnxruntime on the CPU."""
+
+    def __init__(self, model: bytes) -> None:
+        self.session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """images: (N, 3, R, R) -> (N, classes)."""
+        return torch.from_numpy(self.session.run(None, {"images": images.contiguous().numpy()})[0])
+
+
+def onnx_predictor(path: Path) -> OnnxPredictor:
+    """Run a file in onnxruntime. Raises `BadFile`."""
+    try:
+        return OnnxPredictor(path.read_bytes())
+    except Exception as error:  # onnxruntime raises its own unexported kinds
+        raise BadFile(f"onnxruntime cannot load '{path}': {one_line(error)}") from error
+
+
+def load_network(result: SearchResult, weights: Path | None) -> Network:
+    """The network of a result, with weights from a safetensors file. Raises `BadFile`."""
+    network = Network(lower(result.architecture, result.resolution.training, result.num_classes))
+    if weights is not None:
+        load_weights(network, weights)
+    return network.eval()
+
+
+def save_supernet(
+    checkpoint: Path,
+    supernet: Supernet,
+    alphas: Mapping[str, Tensor],
+    purpose: bytes,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """alphas: by `nas.supernet.origin.gates_key`; purpose: `nas.supernet.origin.trained_for`; dtype: as stored.
+
+    Raises `CannotWrite`.
+    """
+    state = under("supernet", {name: v.to("cpu", dtype).contiguous() for name, v in supernet.state_dict().items()})
+    state |= {key: alpha.detach().cpu() for key, alpha in alphas.items()}
+    state[TRAINED_FOR] = torch.frombuffer(bytearray(purpose), dtype=torch.uint8)
+    write_whole(checkpoint, save(state, {"format": str(FORMAT)}))
+
+
+def load_supernet(checkpoint: Path, supernet: Supernet) -> None:
+    """Fill a supernet from what a search left. Raises `BadFile`."""
+    with _reading(checkpoint) as state:
+        supernet.load_state_dict(part(state, "supernet"))
+
+
+def load_gates(checkpoint: Path, gates: Gates, key: str) -> None:
+    """Fill gates, by their name there, from what a search left. Raises `BadFile`."""
+    with _reading(checkpoint) as state:
+        gates.alpha.data.copy_(state[key])
+
+
+@contextmanager
+def _reading(checkpoint: Path) -> Iterator[dict[str, Tensor]]:
+    if not checkpoint.is_file():
+        raise BadFile(f"no file '{checkpoint}'; a search leaves it at the end of its search phase")
+    state, _ = load_tensors(checkpoint)
+    try:
+        yield state
+    except (RuntimeError, KeyError) as error:
+        raise BadFile(f"'{checkpoint}' is not of this search: {' '.join(str(error).split())[:160]}") from error
+
+
+def load_weights(network: Network, weights: Path, classes_of: str = "the architecture") -> None:
+    """Fill a network from a safetensors file, every name and shape matching. Raises `BadFile`.
+
+    classes_of: in words, what says how many classes the network has.
+    """
+    try:
+        state = load_file(weights)
+        held, own = (len(s[CLASSIFIER]) if CLASSIFIER in s else None for s in (state, network.state_dict()))
+        if None not in (held, own) and held != own:
+            raise BadFile(f"the weights in '{weights}' have {held} classes, {classes_of} has {own}")
+        network.load_state_dict(state)
+    except FileNotFoundError as error:
+        raise BadFile(f"no file '{weights}'") from error
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BadFile(f"'{weights}' does not fit the architecture: {reason}") from error

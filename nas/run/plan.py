@@ -1,0 +1,152 @@
+"""Is the question answerable? Everything that can be told before torch is imported.
+
+Resolves space, device and latency table, and refuses an infeasible budget at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from device_profiles import DeviceProfile, load_profile
+from latency_models import LatencyModel, LatencyTable, fit_latency_model, latency_table
+from nas.choose.limits import Limits, check_feasible, limits_of
+from nas.run.settings import SearchSettings, count_classes
+from nas.run.targets import target_name
+from nas.supernet.origin import images_at_hand, origin_of
+from search_space import SearchSpace, UserError, available_spaces, load_space
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A space on a device: what does not depend on the budget.
+
+    `table` holds the times that must keep the budget: predictions, or with `confidence` the upper ends
+    of their intervals.
+    """
+
+    space: SearchSpace
+    profile: DeviceProfile
+    model: LatencyModel
+    table: LatencyTable
+    limits: Limits
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Plan(Priced):
+    """A feasible search: its settings and all that they name."""
+
+    settings: SearchSettings
+    binds: bool
+    notes: tuple[str, ...]
+
+
+def taken(folder: Path) -> UserError:
+    """What is said where a run's folder exists."""
+    return UserError(f"the run folder '{folder}' exists; name another with out=, or remove it")
+
+
+def check_out(out: str | None) -> None:
+    """Raise `UserError` if `out` exists; of several processes only the first asks, since it makes the folder."""
+    if out is not None and os.environ.get("RANK", "0") == "0" and Path(out).expanduser().exists():
+        raise taken(Path(out).expanduser())
+
+
+def plan_search(settings: SearchSettings, num_classes: int | None = None) -> Plan:
+    """Look everything up; `num_classes` is found from the data unless given.
+
+    Raises `UserError` for unknown names and for a budget below the space's fastest network.
+    """
+    return _plan(settings, _priced(settings, num_classes))
+
+
+def plan_front(each: Sequence[SearchSettings], num_classes: int | None = None) -> tuple[Plan, ...]:
+    """A plan a target; the settings differ in device and budget alone. Raises `UserError` as `plan_search`."""
+    if each[0].strategy != "proxyless":
+        raise UserError(
+            f"strategy={each[0].strategy} searches for one budget on one device at a time; "
+            "several need strategy=proxyless, or --multirun"
+        )
+    names = [target_name(settings) for settings in each]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"the target {twice[0]} is asked for twice")
+    priced: dict[str, Priced] = {}
+    for settings in each:
+        if settings.device not in priced:
+            priced[settings.device] = _priced(settings, num_classes)
+    return tuple(_plan(settings, priced[settings.device]) for settings in each)
+
+
+def _priced(settings: SearchSettings, num_classes: int | None) -> Priced:
+    space = load_space(settings.space, settings.space_width)
+    profile = load_profile(settings.device)
+    num_classes = count_classes(settings.data) if num_classes is None else num_classes
+    model = fit_latency_model(profile, settings.calibration, settings.confidence)
+    table = _table(settings, model, space, num_classes)
+    limits = limits_of(space, settings.deployment_resolution, num_classes, settings.limits)
+    return Priced(space, profile, model, table, limits, num_classes)
+
+
+def _plan(settings: SearchSettings, priced: Priced) -> Plan:
+    space, model, table, limits = priced.space, priced.model, priced.table, priced.limits
+    budget = settings.budget_ms
+    if budget < table.minimum_ms:
+        others = _spaces_where(settings, model, priced.num_classes, lambda t: t.minimum_ms <= budget)
+        hint = f"; it can be met in space={others[0]}" if others else ""
+        raise UserError(
+            f"budget_ms={budget:g} cannot be met: the fastest network of '{space.name}' takes "
+            f"{table.minimum_ms:.4g} ms on {settings.device} ({what_is_kept(settings)}, "
+            f"{settings.deployment_resolution} pixels), "
+            f"the slowest {table.maximum_ms:.4g} ms{hint}"
+        )
+    if settings.penalty.form == "mul_log" and min(budget, table.minimum_ms) <= 1:
+        raise UserError(
+            f"penalty.form=mul_log only works above 1 ms; '{space.name}' starts at {table.minimum_ms:.3g} ms on "
+            f"{settings.device} and the budget is {budget:g} ms; use penalty.form=multiplier"
+        )
+    if limits:
+        check_feasible(limits, table, budget, f"{settings.device} ({what_is_kept(settings)})")
+    notes = []
+    if settings.init is not None:
+        origin = origin_of(settings.init)
+        origin.check(settings)
+        if not images_at_hand(settings.data):
+            notes.append(
+                f"no images at hand (data={settings.data.name} data.root=FOLDER): the gates in '{origin.path.name}' "
+                "choose alone, and the network's accuracy is not measured"
+            )
+    binds = budget < table.maximum_ms
+    if not binds:
+        others = _spaces_where(settings, model, priced.num_classes, lambda t: t.minimum_ms <= budget < t.maximum_ms)
+        hint = f"; it would bind in space={others[0]}" if others else "; it binds in no shipped space"
+        notes.append(
+            f"budget_ms={budget:g} does not bind: the slowest network of '{space.name}' takes "
+            f"{table.maximum_ms:.4g} ms on {settings.device}{hint}. "
+            "The search goes on for accuracy alone and may use much less"
+        )
+    return Plan(**vars(priced), settings=settings, binds=binds, notes=tuple(notes))
+
+
+def what_is_kept(settings: SearchSettings) -> str:
+    """In words, what the budget limits."""
+    kept = f"upper end at confidence {settings.confidence:g}" if settings.confidence else "predicted"
+    return kept if settings.calibration == "measured" else f"{kept}, calibration={settings.calibration}"
+
+
+def _table(settings: SearchSettings, model: LatencyModel, space: SearchSpace, num_classes: int) -> LatencyTable:
+    table = latency_table(model, space, settings.deployment_resolution, num_classes)
+    return table.upper_end() if settings.confidence else table
+
+
+def _spaces_where(
+    settings: SearchSettings, model: LatencyModel, num_classes: int, holds: Callable[[LatencyTable], bool]
+) -> list[str]:
+    found = []
+    for name in available_spaces():
+        table = _table(settings, model, load_space(name), num_classes)
+        if name != settings.space and holds(table):
+            found.append(name)
+    return found

@@ -1,0 +1,255 @@
+"""The over-parameterised network: every candidate of every slot, one path of activations.
+
+The path is an argument of the call and never a state of the modules. An architecture step passes
+the sampled gates too; the candidates that are not active then run in the backward pass, one at a
+time and without a graph, so activation memory does not depend on the number of candidates
+(ProxylessNAS 'full_v2'; with two candidates involved it is the paper's 'two'). Not for training loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas.run.distributed import GlobalBatchNorm2d
+from nas.supernet.gates import GateSample
+from search_space import GatePath, SearchSpace, Segment, lower, lower_space
+from search_space.build import Block, Interpreter, Network, initialise, run_lean_layer
+from search_space.layer import Kind, LayerSpec, Node
+from search_space.operators.lean import autocast_dtype
+from search_space.operators.patterns import LeanNodes, Step
+
+
+class _Gate(torch.autograd.Function):
+    """Identity on the active candidate's output whose backward yields dL/dg_j = <dL/dy, o_j(x)>."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        y: Tensor,
+        gates: Tensor,
+        slot: SeparateSlot | SharedSlot,
+        active: int,
+        involved: list[int],
+    ) -> Tensor:
+        """x: (N, C, H, W) into the slot; y: (N, C', H', W') out of it; gates: (candidates,)."""
+        ctx.save_for_backward(x, y)
+        ctx.slot, ctx.active, ctx.involved = slot, active, involved
+        ctx.width, ctx.computed_in = len(gates), autocast_dtype(x)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        x, y = ctx.saved_tensors
+        exact = torch.promote_types(grad.dtype, torch.float32)
+        products = torch.zeros(ctx.width, dtype=exact, device=grad.device)
+        cast = torch.autocast(x.device.type, ctx.computed_in, enabled=ctx.computed_in is not None)
+        with torch.no_grad(), cast:
+            for j in ctx.involved:
+                output = y if j == ctx.active else ctx.slot.run(j, x)
+                products[j] = (grad * output).sum(dtype=exact)
+        return None, grad, products, None, None, None
+
+
+class SeparateSlot(nn.Module):
+    """A slot whose candidates each have weights of their own (ProxylessNAS)."""
+
+    def __init__(self, segment: Segment, layer_scale: float) -> None:
+        super().__init__()
+        self.candidates = nn.ModuleList(
+            Block(nodes, layer_scale, batch_statistics=True) for nodes in segment.candidates
+        )
+
+    def run(self, candidate: int, x: Tensor) -> Tensor:
+        """x: (N, C, H, W) -> (N, C', H', W')."""
+        y: Tensor = self.candidates[candidate](x)
+        return y
+
+    def weights_of(self, candidate: int) -> Iterator[nn.Parameter]:
+        return self.candidates[candidate].parameters()
+
+    def state_of(self, candidate: int) -> dict[str, Tensor]:
+        return self.candidates[candidate].state_dict()
+
+
+class SharedSlot(nn.Module):
+    """A slot whose candidates are slices of its largest one: the centre of the kernel, the first
+    channels of the expansion (Once-for-All, arXiv 1908.09791). Every step trains every candidate."""
+
+    def __init__(self, segment: Segment, layer_scale: float) -> None:
+        super().__init__()
+        self.nodes = segment.candidates
+        largest = max(self.nodes, key=lambda nodes: sum(n.spec.params for n in nodes))
+        self.largest = Block(largest, layer_scale, batch_statistics=True)
+        width = {node.name: node.spec.in_channels for node in largest}
+        for node in (node for nodes in self.nodes for node in nodes):
+            whole = node.spec.kind in (Kind.LAYER_NORM, Kind.SCALE, Kind.LINEAR)
+            assert not whole or node.spec.in_channels == width[node.name], f"{node.name} cannot be a slice"
+        self.plain = [Interpreter(nodes) for nodes in self.nodes]
+        self.lean = [Interpreter(nodes, lean=True) for nodes in self.nodes]
+
+    def run(self, candidate: int, x: Tensor) -> Tensor:
+        """x: (N, C, H, W) -> (N, C', H', W')."""
+        interpreters = self.lean if self.largest.runs_lean(x) else self.plain
+        return interpreters[candidate].run(self._step, x)
+
+    def _step(self, step: Step, *inputs: Tensor) -> Tensor:
+        if isinstance(step, LeanNodes):
+            return run_lean_layer(step, inputs[0], self._tensors_of)
+        spec, module = step.spec, self.largest.get_submodule(step.name)
+        if isinstance(module, nn.Conv2d):
+            weight, bias = self._tensors_of(step)
+            groups = spec.in_channels if spec.kind is Kind.DWCONV else 1
+            return F.conv2d(inputs[0], weight, bias, spec.stride, spec.padding, groups=groups)
+        if isinstance(module, nn.BatchNorm2d):
+            weight, bias = module.weight[: spec.in_channels], module.bias[: spec.in_channels]
+            if isinstance(module, GlobalBatchNorm2d):
+                return module.normalise(inputs[0], weight, bias)
+            return F.batch_norm(inputs[0], None, None, weight, bias, training=True, eps=module.eps)
+        y: Tensor = module(*inputs)
+        return y
+
+    def _tensors_of(self, node: Node) -> tuple[Tensor, Tensor | None]:
+        """The weight and bias of a layer of a candidate."""
+        weight, bias = self.largest.tensors_of(node)
+        return _slice(weight, node.spec), None if bias is None else bias[: node.spec.out_channels]
+
+    def weights_of(self, candidate: int) -> Iterator[nn.Parameter]:
+        return self.largest.parameters() if self.nodes[candidate] else iter(())
+
+    def state_of(self, candidate: int) -> dict[str, Tensor]:
+        specs = {node.name: node.spec for node in self.nodes[candidate]}
+        state = self.largest.state_dict() if specs else {}
+        return {key: _slice(value, specs[key.split(".")[0]]) for key, value in state.items()}
+
+
+def _slice(weight: Tensor, spec: LayerSpec) -> Tensor:
+    """A layer's part of a larger layer's weight (out, in, k, k), or of a vector (channels,).
+
+    Dimensions that already fit are left alone: every slice costs a zero-filled tensor in backward.
+    """
+    if weight.shape[0] > spec.out_channels:
+        weight = weight[: spec.out_channels]
+    if weight.ndim < 4:
+        return weight
+    inputs = 1 if spec.kind is Kind.DWCONV else spec.in_channels
+    if weight.shape[1] > inputs:
+        weight = weight[:, :inputs]
+    if border := (weight.shape[-1] - spec.kernel_size) // 2:
+        weight = weight[..., border:-border, border:-border]
+    return weight
+
+
+class Supernet(nn.Module):
+    """All candidates of a space.
+
+    LayerNorms need nothing special under path sampling; BatchNorms use the batch's statistics and
+    keep no running ones, since those would mix paths: `extract` gives a network whose statistics
+    are then measured on its own path.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        resolution: int,
+        num_classes: int,
+        layer_scale: float = 1.0,
+        share_weights: bool = False,
+    ) -> None:
+        """`share_weights`: the candidates of a slot are slices of the largest one."""
+        super().__init__()
+        self.space = space
+        self.resolution = resolution
+        self.num_classes = num_classes
+        self.segments: tuple[Segment, ...] = lower_space(space, resolution, num_classes)
+        slot_type = SharedSlot if share_weights else SeparateSlot
+        for segment in self.segments:
+            fixed = segment.slot is None
+            piece = (
+                Block(segment.nodes, layer_scale, batch_statistics=True) if fixed else slot_type(segment, layer_scale)
+            )
+            self.add_module(segment.name, piece)
+        deepest = sum(max(sum(n.residual for n in nodes) for nodes in s.candidates) for s in self.segments)
+        initialise(self, branches=deepest)
+
+    def forward(self, x: Tensor, path: GatePath, sample: GateSample | None = None) -> Tensor:
+        """x: (N, 3, H, W) -> (N, classes), along one path.
+
+        With `sample` (an architecture step) its path must be `path`; gradients then reach
+        `sample.values`, whatever is active, Zero included.
+        """
+        rows = sample.values.to(x.device).unbind(0) if sample is not None else ()
+        involved = _indices(sample.involved) if sample is not None else []
+        for segment, piece in zip(self.segments, self.children(), strict=True):
+            if segment.slot is None:
+                x = piece(x)
+                continue
+            assert isinstance(piece, SeparateSlot | SharedSlot)
+            choice = path.choices[segment.slot]
+            y = piece.run(choice, x) if segment.candidates[choice] else x
+            if sample is not None:
+                y = _Gate.apply(x, y, rows[segment.slot], piece, choice, involved[segment.slot])
+            x = y
+        return x
+
+    def path_parameters(self, path: GatePath) -> list[nn.Parameter]:
+        """The parameters that a path uses, fixed pieces included."""
+        chosen = (0 if segment.slot is None else path.choices[segment.slot] for segment in self.segments)
+        return [p for own, choice in zip(self._parameters_of, chosen, strict=True) for p in own[choice]]
+
+    @cached_property
+    def _parameters_of(self) -> list[list[list[nn.Parameter]]]:
+        """Of every segment's candidates, collected once: at every step it would take as long as all gates.
+
+        From the first use on, the modules keep their parameters (`with_global_norms` comes before).
+        """
+        return [
+            [list(piece.weights_of(choice)) for choice in range(len(segment.candidates))]
+            if isinstance(piece, SeparateSlot | SharedSlot)
+            else [list(piece.parameters())]
+            for segment, piece in zip(self.segments, self.children(), strict=True)
+        ]
+
+    def extract(self, path: GatePath) -> Network:
+        """The plain network of a path with copies of its weights, Zeros left out.
+
+        Its BatchNorms, if any, start with empty running statistics: see `nas.training.loop.recalibrate`.
+        """
+        segments = lower(self.space.architecture(path), self.resolution, self.num_classes)
+        network = Network(segments)
+        chosen = []
+        for segment, piece in zip(self.segments, self.children(), strict=True):
+            if segment.slot is None:
+                chosen.append(piece.state_dict())
+            elif segment.candidates[path.choices[segment.slot]]:
+                assert isinstance(piece, SeparateSlot | SharedSlot)
+                chosen.append(piece.state_of(path.choices[segment.slot]))
+        for block, state in zip(network.children(), chosen, strict=True):
+            missing, unexpected = block.load_state_dict(state, strict=False)
+            statistics = ("running_mean", "running_var", "num_batches_tracked")
+            assert not unexpected and all(key.endswith(statistics) for key in missing), (missing, unexpected)
+        return network
+
+
+def _indices(mask: Tensor) -> list[list[int]]:
+    return [[j for j, on in enumerate(row) if on] for row in mask.tolist()]
+
+
+@contextmanager
+def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Within, the parameters need no gradient, so that fewer activations are saved."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

@@ -1,0 +1,176 @@
+"""Where a search starts with `init=`: a supernet that an earlier training left. No torch here.
+
+`init=pretrained` is the one that ships (nas/supernets); a run's folder, or any checkpoint.safetensors, will do as well.
+The file says what the supernet was trained for, and that becomes the default of a search from it: its space
+and images, and no epochs. Networks are then chosen and compared with the weights as they are. Not for resuming.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from nas.run.result import InputFormat
+from nas.run.settings import DataSettings, SearchSettings, settings_from_dict
+from search_space import load_space
+from search_space.errors import BadFile, UserError
+
+CHECKPOINT = "checkpoint.safetensors"  # of a run folder: the supernet and its gates
+SHIPPED = {"pretrained": "quadranet-cifar10.safetensors"}
+KEPT = ("space", "space_width", "data", "train")  # settings of the training that a search from it keeps
+
+TRAINED_FOR = "trained_for"  # in a supernet's file: JSON in UTF-8, a tensor since the header's entries have no order
+TRIAL_IMAGES = 1000  # that networks are compared on, by default: seconds instead of minutes
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A supernet's file and what it was trained for.
+
+    gates: the name of the gates in it, None where it has none; splits: the digest of the images' division.
+    """
+
+    path: Path
+    gates: str | None
+    settings: SearchSettings
+    inputs: InputFormat
+    splits: str
+
+    def check(self, settings: SearchSettings) -> None:
+        """Raise `UserError` for a search of another supernet, or that needs images, or gates, that are not there."""
+        self._check_supernet(settings)
+        epochs = {
+            "warmup.epochs": settings.warmup.epochs,
+            "epochs": settings.epochs,
+            "finetune.epochs": settings.finetune.epochs,
+        }
+        wanting = [f"{name}={number}" for name, number in epochs.items() if number]
+        if settings.strategy != "proxyless":
+            wanting.insert(0, f"strategy={settings.strategy}")
+        if wanting and not images_at_hand(settings.data):
+            raise UserError(
+                f"{' '.join(wanting)} cannot be done without images; add data={settings.data.name} data.root=FOLDER, "
+                f"or leave {'them' if len(wanting) > 1 else 'it'} out"
+            )
+        if settings.strategy == "proxyless" and settings.epochs == 0 and self.gates is None:
+            raise UserError(
+                f"'{self.path}' has no gates to choose by; add strategy=evolution, or epochs=1 to train them"
+            )
+
+    def _check_supernet(self, settings: SearchSettings) -> None:
+        own = self.settings
+        if load_space(settings.space, settings.space_width) != load_space(own.space, own.space_width):
+            if settings.space == own.space:
+                raise UserError(
+                    f"'{self.path}' holds a supernet of space={own.space} with space_width={_shown(own.space_width)}, "
+                    f"not with space_width={_shown(settings.space_width)}; leave out space_width="
+                )
+            raise UserError(
+                f"'{self.path}' holds a supernet of space={own.space}, not of space={settings.space}; leave out space="
+            )
+        if own.data.resolution != settings.data.resolution:
+            raise UserError(
+                f"'{self.path}' was trained at {own.data.resolution} pixels, not at {settings.data.resolution}; leave "
+                f"out data.resolution=, or train a supernet at {settings.data.resolution} by leaving out init="
+            )
+        shared = own.train.share_weights
+        if shared is not None and shared != settings.train.share_weights:
+            raise UserError(
+                f"'{self.path}' was trained with train.share_weights={_shown(shared)}, not "
+                f"{_shown(settings.train.share_weights)}; leave out train.share_weights="
+            )
+
+    def check_images(self, inputs: InputFormat, splits: str) -> None:
+        """Raise `UserError` for images of other classes, or divided so that validation holds some it was trained on."""
+        data = self.settings.data
+        if inputs != self.inputs:
+            raise UserError(
+                f"'{self.path}' was trained on {data.name}, with {len(self.inputs.class_names)} classes such as "
+                f"'{self.inputs.class_names[0]}'; the images named by data= have others"
+            )
+        if splits != self.splits:
+            raise UserError(
+                f"'{self.path}' was trained on {data.name} with data.validation_share={data.validation_share:g} "
+                f"data.limit={_shown(data.limit)}; divided otherwise, its networks would be compared on images that "
+                "they were trained on"
+            )
+
+
+def _shown(value: float | None) -> str:
+    """As it is written in options."""
+    return json.dumps(value)
+
+
+def trained_for(settings: SearchSettings, inputs: InputFormat, splits: str) -> bytes:
+    """What a supernet's file says of it, for `origin_of`."""
+    values = asdict(settings)
+    plain = {name: values[name] for name in KEPT}
+    return json.dumps({"settings": plain, "inputs": asdict(inputs), "splits": splits}).encode()
+
+
+def gates_key(target: str | None = None) -> str:
+    """The name of alpha in a checkpoint; `target`: of which, where several share the supernet."""
+    return f"gates.{target}.alpha" if target else "gates.alpha"
+
+
+def find_checkpoint(run_folder: Path) -> tuple[Path, str]:
+    """The file with a run's supernet and the name of its gates there; targets of a front share the one above them."""
+    own, shared = run_folder / CHECKPOINT, run_folder.resolve().parent / CHECKPOINT
+    if shared.is_file() and not own.is_file():
+        return shared, gates_key(run_folder.resolve().name)
+    return own, gates_key()
+
+
+@cache
+def origin_of(init: str) -> Origin:
+    """What `init=` names. Raises `BadFile`."""
+    if init in SHIPPED:
+        path, gates = Path(str(resources.files("nas") / "supernets" / SHIPPED[init])), gates_key()
+    else:
+        path, gates = Path(init).expanduser(), gates_key()
+        if path.is_dir():
+            path, gates = find_checkpoint(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = set(file.keys())
+            purpose = json.loads(file.get_tensor(TRAINED_FOR).tobytes()) if TRAINED_FOR in names else {}
+        return Origin(
+            path,
+            gates if gates in names else None,
+            settings_from_dict(SearchSettings, purpose["settings"]),
+            InputFormat(**{key: tuple(value) for key, value in purpose["inputs"].items()}),
+            purpose["splits"],
+        )
+    except FileNotFoundError as error:
+        raise BadFile(
+            f"init={init}: no file '{path}'; give pretrained, a search's folder or its {CHECKPOINT}"
+        ) from error
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise BadFile(f"init={init}: '{path}' is not the supernet of a search of this version") from error
+
+
+def with_init_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options completed by what the supernet was trained for, and by no epochs."""
+    trained = asdict(origin_of(options["init"]).settings)
+    defaults: dict[str, Any] = {
+        **{name: trained[name] for name in KEPT},
+        **{name: {"epochs": 0} for name in ("warmup", "finetune")},
+        "epochs": 0,
+        "trial_images": TRIAL_IMAGES,
+    }
+    groups = {
+        name: {**defaults[name], **options.get(name, {})} for name in defaults if isinstance(defaults[name], dict)
+    }
+    return {**defaults, **options, **groups}
+
+
+def images_at_hand(data: DataSettings) -> bool:
+    """Whether the settings say where the images are; those of the shipped supernet cannot be shipped."""
+    return data.name != "cifar10" or data.root is not None

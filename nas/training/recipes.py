@@ -1,0 +1,30 @@
+"""Training recipes by name from Python: what `recipe=NAME` gives the command `python -m nas.train`."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from search_space.errors import UnknownName
+
+if TYPE_CHECKING:
+    from nas.training.loop import Recipe
+
+FOLDER = resources.files("nas.conf").joinpath("recipe")
+
+
+def available_recipes() -> tuple[str, ...]:
+    return tuple(sorted(f.name.removesuffix(".yaml") for f in FOLDER.iterdir() if f.name.endswith(".yaml")))
+
+
+def load_recipe(name: str, **changes: Any) -> Recipe:
+    """A recipe of `nas/conf/recipe`, some of its fields changed. Raises `UnknownName`, or `UserError` for values."""
+    import yaml
+
+    from nas.run.settings import settings_from_dict
+    from nas.training.loop import Recipe
+
+    if name not in available_recipes():
+        raise UnknownName("recipe", name, available_recipes())
+    values = yaml.safe_load(FOLDER.joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+    return settings_from_dict(Recipe, {**values, **changes}, "recipe.")

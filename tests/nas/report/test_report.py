@@ -1,0 +1,499 @@
+"""The report page: complete, well-formed, self-contained and deaf to hostile text; bad files are told apart."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import math
+import os
+import random
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas.api import run_folder
+from nas.report.page import FILES, GATE_COLUMNS, SEARCH_COLUMNS, Scale, main, ms, render_report, thin, write_report
+from nas.run.distributed import Place
+from nas.run.resume import Begun
+from search_space import Architecture, cost_of, load_space, lower
+from search_space.errors import BadFile, CannotWrite
+
+DEVICES = {
+    "vpu": ("Intel Myriad X (NCS2)", "OpenVINO 2019R2", "fp16", 1.0),
+    "cpu": ("Cortex-A76 (Pixel 4)", "TFLite 2.1", "fp32", 3.1),
+    "gpu": ("NVIDIA A100", "TensorRT 8", "fp16", 0.045),
+}
+VOID = {"meta", "input", "br", "hr", "img", "link"}
+
+
+def sample_record(space_name: str, seed: int, depth: int | None = None) -> dict[str, Any]:
+    """A made-up but plausible architecture.json; `depth` fills every stage up to so many blocks."""
+    rng = random.Random(seed)
+    space = load_space(space_name)
+    blocks = [
+        [rng.choice(space.choices) for _ in range(min(stage.max_blocks, depth or rng.randint(1, stage.max_blocks)))]
+        for stage in space.stages
+    ]
+    architecture = Architecture(space, tuple(map(tuple, blocks)))
+    segments = lower(architecture, 224, 10)
+    cost = cost_of(segments)
+    latency = {}
+    for device, (title, runtime, precision, factor) in DEVICES.items():
+        times = {s.name: factor * (0.25 + cost_of([s]).macs / 2e7) * rng.uniform(0.8, 1.3) for s in segments}
+        total = sum(times.values())
+        latency[device] = {
+            "latency_ms": total, "low_ms": 0.82 * total, "high_ms": 1.25 * total, "coverage": 0.9,
+            "title": title, "runtime": runtime, "precision": precision, "by_segment_ms": times,
+        }  # fmt: skip
+    predicted = latency["vpu"]["latency_ms"]
+    budget = math.ceil(predicted * 1.01)
+    return {
+        "schema": 1,
+        "architecture": architecture.to_dict(),
+        "num_classes": 10,
+        "resolution": {"deployment": 224, "training": 64},
+        "cost": {"macs": cost.macs, "params": cost.params, "peak_activation_bytes": cost.peak_activation_bytes},
+        "budget": {
+            "device": "vpu", "budget_ms": float(budget), "predicted_ms": predicted, "used": predicted / budget,
+            "binds": True, "space_min_ms": 0.6 * predicted, "space_max_ms": 2.7 * predicted,
+        },
+        "latency": latency,
+        "accuracy": {
+            "test": 0.973, "test_images": 360, "validation": 0.969, "data": "digits",
+            "measured_on": "model.onnx in onnxruntime",
+        },
+        "notes": [
+            "Trained at 64 pixels, timed at 224: which kernel size helps at 224 is not told by accuracy at 64.",
+            "Digits is far easier than ImageNet; expect the order of networks to change there.",
+        ],
+        "provenance": {
+            "seed": seed, "versions": {"python": "3.11.7", "torch": "2.13.0"}, "profile_hash": "ab12cd34",
+            "git_commit": None, "wall_time_s": 140.2, "started": "2026-03-01T10:00:00+00:00",
+            "command": f"python -m nas.search space={space_name} device=vpu budget_ms={budget}",
+        },
+    }  # fmt: skip
+
+
+def write_sample(
+    folder: Path, space_name: str = "quadranet", seed: int = 0, depth: int | None = None
+) -> dict[str, Any]:
+    """Write the three files of a run and return architecture.json's content."""
+    rng = random.Random(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = sample_record(space_name, seed, depth)
+    (folder / "architecture.json").write_text(json.dumps(record))
+    space, budget = load_space(space_name), record["budget"]["budget_ms"]
+    with (folder / "search.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(SEARCH_COLUMNS)
+        for step in range(0, 600, 4):
+            phase = "warmup" if step < 160 else "search" if step < 440 else "finetune"
+            done = max(0, step - 160) / 280
+            searching = phase == "search"
+            loss = 2.3 * math.exp(-step / 150) + 0.1 + rng.uniform(-0.03, 0.05)
+            rows.writerow([
+                step, phase, step // 40, f"{loss:.4f}", f"{loss * 1.15:.4f}" if searching else "",
+                f"{0.97 - 0.8 * math.exp(-step / 120):.4f}" if step % 40 == 0 else "",
+                f"{budget * (1.02 + 0.5 * math.exp(-5 * done)) + rng.uniform(-0.2, 0.2):.3f}" if searching else "",
+                budget, f"{min(1.8, 0.2 + 3 * done):.3f}" if searching else "",
+                f"{0.99 * math.exp(-2 * done):.4f}" if searching else "", f"{step * 0.21:.2f}",
+            ])  # fmt: skip
+    with (folder / "gates.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(GATE_COLUMNS)
+        liking = [[rng.gauss(0, 1) for _ in slot.candidates] for slot in space.slots]
+        for step in range(160, 440, 40):
+            for number, slot in enumerate(space.slots):
+                weights = [math.exp(like * (step - 120) / 100) for like in liking[number]]
+                for candidate, weight in zip(slot.candidates, weights, strict=True):
+                    p = weight / sum(weights)
+                    rows.writerow([step, number, slot.stage + 1, slot.index + 1, candidate, f"{p:.5f}"])
+    return record
+
+
+class Page(HTMLParser):
+    """Checks nesting and collects attributes and text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len({name for name, _ in attrs}) == len(attrs), f"attribute twice in {tag}"
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] not in (["script"], ["style"]):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+    @property
+    def tips(self) -> list[str]:
+        return [attributes["data-tip"] for _, attributes in self.elements if "data-tip" in attributes]
+
+
+SAMPLES = [("quadranet", None), ("proxyless", None), ("quadranet_t", 99), ("quadranet", 1)]
+
+
+@pytest.mark.parametrize(("space", "depth"), SAMPLES)
+def test_every_block_and_device_is_on_a_well_formed_page(tmp_path: Path, space: str, depth: int | None) -> None:
+    record = write_sample(tmp_path, space, seed=1, depth=depth)
+    html = render_report(tmp_path)
+    page = Page(html)
+    blocks = [tip for tip in page.tips if "kernel" in tip]
+    stages = record["architecture"]["stages"]
+    assert len(blocks) == sum(map(len, stages))
+    for stage_number, stage in enumerate(stages, start=1):
+        for number, block in enumerate(stage, start=1):
+            kernel, ratio = block[1:].split("e")
+            name = f"stage {stage_number}, block {number}: kernel {kernel}×{kernel}, expansion {ratio}\n"
+            (tip,) = [tip for tip in blocks if tip.startswith(name)]
+            assert all(f"\n{device}: " in tip for device in DEVICES)
+    slots = sum(stage["max_blocks"] for stage in record["architecture"]["space"]["stages"])
+    assert sum("left out (Zero)" in tip for tip in page.tips) == slots - len(blocks)
+    for title, runtime, _, _ in DEVICES.values():
+        assert title in page.text and runtime in page.text
+    assert "{{" not in html
+    assert all(note in page.text for note in record["notes"])
+
+
+@pytest.mark.parametrize(("space", "depth"), SAMPLES)
+def test_the_drawing_stays_on_the_page(tmp_path: Path, space: str, depth: int | None) -> None:
+    write_sample(tmp_path, space, depth=depth)
+    width = 0.0
+    for tag, attributes in Page(render_report(tmp_path)).elements:
+        if tag == "svg":
+            width = float(attributes["viewbox"].split()[2])
+            assert attributes["aria-label"]
+        elif tag == "rect":
+            assert float(attributes["x"]) >= 0
+            assert float(attributes["x"]) + float(attributes["width"]) <= width + 0.01
+
+
+def test_feature_map_sizes_are_the_lowered_ones(tmp_path: Path) -> None:
+    for space, sizes in {"quadranet": (56, 28, 14, 7), "proxyless": (56, 28, 14, 14, 7, 7)}.items():
+        write_sample(tmp_path, space)
+        text = Page(render_report(tmp_path)).text
+        assert tuple(int(size) for size in re.findall(r"\d+ ch, (\d+)×\1", text)) == sizes
+
+
+def test_nothing_is_fetched(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    html = render_report(tmp_path)
+    page = Page(html)
+    assert not {tag for tag, _ in page.elements} & {"link", "img", "iframe", "object", "embed", "audio", "video"}
+    assert all("src" not in attributes for _, attributes in page.elements)
+    links = {attributes["href"] for _, attributes in page.elements if "href" in attributes}
+    assert links == {"architecture.json", "search.csv", "gates.csv"} < set(FILES)
+    (tmp_path / "latency_224.onnx").touch()
+    assert 'href="latency_224.onnx"' in render_report(tmp_path)
+    assert "url(" not in html and "@import" not in html and "fetch(" not in html
+    assert set(re.findall(r"https?://[^\"'\s<]*", html)) == {"http://www.w3.org/2000/svg"}  # a name, never fetched
+
+
+HOSTILE = "<script>alert('x')</script>\"'&{{gates}}"
+
+
+def test_hostile_strings_stay_text(tmp_path: Path) -> None:
+    record = write_sample(tmp_path)
+    plain = len(Page(render_report(tmp_path)).elements)
+    record["accuracy"] |= {"data": HOSTILE, "measured_on": HOSTILE}
+    record["notes"] = [HOSTILE] * 2
+    record["provenance"] |= {"command": HOSTILE, "versions": {HOSTILE: {HOSTILE: HOSTILE}}}
+    record["latency"]["vpu"] |= {"title": HOSTILE, "runtime": HOSTILE}
+    record["latency"][HOSTILE] = record["latency"].pop("cpu")
+    record["architecture"]["space"]["name"] = HOSTILE
+    (tmp_path / "architecture.json").write_text(json.dumps(record))
+    html = render_report(tmp_path)
+    page = Page(html)
+    assert len(page.elements) == plain
+    assert html.count("<script>") == 1
+    assert page.text.count(HOSTILE) >= 8
+
+
+def test_what_was_not_measured_is_said_so(tmp_path: Path) -> None:
+    record = write_sample(tmp_path)
+    del record["accuracy"], record["provenance"], record["notes"], record["cost"]
+    record["latency"] = {"vpu": {"latency_ms": 29.0, "low_ms": None}, "cpu": {}}
+    (tmp_path / "architecture.json").write_text(json.dumps(record))
+    for name in ("search.csv", "gates.csv"):
+        header = (tmp_path / name).read_text().splitlines()[0]
+        (tmp_path / name).write_text(header + "\n")
+    page = Page(render_report(tmp_path))
+    assert page.text.count("not measured") >= 10
+    assert "Gate probabilities" not in page.text and "holds no steps" in page.text
+    assert all("vpu: not measured" in tip for tip in page.tips if "kernel" in tip)
+
+
+def test_with_confidence_the_page_says_what_the_upper_end_uses(tmp_path: Path) -> None:
+    record = write_sample(tmp_path)
+    plain = Page(render_report(tmp_path)).text
+    assert "Networks of this space are predicted at" in plain and "upper end" not in plain
+    record["budget"] |= {
+        "budget_ms": 45.0, "predicted_ms": 24.5, "used": 0.989, "kept_ms": 44.505, "confidence": 0.9,
+        "space_min_ms": 37.32, "space_max_ms": 136.0,
+    }  # fmt: skip
+    record["latency"]["vpu"] |= {"latency_ms": 24.5, "low_ms": 13.5, "high_ms": 44.505, "coverage": 0.8}
+    (tmp_path / "architecture.json").write_text(json.dumps(record))
+    page = Page(render_report(tmp_path))
+    assert (
+        "98.9 % of the budget is used by the interval's upper end, which keeps it at confidence 0.9; "
+        "interval 13.50 to 44.51 ms (80 %). "
+        "Networks of this space have upper ends of 37.32 ms to 136.0 ms on this device."
+    ) in page.text
+    assert "54." not in page.text.split("Test accuracy")[0]
+    assert "budget 45 ms, kept by the upper end" in page.words
+    assert "All by the interval's upper end" in page.text
+    assert not [a for _, a in page.elements if a.get("class") == "over"]
+
+
+def test_what_is_used_above_the_budget_is_drawn_so(tmp_path: Path) -> None:
+    record = write_sample(tmp_path)
+    record["budget"] |= {"used": 1.02, "kept_ms": 1.02 * record["budget"]["budget_ms"], "confidence": 0.9}
+    (tmp_path / "architecture.json").write_text(json.dumps(record))
+    page = Page(render_report(tmp_path))
+    assert len([a for _, a in page.elements if a.get("class") == "over"]) == 1
+
+
+def test_another_calibration_is_not_real_time(tmp_path: Path) -> None:
+    record = write_sample(tmp_path)
+    assert "not real time" not in render_report(tmp_path)
+    record["budget"] |= {"calibration": "table3", "confidence": None}
+    for device, calibration in {"vpu": "table3", "cpu": "table3", "gpu": "measured"}.items():
+        record["latency"][device]["calibration"] = calibration
+    (tmp_path / "architecture.json").write_text(json.dumps(record))
+    html = render_report(tmp_path)
+    page = Page(html)
+    note = ", calibration=table3: not real time"
+    budget, title = record["budget"]["budget_ms"], DEVICES["vpu"][0]
+    for tag in ("title", "h1"):
+        (words,) = re.findall(f"<{tag}>(.*?)</{tag}>", html)
+        assert words.endswith(note)
+    assert f"budget {budget:g} ms{note}" in page.words and f"on {title}{note}" in page.text
+    for device, row in record["latency"].items():
+        time, unreal = ms(row["latency_ms"]), device != "gpu"
+        assert page.words.count(f"{time}, not real time") == 2 * unreal  # beside its segments and in the table
+        assert page.words.count(time) == 2 * (not unreal)
+
+
+def test_the_chosen_candidate_of_every_slot_is_outlined(tmp_path: Path) -> None:
+    record = write_sample(tmp_path, seed=3)
+    page = Page(render_report(tmp_path))
+    space = load_space("quadranet")
+    outlined = [attributes for _, attributes in page.elements if attributes.get("class") == "chosen"]
+    assert len(outlined) == len(space.slots)
+    assert "most probable placing" in page.text
+    (words,) = [words for words in page.words if "the network found takes " in words]
+    chosen = words.split("the network found takes ")[1].split()
+    stages: list[list[str]] = [[] for _ in space.stages]
+    for slot, choice in zip(space.slots, chosen, strict=True):
+        if choice != "zero":
+            stages[slot.stage].append(choice)
+    assert stages == record["architecture"]["stages"]
+    (tmp_path / "architecture.json").write_text(json.dumps(record | {"gate_path": chosen}))
+    assert "most probable placing" not in Page(render_report(tmp_path)).text
+    (tmp_path / "architecture.json").write_text(json.dumps(record | {"gate_path": ["zero"] * len(chosen)}))
+    with pytest.raises(BadFile, match="'gate_path' is not a path of this architecture"):
+        render_report(tmp_path)
+
+
+def test_a_snapshot_per_slider_place(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    (slider,) = [a for tag, a in Page(render_report(tmp_path)).elements if tag == "input"]
+    snapshots = json.loads(slider["data-snapshots"])
+    assert [step for step, _ in snapshots] == list(range(160, 440, 40))
+    assert slider["value"] == slider["max"] == str(len(snapshots) - 1)
+    for _, slots in snapshots:
+        for probabilities in slots:
+            assert sum(p for p in probabilities if p >= 0) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["architecture.json", "search.csv", "gates.csv"])
+def test_missing_truncated_or_empty_file(tmp_path: Path, name: str) -> None:
+    write_sample(tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:-3], b"", b"\xff\xfe\x00"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(BadFile, match=name) as caught:
+            render_report(tmp_path)
+        assert "\n" not in str(caught.value)
+    (tmp_path / name).unlink()
+    with pytest.raises(BadFile, match=f"{name}: there is no such file"):
+        render_report(tmp_path)
+
+
+def test_gates_cut_between_two_lines(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    lines = (tmp_path / "gates.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "gates.csv").write_text("".join(lines[:-9]))
+    with pytest.raises(BadFile, match=r"gates\.csv: step 400, slot 14: probabilities are missing"):
+        render_report(tmp_path)
+
+
+def _set(*keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(record: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            record = record[key]
+        record[keys[-1]] = value
+
+    return change
+
+
+BAD_RECORDS = [
+    (_set("schema", value=2), "not of schema 1"),
+    (_set("architecture", value=None), "needs 'space' and 'stages'"),
+    (_set("architecture", "stages", value=[["k9e6"]] * 4), "'k9e6' is not a block"),
+    (_set("budget", "budget_ms", value="30"), "'budget.budget_ms' is '30', not a finite number >= 0"),
+    (_set("budget", "predicted_ms", value=None), "has no 'budget.predicted_ms'"),
+    (_set("budget", "budget_ms", value=0), "'budget.budget_ms' is not above 0"),
+    (_set("budget", "device", value=None), "has no 'budget.device'"),
+    (_set("cost", value=[]), "'cost' is not an object"),
+    (_set("cost", "macs", value=True), "'cost.macs' is 'True', not a finite number"),
+    (_set("latency", "cpu", value=3), "'latency.cpu' is not an object"),
+    (_set("latency", "cpu", "by_segment_ms", value=[1]), "'latency.cpu.by_segment_ms' is not an object"),
+    (_set("cost", "macs", value=math.nan), "NaN is not JSON"),
+    (_set("notes", value="text"), "'notes' is not a list"),
+    (_set("latency", value=3), "'latency' is not an object"),
+    (_set("cost", "params", value=-1), "'cost.params' is '-1'"),
+    (_set("resolution", "deployment", value=8), "resolution 8 is too small"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_RECORDS, ids=[message for _, message in BAD_RECORDS])
+def test_wrong_fields_are_named(tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
+    record = write_sample(tmp_path)
+    change(record)
+    (tmp_path / "architecture.json").write_text(json.dumps(record))
+    with pytest.raises(BadFile) as caught:
+        render_report(tmp_path)
+    assert str(caught.value).startswith("architecture.json: ")
+    assert message in str(caught.value)
+
+
+BAD_CELLS = [
+    ("search.csv", 3, "nan", "line 2: train_loss is 'nan', not a finite number"),
+    ("search.csv", 0, "", "line 2 has no step"),
+    ("search.csv", 0, "9999", "line 3: step 4 stands after step 9999"),
+    ("gates.csv", 1, "99", "line 2: slot 99 is not one of 0..15"),
+    ("gates.csv", 4, "zero", "line 2: 'zero' with"),
+    ("gates.csv", 5, "1.5", "with 1.5 is no candidate"),
+]
+
+
+@pytest.mark.parametrize(("name", "column", "cell", "message"), BAD_CELLS, ids=[case[3] for case in BAD_CELLS])
+def test_wrong_cells_are_named(tmp_path: Path, name: str, column: int, cell: str, message: str) -> None:
+    write_sample(tmp_path)
+    lines = (tmp_path / name).read_text().splitlines()
+    cells = lines[1].split(",")
+    cells[column] = cell
+    lines[1] = ",".join(cells)
+    (tmp_path / name).write_text("\n".join(lines) + "\n")
+    with pytest.raises(BadFile, match=name) as caught:
+        render_report(tmp_path)
+    assert message in str(caught.value)
+
+
+def test_the_same_files_give_the_same_page(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    assert render_report(tmp_path) == render_report(tmp_path)
+
+
+def test_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    path = write_report(tmp_path)
+    page = path.read_text(encoding="utf-8")
+    assert path == tmp_path / "report.html" and page == render_report(tmp_path)
+    (tmp_path / "gates.csv").unlink()
+    with pytest.raises(BadFile):
+        write_report(tmp_path)
+    assert path.read_text(encoding="utf-8") == page
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_full_disk_leaves_the_old_page_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    begun = Begun("search", {}, None, datetime.now(UTC))
+    with (
+        pytest.raises(
+            CannotWrite, match=r"cannot write '.*report\.html': No space.*; mend that and go on with resume="
+        ),
+        run_folder(str(tmp_path / "run"), "unused", begun, None, Place()) as folder,
+    ):
+        write_sample(folder)
+        page = write_report(folder).read_text(encoding="utf-8")
+        write_sample(folder, seed=1)
+        monkeypatch.setattr(os, "fsync", full)
+        write_report(folder)
+    assert (folder / "report.html").read_text(encoding="utf-8") == page
+    assert not list(folder.glob("*.partial"))
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sample(tmp_path)
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
+    assert main([str(tmp_path / "nowhere")]) == 2
+    caught = capsys.readouterr()
+    assert caught.out == ""
+    assert re.fullmatch(r"error: no run folder '.*nowhere'\n", caught.err)
+
+
+def _leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *[leaf for key, inner in items for leaf in _leaves(inner, (*path, key))]]
+
+
+def test_any_junk_renders_or_is_told(tmp_path: Path) -> None:
+    record = write_sample(tmp_path, "proxyless")
+    places = [path for path in _leaves(record) if path and "by_segment_ms" not in path[:-1]]
+    rng = random.Random(0)
+    for _ in range(150):
+        changed = json.loads(json.dumps(record))
+        *outer, last = rng.choice(places)
+        inner = changed
+        for key in outer:
+            inner = inner[key]
+        inner[last] = rng.choice([None, 0, -1, 1e12, "x", "", [], {}, True, [{}], {"x": []}])
+        (tmp_path / "architecture.json").write_text(json.dumps(changed))
+        try:
+            Page(render_report(tmp_path))
+        except BadFile as error:
+            assert str(error).startswith("architecture.json: ") and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 31.8), (-0.02, 1.97), (1e-5, 3e-5), (97.1, 97.3), (5, 5)])
+def test_ticks_are_few_and_inside(low: float, high: float) -> None:
+    ticks = Scale(low, high, 0, 100).ticks()
+    assert len(ticks) <= 6
+    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in ticks)
+    assert len(ticks) >= 2 or low == high
+
+
+def test_thinning_keeps_both_ends() -> None:
+    assert thin(range(5), 10) == [0, 1, 2, 3, 4]
+    thinned = thin(range(1_000), 7)
+    assert (thinned[0], thinned[-1], len(thinned)) == (0, 999, 7)
