@@ -5,8 +5,6 @@ Not for searching, nor for what the files are worth: `nas.api.finish` measures m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import onnxruntime
@@ -15,11 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from nas.run.checkpoint import FORMAT, load_tensors, part, under
 from nas.run.result import InputFormat, Resolution, SearchResult
-from nas.supernet.gates import Gates
-from nas.supernet.network import Supernet
-from nas.supernet.origin import TRAINED_FOR
 from search_space import Architecture, UserError, lower
 from search_space.build import Network
 from search_space.errors import BadFile, one_line
@@ -102,46 +96,6 @@ def load_network(result: SearchResult, weights: Path | None) -> Network:
     if weights is not None:
         load_weights(network, weights)
     return network.eval()
-
-
-def save_supernet(
-    checkpoint: Path,
-    supernet: Supernet,
-    alphas: Mapping[str, Tensor],
-    purpose: bytes,
-    dtype: torch.dtype = torch.float32,
-) -> None:
-    """alphas: by `nas.supernet.origin.gates_key`; purpose: `nas.supernet.origin.trained_for`; dtype: as stored.
-
-    Raises `CannotWrite`.
-    """
-    state = under("supernet", {name: v.to("cpu", dtype).contiguous() for name, v in supernet.state_dict().items()})
-    state |= {key: alpha.detach().cpu() for key, alpha in alphas.items()}
-    state[TRAINED_FOR] = torch.frombuffer(bytearray(purpose), dtype=torch.uint8)
-    write_whole(checkpoint, save(state, {"format": str(FORMAT)}))
-
-
-def load_supernet(checkpoint: Path, supernet: Supernet) -> None:
-    """Fill a supernet from what a search left. Raises `BadFile`."""
-    with _reading(checkpoint) as state:
-        supernet.load_state_dict(part(state, "supernet"))
-
-
-def load_gates(checkpoint: Path, gates: Gates, key: str) -> None:
-    """Fill gates, by their name there, from what a search left. Raises `BadFile`."""
-    with _reading(checkpoint) as state:
-        gates.alpha.data.copy_(state[key])
-
-
-@contextmanager
-def _reading(checkpoint: Path) -> Iterator[dict[str, Tensor]]:
-    if not checkpoint.is_file():
-        raise BadFile(f"no file '{checkpoint}'; a search leaves it at the end of its search phase")
-    state, _ = load_tensors(checkpoint)
-    try:
-        yield state
-    except (RuntimeError, KeyError) as error:
-        raise BadFile(f"'{checkpoint}' is not of this search: {' '.join(str(error).split())[:160]}") from error
 
 
 def load_weights(network: Network, weights: Path, classes_of: str = "the architecture") -> None:
