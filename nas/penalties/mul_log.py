@@ -49,7 +49,7 @@ class MulLog:
 
 
 def mul_log(settings: PenaltySettings, table: LatencyTable, budget_ms: float) -> MulLog:
-    """`penalty.form=mul_log`. Raises `UserError` where the budget or the space's fastest network is at 1 ms or below."""
+    """`penalty.form=mul_log`. Raises `UserError` where the budget or the fastest network is at 1 ms or below."""
     if min(budget_ms, table.minimum_ms) <= 1:
         raise UserError(
             f"penalty.form=mul_log only works above 1 ms; '{table.space.name}' starts at {table.minimum_ms:.3g} ms "

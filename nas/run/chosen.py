@@ -37,7 +37,7 @@ class Chosen:
     @cached_property
     def training_segments(self) -> tuple[Segment, ...]:
         """Its layers at the resolution it is trained at."""
-        return tuple(lower(self.architecture, self.resolution.training, self.num_classes))
+        return lower(self.architecture, self.resolution.training, self.num_classes)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class LatencyModels:
     def everywhere(
         self, segments: Sequence[Segment], budget: Budget | None = None
     ) -> tuple[dict[str, DeviceLatency], tuple[str, ...]]:
-        """Predicted latency on every known device, the budget's first and with its confidence; and why others have none.
+        """Predicted latency by device, the budget's first and with its confidence; and a sentence for each without one.
 
         A profile that is broken, or timed other kinds of kernels, spoils no result for the budget's device. The
         budget's calibration holds for every device that has it; the others are as measured.
@@ -110,7 +110,7 @@ def chosen_by_search(plan: Plan, path: GatePath, models: LatencyModels) -> Chose
     """
     settings = plan.settings
     architecture = plan.space.architecture(path)
-    segments = tuple(lower(architecture, settings.deployment_resolution, plan.num_classes))
+    segments = lower(architecture, settings.deployment_resolution, plan.num_classes)
     cost = cost_of(segments)
     plan.limits.check(cost)
     predicted = plan.model.predict(segments)
@@ -143,14 +143,12 @@ def chosen_before(found: SearchResult, num_classes: int, training_resolution: in
     """An earlier result's network, for another number of classes and training resolution, priced by the profiles as
     they are now."""
     models = LatencyModels()
-    segments = tuple(lower(found.architecture, found.resolution.deployment, num_classes))
+    segments = lower(found.architecture, found.resolution.deployment, num_classes)
     budget = found.budget
     if budget is not None:
         predicted = models.model(budget.device, budget.calibration, budget.confidence).predict(segments)
         kept_ms = predicted.high_ms if budget.confidence else predicted.latency_ms
-        budget = replace(
-            budget, predicted_ms=predicted.latency_ms, kept_ms=kept_ms, used=kept_ms / budget.budget_ms
-        )
+        budget = replace(budget, predicted_ms=predicted.latency_ms, kept_ms=kept_ms, used=kept_ms / budget.budget_ms)
     latency, unpriced = models.everywhere(segments, budget)
     resolution = Resolution(found.resolution.deployment, training_resolution)
     return Chosen(

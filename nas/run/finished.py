@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.report.front import load_front
+from nas.run.front_table import FRONT, load_front, load_front_table
 from nas.run.result import SearchResult, load_result
 from search_space import UserError
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from search_space.build import Network
+
+
+RESULT = "architecture.json"
 
 
 @dataclass(frozen=True)
@@ -64,19 +67,23 @@ class Finished:
     @property
     def front(self) -> pd.DataFrame:
         """All targets beside each other, a row a target."""
-        from nas.run.front import load_front_table
-
         return load_front_table(self.folder)
 
     @property
     def _only(self) -> FinishedTarget:
         if len(self.targets) != 1:
             names = ", ".join(target.folder.name for target in self.targets)
-            raise UserError(f"the run in '{self.folder}' has {len(self.targets)} targets ({names}); take one of .targets")
+            raise UserError(
+                f"the run in '{self.folder}' has {len(self.targets)} targets ({names}); take one of .targets"
+            )
         return self.targets[0]
 
 
 def load_finished(folder: Path) -> Finished:
-    """A finished run, read back from its folder. Raises `BadFile`."""
-    targets = [folder / row.folder for row in load_front(folder)]
-    return Finished(tuple(FinishedTarget(load_result(t / "architecture.json"), t) for t in targets), folder)
+    """A finished run, read back from its folder; a folder with one network's files alone, as `nas.train` leaves, too.
+
+    Raises `BadFile`.
+    """
+    alone = not (folder / FRONT.name).is_file()
+    targets = [folder] if alone else [folder / row.folder for row in load_front(folder)]
+    return Finished(tuple(FinishedTarget(load_result(t / RESULT), t) for t in targets), folder)

@@ -10,7 +10,6 @@ from typing import Protocol
 import torch
 
 from nas.choose.derive import derive
-from nas.choose.derive import derive
 from nas.data import DataSet
 from nas.run.checkpoint import Checkpoints
 from nas.run.log import SearchLog

@@ -69,8 +69,8 @@ def first_supernet(plan: Plan, data: DataSet) -> Supernet:
 
 
 def last_supernet(plan: Plan, data: DataSet, folder: Path) -> Supernet:
-    """As the search of a run left it: in the run's folder, or where it trained nothing as it started. Raises `BadFile`."""
-    if not (folder / CHECKPOINT).is_file():
+    """As the search of a run left it in its folder; where it trained nothing, as it started. Raises `BadFile`."""
+    if not weight_steps(plan, data):
         return first_supernet(plan, data)
     supernet = new_supernet(plan, data)
     load_supernet(folder / CHECKPOINT, supernet)

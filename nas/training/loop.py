@@ -167,7 +167,7 @@ def train_network(
 ) -> None:
     """Train in place for `recipe.epochs`. The weights end as the moving average where `recipe.ema` > 0.
 
-    With `checkpoints` it resumes from them if they are of this `phase`, and keeps them from its first state to its last.
+    With `checkpoints` it resumes from them if they are of this `phase`, and keeps them from first state to last.
     Raises `NotFinite`; the network then holds the last state.
     """
     run = _Training(network, recipe, seed)

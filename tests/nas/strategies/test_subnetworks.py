@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nas.rederive import rederive
 
 from nas.api import search
-from nas.rederive import rederive
 from search_space import UserError
 from search_space.errors import Stopped
 
