@@ -19,15 +19,19 @@ def is_dotted(name: str) -> bool:
     return bool(colon) and value.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
+def check_named(what: str, name: str, known: Mapping[str, str]) -> None:
+    """Raise `UnknownName` for what is neither a known name nor written as a dotted path; nothing is imported."""
+    if name not in known and not is_dotted(name):
+        raise UnknownName(what, name, known, "Or the full dotted path of your own: package.module:value")
+
+
 def load_named(what: str, name: str, known: Mapping[str, str]) -> Any:
     """The value that `name` stands for: `known` maps names to dotted paths; any other dotted path is followed as it is.
 
     what: the option, for messages. Raises `UnknownName`, or `UserError` for a path that leads nowhere.
     """
-    path = known.get(name, name)
-    if not is_dotted(path):
-        raise UnknownName(what, name, known, "Or the full dotted path of your own: package.module:value")
-    module, _, value = path.partition(":")
+    check_named(what, name, known)
+    module, _, value = known.get(name, name).partition(":")
     try:
         return getattr(import_module(module), value)
     except ModuleNotFoundError as error:

@@ -102,6 +102,8 @@ def _plan(settings: SearchSettings, priced: Priced) -> Plan:
     if settings.init is not None:
         origin = origin_of(settings.init)
         origin.check(settings)
+        if settings.warmup.epochs + settings.epochs + settings.finetune.epochs == 0:
+            notes.append(f"Chosen from the supernet in '{origin.path}'; nothing was trained")
         if not images_at_hand(settings.data):
             notes.append(
                 f"no images at hand (data={settings.data.name} data.root=FOLDER): the gates in '{origin.path.name}' "
