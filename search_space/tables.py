@@ -100,10 +100,6 @@ class Schema:
         """The columns' names, in the order in which they are written."""
         return tuple(column.name for column in self.columns)
 
-    def describe(self) -> str:
-        """A line a column: its name, what a cell must be and what it means."""
-        return "\n".join(f"{column.name}: {column.wanted}; {column.meaning}" for column in self.columns)
-
 
 def read_text(path: Path, where: str = "") -> str:
     """The text of a table's file. Raises `BadFile`; where: how messages name the file, if not by its path."""
