@@ -28,7 +28,9 @@ COLUMNS = (
 )
 EXACT = Schema("exact.csv", COLUMNS, digits=None)
 SHORT = Schema("short.csv", COLUMNS)
-BY_HAND = Schema("hand.csv", (*COLUMNS[:3], Column("pixels", "int", "a side", least=1, optional=True)), by_hand=True)
+BY_HAND = Schema(
+    "hand.csv", (*COLUMNS[:3], Column("pixels", "int", "a side", least=1, empty=True, optional=True)), by_hand=True
+)
 GOOD = "name,count,time_ms,kept,loss,kind\nx,1,2.5,True,,a\ny,0,0.25,False,-1e-3,\n"
 
 texts = st.text(st.sampled_from("aZ09 _+-|.,;'\"é中\N{GRINNING FACE}"), min_size=1) | st.sampled_from(
@@ -150,7 +152,7 @@ def test_a_wrong_cell_is_named(column: str, cell: str, wanted: str, row: int) ->
         (GOOD.replace("x,1", '"x\n",1'), "row 2: a cell of several lines"),
         (GOOD.replace("x,1", '"x,1'), "row 2"),
         (GOOD.replace("x,1", '"x"z,1'), "row 2: not CSV"),
-        (GOOD.replace("x,1", "x\r,1"), "row 2: not CSV"),
+        (GOOD.replace("x,1", "x\r,1"), "row 2: 1 fields where 6 are needed"),
         (GOOD.replace("x,1", "x" * 200_000 + ",1"), "row 2: not CSV"),
         (GOOD.replace("x,1", "\0,1"), "not a text file"),
     ],
@@ -167,6 +169,7 @@ def test_a_wrong_file_is_refused(text: str, said: str) -> None:
     [
         GOOD.encode("utf-8-sig"),
         GOOD.replace("\n", "\r\n").encode(),
+        GOOD.replace("\n", "\r").encode(),
         GOOD.replace(",", ";").encode(),
         GOOD.replace(",", ";").replace("\n", "\r\n").encode("utf-8-sig"),
         "\n".join(f'"{line}"'.replace(",", '","') for line in GOOD.splitlines()).encode() + b"\n",
@@ -193,7 +196,8 @@ def test_what_people_write() -> None:
     """Empty lines and an open end are no harm there; a column may be missing where the schema says so."""
     frame = read_table("name,count,time_ms\n\nx,1,2\n\n\ny,2,3", BY_HAND)
     assert frame["name"].tolist() == ["x", "y"] and "pixels" not in frame
-    assert read_table("name,count,time_ms,pixels\nx,1,2,224", BY_HAND)["pixels"].tolist() == [224]
+    sides = read_table("name,count,time_ms,pixels\nx,1,2,224\nx,1,2,", BY_HAND)["pixels"]
+    assert sides.isna().tolist() == [False, True] and sides[0] == 224
     with pytest.raises(BadFile, match=r"row 4: pixels is '0'"):
         read_table("name,count,time_ms,pixels\nx,1,2,224\n\nx,1,2,0", BY_HAND, "t")
 
