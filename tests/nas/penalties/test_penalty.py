@@ -12,11 +12,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nas.penalties.penalty import ExpectedLatency, Multiplier, add_linear, mul_log
 from torch import Tensor
 
 from device_profiles import load_profile
 from latency_models import LatencyTable, fit_latency_model, latency_table
-from nas.penalties.penalty import ExpectedLatency, Multiplier, add_linear, mul_log
 from nas.supernet.gates import Gates
 from search_space import UserError, load_space
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nas.rederive import rederive
 
 from nas.api import search
-from nas.rederive import rederive
 from nas.strategies.subnetworks import TRIALS
 from search_space import UserError
 from search_space.errors import Stopped

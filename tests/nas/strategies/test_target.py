@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nas.penalties.penalty import ExpectedLatency, add_linear, mul_log
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.penalties.penalty import ExpectedLatency, add_linear, mul_log
 from nas.run.plan import Plan, plan_search
 from nas.run.settings import GateSettings, PenaltySettings, SearchSettings
 from nas.strategies.target import Target

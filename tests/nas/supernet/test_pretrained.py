@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from nas.front import search_front
+from nas.rederive import main as rederive
 from PIL import Image
 from safetensors.torch import load_file
 
-from nas.api import load_data, search
+from nas.api import search
 from nas.command.options import given
 from nas.command.summary import summary
-from nas.front import search_front
-from nas.rederive import main as rederive
 from nas.run.export import load_network
+from nas.run.images import load_data
 from nas.run.plan import plan_search
 from nas.run.result import SearchResult, load_result
 from nas.run.settings import DataSettings, SearchSettings, settings_from_dict
