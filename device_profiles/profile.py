@@ -69,8 +69,10 @@ def available_devices() -> tuple[str, ...]:
 
 
 def load_profile(name: str) -> DeviceProfile:
-    """A device by name, from `$NAS_DEVICE_PROFILES/NAME`, `./device_profiles/NAME` or the shipped ones, in
-    that order. Raises `UnknownName`, or `BadFile` naming file and row."""
+    """A device by name, from `$NAS_DEVICE_PROFILES/NAME`, `./device_profiles/NAME` or the shipped ones, in that order.
+
+    Raises `UnknownName`, or `BadFile` naming file and row.
+    """
     for folder in _folders():
         for entry in folder.iterdir():
             if entry.name == name and _is_device(entry):

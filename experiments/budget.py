@@ -13,7 +13,6 @@ Expected   No network over its budget; at least 97 % of it used in the median.
 
 from __future__ import annotations
 
-import csv
 import statistics
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.jobs import Work, run_jobs
 from experiments.results import NOT_MEASURED, Results, Row, markdown
+from nas.run.log import load_search_log
 
 if TYPE_CHECKING:
     from latency_models.options import Options
@@ -121,10 +121,8 @@ def do(job: Job) -> list[Row]:
 def _kept(run: FinishedTarget) -> Row:
     budget = run.result.budget
     assert budget is not None
-    with (run.folder / "search.csv").open(encoding="utf-8") as file:
-        course = [
-            float(row["expected_ms"]) / budget.budget_ms for row in csv.DictReader(file) if row["phase"] == "search"
-        ]
+    steps = load_search_log(run.folder)
+    course = (steps.loc[steps["phase"] == "search", "expected_ms"] / budget.budget_ms).tolist()
     return {
         "budget_ms": budget.budget_ms,
         "predicted_ms": round(budget.predicted_ms, 6),

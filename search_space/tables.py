@@ -3,7 +3,7 @@
 A table is read by its schema or refused by file, row (the header line is row 1) and column, as a pandas DataFrame
 (`read_table`) or row by row (`parse_rows`, without pandas: importing that alone takes longer than refusing a budget
 may). It is written by the same schema, always to the same bytes. What spreadsheets save is read too: a byte order
-mark in front, semicolons between the columns, CRLF. Not for JSON or YAML, nor for what a row stands for.
+mark in front, semicolons between the columns, CRLF or CR. Not for JSON or YAML, nor for what a row stands for.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Value = str | int | float | bool
 _DTYPES = {"int": "int64", "float": "float64", "bool": "bool", "str": "str"}
+_EMPTY_DTYPES = {**_DTYPES, "int": "Int64", "bool": "boolean"}  # pandas' own, where cells may be empty
 _BOOLS = {"True": True, "False": False}
 _DIGITS = 18  # of an integer: as many fit 64 bits whatever they are
 _SHOWN = 40  # characters of a cell in a message
@@ -33,7 +34,7 @@ _SHOWN = 40  # characters of a cell in a message
 class Column:
     """A column: what its cells mean (with their unit) and which values they may have.
 
-    empty: whether a cell may be empty, which is NaN in a DataFrame and None in a row (floats and texts only);
+    empty: whether a cell may be empty, which is missing in a DataFrame and None in a row;
     least, most: bounds that are allowed themselves; above: one that is not; allowed: the only texts there are;
     optional: whether a file may lack the whole column.
     """
@@ -100,10 +101,6 @@ class Schema:
         """The columns' names, in the order in which they are written."""
         return tuple(column.name for column in self.columns)
 
-    def describe(self) -> str:
-        """A line a column: its name, what a cell must be and what it means."""
-        return "\n".join(f"{column.name}: {column.wanted}; {column.meaning}" for column in self.columns)
-
 
 def read_text(path: Path, where: str = "") -> str:
     """The text of a table's file. Raises `BadFile`; where: how messages name the file, if not by its path."""
@@ -133,6 +130,7 @@ def parse_rows(text: str, schema: Schema, where: str) -> Iterator[tuple[str, dic
         raise BadFile(f"{where}: empty; it needs the columns {','.join(schema.names)}")
     if "\0" in text:
         raise BadFile(f"{where}: not a text file")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not schema.by_hand and not text.endswith("\n"):
         raise BadFile(f"{where}: the last row is cut off (no newline at the end of the file)")
     first_line = text[: text.find("\n")]
@@ -153,7 +151,8 @@ def parse_rows(text: str, schema: Schema, where: str) -> Iterator[tuple[str, dic
 def read_table(source: Path | str, schema: Schema, where: str = "") -> DataFrame:
     """A table from a file (a `Path`) or from its text (a `str`), with the schema's columns and row numbers from 0.
 
-    Columns of dtype int are int64, float float64 (NaN where empty), bool bool, and str pandas' str. where: how
+    Columns of dtype int are int64, float float64 (NaN where empty), bool bool, and str pandas' str; ints and bools
+    that may be empty are pandas' Int64 and boolean. where: how
     messages name the file (default: by its path). Raises `BadFile` naming file, row, column and what was found.
     """
     if isinstance(source, Path):
@@ -181,7 +180,10 @@ def make_table(rows: Iterable[Mapping[str, Any] | Sequence[Any]], schema: Schema
         raise ValueError(f"rows with other columns than {schema.name}: {','.join(schema.names)}")
     return pd.DataFrame(
         {
-            column.name: pd.Series([record[column.name] for record in records], dtype=_DTYPES[column.dtype])
+            column.name: pd.Series(
+                [record[column.name] for record in records],
+                dtype=(_EMPTY_DTYPES if column.empty else _DTYPES)[column.dtype],
+            )
             for column in schema.columns
             if column.name in names
         }
@@ -207,7 +209,7 @@ def _cells(reader: Iterator[list[str]], where: str) -> Iterator[tuple[int, list[
     number = 0
     try:
         for number, cells in enumerate(reader, start=1):
-            if any("\n" in cell or "\r" in cell for cell in cells):
+            if any("\n" in cell for cell in cells):
                 raise BadFile(f"{where} row {number}: a cell of several lines")
             yield number, cells
     except csv.Error as error:

@@ -89,6 +89,7 @@ class SearchLog:
         checkpoints.journals[name] = self._journal
 
     def add(self, row: Row) -> None:
+        """Log a step, with the seconds of work so far."""
         self.rows.append(replace(row, seconds=round(self.checkpoints.seconds, 2)))
 
     def add_gates(self, step: int, space: SearchSpace, probabilities: torch.Tensor) -> None:

@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,10 +31,21 @@ from nas.supernet.saved import save_supernet
 from nas.training.loop import accuracy, recalibrate
 from search_space import GatePath, UserError
 from search_space.build import to_channels_last
-from search_space.files import write_whole
+from search_space.tables import Column, Schema, make_table, write_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 PHASE = "subnetworks"  # of checkpoints; training and trials
-TRIALS = "trials.csv"
+TRIALS = Schema(
+    "trials.csv",
+    (
+        Column("trial", "int", "from 1, in the order of the study", least=1),
+        Column("network", "str", "the blocks of every stage, stages with | between"),
+        Column("ms", "float", "predicted latency, ms", above=0),
+        Column("val_accuracy", "float", "with inherited weights, a share of 1", least=0, most=1),
+    ),
+)
 OUTSIDE = 3  # proposals; just below a tight budget lies a millionth of a space, which samplers seldom meet
 RECALIBRATION_BATCHES = 4  # of train images, that a trial's BatchNorms are measured on
 
@@ -142,7 +154,7 @@ class _Run:
         self.progress.skip(self.weights.step + len(self.looked))
         trials = explore(searcher, evaluate, self.settings.trials)
         if self.checkpoints.writes:
-            write_whole(self.log.folder / TRIALS, self._csv(trials))
+            write_table(self.log.folder / TRIALS.name, self._table(trials), TRIALS)
         return trials
 
     def best(self, trials: Sequence[Trial]) -> Found:
@@ -179,10 +191,10 @@ class _Run:
         if trial or step % LOG_EVERY == 0 or step == self.weights.total:
             self.log.add(Row(step, phase, epoch, expected_ms=latency_ms, budget_ms=budget_ms, **measured))
 
-    def _csv(self, trials: Sequence[Trial]) -> str:
-        lines = ["trial,network,ms,val_accuracy"]
+    def _table(self, trials: Sequence[Trial]) -> DataFrame:
+        rows = []
         for number, trial in enumerate(trials, start=1):
             path = GatePath(trial.choices)
             network, ms = self.plan.space.architecture(path), self.plan.table.path_ms(path)
-            lines.append(f"{number},{network},{ms:.6g},{trial.accuracy:.6g}")
-        return "\n".join(lines) + "\n"
+            rows.append((number, str(network), ms, trial.accuracy))
+        return make_table(rows, TRIALS)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nas.api import search
+from nas.strategies.subnetworks import TRIALS
 from search_space import UserError
 from search_space.errors import Stopped
+from search_space.tables import read_table
 
 SPACES = {
     "quadra": """
@@ -53,9 +54,8 @@ def options(space: str, folder: Path) -> dict[str, Any]:
     return {**SMALL, "space": str(file), "budget_ms": BUDGETS_MS[space]}
 
 
-def trials_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "trials.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def trials_of(folder: Path) -> list[dict[Hashable, Any]]:
+    return read_table(folder / "trials.csv", TRIALS).to_dict("records")
 
 
 class Stopping:
