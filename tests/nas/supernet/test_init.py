@@ -117,8 +117,8 @@ def foreign(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (cut, "is damaged"),
-        (foreign, "is damaged"),
+        (cut, "is not the supernet of a search"),
+        (foreign, "is not the supernet of a search"),
         (
             without_number,
             f"format unnumbered, this version reads and writes {SUPERNET_FORMAT}",
