@@ -42,7 +42,8 @@ from search_space.errors import BadFile, Stopped, UserError
 from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.files import ensure_folder, write_whole
 from search_space.lower import Segment, lower
-from search_space.space import SearchSpace, load_space
+from search_space.space import SearchSpace
+from search_space.space_file import load_space
 
 USAGE = "usage: python -m latency_models.verify device=NAME [n=50] [space=NAME,...] [key=value ...]"
 OPTIONS = {

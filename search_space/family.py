@@ -10,11 +10,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from search_space.architecture import Architecture
 from search_space.cost import Cost, cost_of
 from search_space.errors import UnknownName, UserError
 from search_space.lower import lower
-from search_space.space import BlockChoice, SearchSpace, Stage
+from search_space.space import Architecture, BlockChoice, SearchSpace, Stage
 
 RESOLUTION, NUM_CLASSES = 224, 1000  # of every published figure
 DEPTHS_25 = (2, 3, 18, 2)  # HorNet's; (3, 2, 18, 2) is as near to the published figures (16.18M / 2.91G)

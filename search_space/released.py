@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from search_space.architecture import Architecture
 from search_space.build import Network
 from search_space.errors import BadFile, UserError, one_line
 from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.lower import lower
+from search_space.space import Architecture
 
 _NORMS = {"norm1": "norm1", "norm2": "norm2"}
 _QUADRATIC = {f"quad_{part}": f"QuadraConv.conv{i}" for i, part in enumerate("abc", start=1)}

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from search_space import BlockChoice, Node, SearchSpace, Stage, load_space, lower
-from search_space.architecture import Architecture
 from search_space.blocks.graph import Graph
 from search_space.build import Block, Network, to_channels_last
 from search_space.layer import Kind
@@ -28,6 +27,7 @@ from search_space.operators.lean import Gelu, Norm, lean_layer
 from search_space.operators.linear_maps import Convolution, LinearMap, Pointwise, depthwise
 from search_space.operators.patterns import LeanNodes, with_lean_layers
 from search_space.operators.quadratic import quadratic_conv2d, quadratic_depthwise, quadratic_linear
+from search_space.space import Architecture
 from search_space.to_onnx import to_onnx
 from tests.saved_activations import saved_activations
 

@@ -22,9 +22,8 @@ from search_space import (
     available_spaces,
     load_space,
 )
-from search_space.architecture import parse_block
 from search_space.errors import BadFile, UnknownName
-from search_space.space import divisible
+from search_space.space import divisible, parse_block
 
 NAMES = ("proxyless", "quadranet", "quadranet_t")
 SPACES = {name: load_space(name) for name in NAMES}
