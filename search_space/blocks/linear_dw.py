@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from search_space.blocks.graph import Graph
 from search_space.blocks.quadra import check, frame, head, pointwise, stem, transition
-
-if TYPE_CHECKING:
-    from search_space.space import BlockChoice
+from search_space.space import BlockChoice
 
 __all__ = ["block", "check", "head", "stem", "transition"]
 

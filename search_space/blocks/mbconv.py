@@ -6,14 +6,10 @@ where the shapes allow. Stem 3x3 stride 2 and one expansion-1 block; head 1x1 mi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from search_space.blocks.graph import Graph
 from search_space.errors import UserError
 from search_space.layer import Kind
-
-if TYPE_CHECKING:
-    from search_space.space import BlockChoice, SearchSpace, Stage
+from search_space.space import BlockChoice, SearchSpace, Stage
 
 
 def check(space: SearchSpace) -> None:

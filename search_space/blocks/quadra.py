@@ -8,14 +8,11 @@ Its relatives (`linear_dw`, `quadra_fc1`, `quadra_fc12`) put other layers in thi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from search_space.blocks.graph import Graph
 from search_space.errors import UserError
 from search_space.layer import Kind
-
-if TYPE_CHECKING:
-    from search_space.space import BlockChoice, SearchSpace, Stage
+from search_space.space import BlockChoice, SearchSpace, Stage
 
 
 def check(space: SearchSpace) -> None:

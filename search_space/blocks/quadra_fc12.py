@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from search_space.blocks.graph import Graph
 from search_space.blocks.quadra import (
     check,
@@ -14,9 +12,7 @@ from search_space.blocks.quadra import (
     stem,
     transition,
 )
-
-if TYPE_CHECKING:
-    from search_space.space import BlockChoice
+from search_space.space import BlockChoice
 
 __all__ = ["block", "check", "head", "stem", "transition"]
 
