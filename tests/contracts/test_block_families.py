@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -244,9 +245,12 @@ def test_a_file_runs_no_code_that_nobody_asked_for(
         use()
     assert "\n" not in str(caught.value)
     assert not tmp_path.joinpath("planted_family.ran").exists()
-    monkeypatch.setitem(sys.modules, "planted_family", __import__("planted_family"))
-    assert tmp_path.joinpath("planted_family.ran").exists(), "the program's own import does run it"
-    use()
+    try:
+        import_module("planted_family")
+        assert tmp_path.joinpath("planted_family.ran").exists(), "the program's own import does run it"
+        use()
+    finally:
+        sys.modules.pop("planted_family", None)
 
 
 def test_a_module_that_is_no_family_is_refused() -> None:
