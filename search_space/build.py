@@ -69,24 +69,32 @@ class ResidualAdd(nn.Module):
 
 
 class Add(nn.Module):
+    """Element-wise sum of two maps."""
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x, y: (N, C, H, W) -> (N, C, H, W)."""
         return x + y
 
 
 class Mul(nn.Module):
+    """Element-wise product of two maps."""
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x, y: (N, C, H, W) -> (N, C, H, W)."""
         return x * y
 
 
 class GlobalPool(nn.Module):
+    """Mean over all pixels."""
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, H, W) -> (N, C, 1, 1)."""
         return x.mean((2, 3), keepdim=True)
 
 
 class Classifier(nn.Linear):
+    """A linear layer over maps of one pixel."""
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, 1, 1) -> (N, classes)."""
         return super().forward(x.flatten(1))
@@ -139,6 +147,7 @@ class Interpreter:
 
     @property
     def lean_layers(self) -> list[LeanNodes]:
+        """The steps that are lean layers, in order."""
         return [step for step, _, _ in self._steps if isinstance(step, LeanNodes)]
 
     def run(self, layer: Callable[..., Tensor], x: Tensor) -> Tensor:
@@ -232,8 +241,11 @@ class Block(nn.Module):
         return module.weight, getattr(module, "bias", None)
 
     def runs_lean(self, x: Tensor) -> bool:
-        """Whether lean layers are used: in training, in types wide enough for small layer scales, and while their
-        modules, run one by one, would give the same and do nothing else."""
+        """Whether lean layers are used for x.
+
+        They are in training, in types wide enough for small layer scales, and while their modules, run one by one,
+        would give the same and do nothing else.
+        """
         if not self.training or not torch.is_grad_enabled() or torch.float16 in (x.dtype, autocast_dtype(x)):
             return False
         parts = (self._modules[node.name] for step in self._lean.lean_layers for node in step.parts)

@@ -1,7 +1,7 @@
 """The published QuadraNets and their relatives as architectures (arXiv 2311.17956, Tables I and V, Fig. 5).
 
 `python -m search_space.family [NAME]` prints counted figures beside the published ones. Not for weights: those
-of the released code load through `search_space.released`.
+of the released code load through `search_space.released_weights`.
 """
 
 from __future__ import annotations
@@ -152,6 +152,7 @@ def render_family(names: Sequence[str] = tuple(FAMILY)) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Print the table of the named members, or of all; the exit status, 2 for an unknown name."""
     try:
         names = [family_architecture(name).space.name for name in arguments] or tuple(FAMILY)
     except UserError as error:

@@ -96,10 +96,12 @@ class SearchSpace:
 
     @cached_property
     def choices(self) -> tuple[BlockChoice, ...]:
+        """Every block of the space, Zero left out: kernel sizes in their order, expansion ratios within each."""
         return tuple(BlockChoice(k, e) for k, e in product(self.kernel_sizes, self.expand_ratios))
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
+        """The places for blocks, stage by stage; Zero is the last candidate of all but a stage's first."""
         return tuple(
             Slot(s, b, self.choices if b == 0 else (*self.choices, ZERO))
             for s, stage in enumerate(self.stages)
@@ -190,6 +192,7 @@ class SearchSpace:
         )
 
     def to_dict(self) -> dict[str, Any]:
+        """The space as JSON values, widths as they are; `from_dict` reads it."""
         return {
             "name": self.name,
             "family": self.family,
@@ -258,6 +261,7 @@ class Architecture:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, Any]:
+        """The network as JSON values: its space and the blocks of every stage as text; `from_dict` reads it."""
         return {
             "space": self.space.to_dict(),
             "stages": [[str(block) for block in blocks] for blocks in self.stages],

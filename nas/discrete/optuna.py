@@ -100,7 +100,10 @@ class OptunaSearch:
         return trial
 
     def tell(self, choices: Choices, accuracy: float) -> None:
-        """Close the trial of a proposal, or add one for a network that was not proposed here."""
+        """Close the trial of a proposal, or add one for a network that was not proposed here.
+
+        TPE learns from both, NSGA-II breeds from its own proposals alone.
+        """
         import optuna
 
         if choices in self.asked:

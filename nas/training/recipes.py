@@ -1,4 +1,4 @@
-"""Training recipes by name from Python: what `recipe=NAME` gives the command `python -m nas.train`."""
+"""Training recipes by name from Python: what `recipe=NAME` gives `python -m nas.train`. Not for training itself."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ FOLDER = resources.files("nas.conf").joinpath("recipe")
 
 
 def available_recipes() -> tuple[str, ...]:
+    """Names of the recipes in `nas/conf/recipe`, sorted."""
     return tuple(sorted(f.name.removesuffix(".yaml") for f in FOLDER.iterdir() if f.name.endswith(".yaml")))
 
 

@@ -18,6 +18,7 @@ __all__ = ["block", "check", "head", "stem", "transition"]
 
 
 def block(g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph:
+    """The frame around a quadratic depthwise neuron and an FFN whose two layers are quadratic."""
     return frame(
         g, choice, width, depthwise=quadratic_depthwise, expand=quadratic_pointwise, project=quadratic_pointwise
     )

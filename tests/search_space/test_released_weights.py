@@ -16,7 +16,7 @@ from search_space.blocks import SHIPPED
 from search_space.build import Network
 from search_space.errors import BadFile
 from search_space.family import quadranet25_t
-from search_space.released import BLOCKS, load_released, released_names, released_state
+from search_space.released_weights import BLOCKS, load_released, released_names, released_state
 from search_space.space import BlockChoice
 
 DEPTHS, WIDTH, CLASSES = (1, 2, 1, 1), 8, 7
