@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING
 
 from experiments.command import results_file, run_experiment
 from experiments.results import NOT_MEASURED, Results, Row, Value, load_results, markdown, save_results, shown
-from search_space.architecture import Architecture
 from search_space.errors import UserError
 from search_space.family import DEPTHS_12, DEPTHS_36, linear_twin, quadranet
 from search_space.lower import lower
+from search_space.space import Architecture
 
 if TYPE_CHECKING:
     from latency_models.options import Options

@@ -16,7 +16,7 @@ from latency_models.features import FEATURES
 from latency_models.grid import grid_kernels
 from latency_models.regression import Form, round_significant
 from search_space.layer import Kind
-from search_space.space import available_spaces, load_space
+from search_space.space_file import available_spaces, load_space
 
 WIDENING = 2.0
 WIDENING_RULE = (

@@ -32,12 +32,12 @@ from latency_models.grid import grid_kernels
 from latency_models.intervals import largest_coverage, rank_quantiles
 from latency_models.model import LatencyModel, fit_latency_model
 from latency_models.regression import Form, Sample, Terms, fit_coefficients, round_significant, summary
-from search_space.architecture import Architecture
 from search_space.errors import UserError
 from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.layer import Kind, LayerSpec
 from search_space.lower import Segment, lower
-from search_space.space import SearchSpace, available_spaces, load_space
+from search_space.space import Architecture, SearchSpace
+from search_space.space_file import available_spaces, load_space
 
 Array = NDArray[np.float64]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from device_profiles import DeviceProfile, available_devices, load_profile, save_profile
 from latency_models.few import MIX, Measurement, few_profile
-from search_space.architecture import Architecture
 from search_space.errors import BadFile, UserError
 from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.lower import lower
+from search_space.space import Architecture
 from search_space.tables import Column, Schema, parse_rows, read_text
 
 TIMED_NETWORKS = Schema(

@@ -26,7 +26,7 @@ from latency_models.options import Options, run
 from search_space.errors import Stopped, UserError
 from search_space.family import RESOLUTION
 from search_space.files import ensure_folder
-from search_space.space import available_spaces, load_space
+from search_space.space_file import available_spaces, load_space
 
 USAGE = "usage: python -m latency_models.profile device=NAME | export=DIR | import=FILE | few=FILE  [key=value ...]"
 OPTIONS = {

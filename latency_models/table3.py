@@ -22,7 +22,8 @@ from latency_models.table import latency_table
 from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.layer import Node
 from search_space.lower import lower_space
-from search_space.space import SearchSpace, load_space
+from search_space.space import SearchSpace
+from search_space.space_file import load_space
 
 SCALES: dict[str, tuple[str, ...]] = {"table3": (), "table3_nn_meter": ("layer_norm", "gelu", "mul")}
 """Name -> the kernel kinds that cost nothing; none of them is in nn-Meter's list (Zhang et al., MobiSys 2021)."""

@@ -41,7 +41,8 @@ from search_space.errors import BadFile, Stopped, UserError
 from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.files import ensure_folder
 from search_space.lower import Segment, lower
-from search_space.space import SearchSpace, load_space
+from search_space.space import SearchSpace
+from search_space.space_file import load_space
 from search_space.tables import Column, Schema, make_table, write_table
 
 if TYPE_CHECKING:

@@ -1,25 +1,25 @@
-"""Search spaces as values: stages, slots and the candidates of each slot.
+"""Search spaces and the networks in them, as values. Not for weights, latencies or files of spaces (`space_file`).
 
-A space is data (one YAML in `data/`, or one given by path); what its blocks are made of is the
-block family's business (`search_space.blocks`). Not for weights or latencies.
+A `SearchSpace` is stages, slots and the candidates of each slot; what its blocks are made of is its block family's
+business (`search_space.blocks`). A network of a space has two types on purpose: a `GatePath` is a choice per slot of a
+supernet and so knows which weights it means; an `Architecture` is the network that it stands for, Zeros packed away.
+A space makes networks and a network names its space, so they stand in one module, which imports no block family.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import resources
 from itertools import product
 from math import prod
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from search_space.errors import BadFile, UnknownName, UserError
-
-if TYPE_CHECKING:
-    from search_space.architecture import Architecture, GatePath
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,6 +52,13 @@ class Slot:
     stage: int
     index: int
     candidates: tuple[BlockChoice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GatePath:
+    """The index of the chosen candidate for every slot of a space."""
+
+    choices: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -89,10 +96,12 @@ class SearchSpace:
 
     @cached_property
     def choices(self) -> tuple[BlockChoice, ...]:
+        """Every block of the space, Zero left out: kernel sizes in their order, expansion ratios within each."""
         return tuple(BlockChoice(k, e) for k, e in product(self.kernel_sizes, self.expand_ratios))
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
+        """The places for blocks, stage by stage; Zero is the last candidate of all but a stage's first."""
         return tuple(
             Slot(s, b, self.choices if b == 0 else (*self.choices, ZERO))
             for s, stage in enumerate(self.stages)
@@ -112,8 +121,6 @@ class SearchSpace:
 
     def architecture(self, path: GatePath) -> Architecture:
         """The network that a gate path stands for, Zeros packed away."""
-        from search_space.architecture import Architecture
-
         self.check_path(path)
         stages: list[list[BlockChoice]] = [[] for _ in self.stages]
         for slot, choice in zip(self.slots, path.choices, strict=True):
@@ -123,8 +130,6 @@ class SearchSpace:
 
     def path(self, architecture: Architecture) -> GatePath:
         """The gate path of an architecture whose Zeros all stand at the end of their stage."""
-        from search_space.architecture import GatePath
-
         choices = []
         for slot in self.slots:
             blocks = architecture.stages[slot.stage]
@@ -142,14 +147,10 @@ class SearchSpace:
 
     def random_path(self, rng: random.Random) -> GatePath:
         """A gate path drawn uniformly, every slot on its own."""
-        from search_space.architecture import GatePath
-
         return GatePath(tuple(rng.randrange(len(slot.candidates)) for slot in self.slots))
 
     def random_architecture(self, rng: random.Random) -> Architecture:
         """A network drawn with depth and choices uniform in every stage."""
-        from search_space.architecture import Architecture
-
         return Architecture(
             self,
             tuple(
@@ -170,14 +171,10 @@ class SearchSpace:
 
     def smallest(self) -> Architecture:
         """One block of the smallest kernel and expansion in every stage."""
-        from search_space.architecture import Architecture
-
         return Architecture(self, tuple(((min(self.choices)),) for _ in self.stages))
 
     def largest(self) -> Architecture:
         """Every slot filled with the largest kernel and expansion."""
-        from search_space.architecture import Architecture
-
         return Architecture(self, tuple((max(self.choices),) * stage.max_blocks for stage in self.stages))
 
     def scaled(self, width_mult: float) -> SearchSpace:
@@ -195,6 +192,7 @@ class SearchSpace:
         )
 
     def to_dict(self) -> dict[str, Any]:
+        """The space as JSON values, widths as they are; `from_dict` reads it."""
         return {
             "name": self.name,
             "family": self.family,
@@ -232,49 +230,63 @@ class SearchSpace:
             raise BadFile(f"{where} is not a search space: {error}") from error
 
 
+@dataclass(frozen=True)
+class Architecture:
+    """The blocks of every stage, within a space. Raises `UserError` where they do not fit it."""
+
+    space: SearchSpace
+    stages: tuple[tuple[BlockChoice, ...], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.stages) != len(self.space.stages):
+            raise UserError(
+                f"space '{self.space.name}' has {len(self.space.stages)} stages, the architecture {len(self.stages)}"
+            )
+        for number, (blocks, stage) in enumerate(zip(self.stages, self.space.stages, strict=True), start=1):
+            if not 1 <= len(blocks) <= stage.max_blocks:
+                raise UserError(
+                    f"stage {number} of '{self.space.name}' holds 1 to {stage.max_blocks} blocks, not {len(blocks)}"
+                )
+            for block in blocks:
+                if block not in self.space.choices:
+                    known = ", ".join(map(str, self.space.choices))
+                    raise UserError(f"'{block}' is not a block of '{self.space.name}'; its blocks: {known}")
+
+    def __str__(self) -> str:
+        return " | ".join(" ".join(map(str, blocks)) for blocks in self.stages)
+
+    @property
+    def digest(self) -> str:
+        """A short stable hash: equal for equal architectures, on any machine."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The network as JSON values: its space and the blocks of every stage as text; `from_dict` reads it."""
+        return {
+            "space": self.space.to_dict(),
+            "stages": [[str(block) for block in blocks] for blocks in self.stages],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
+        """Read `to_dict`'s form. Raises `BadFile` or `UserError`."""
+        try:
+            space, stages = data["space"], data["stages"]
+            blocks = tuple(tuple(parse_block(text) for text in stage) for stage in stages)
+        except (KeyError, TypeError) as error:
+            raise BadFile(f"not an architecture: it needs 'space' and 'stages' ({error})") from error
+        return cls(SearchSpace.from_dict(space), blocks)
+
+
+def parse_block(text: str) -> BlockChoice:
+    """'k7e6' -> kernel 7, expansion 6. Raises `UserError`."""
+    match = re.fullmatch(r"k(\d+)e(\d+)", text)
+    if match is None:
+        raise UserError(f"'{text}' is not a block; blocks are written like k7e6")
+    return BlockChoice(int(match[1]), int(match[2]))
+
+
 def divisible(width: float) -> int:
     """The multiple of 8 nearest to a width, at most 10 % below it."""
     rounded = max(8, int(width + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * width else rounded + 8
-
-
-def available_spaces() -> tuple[str, ...]:
-    """Names of the shipped spaces."""
-    files = resources.files("search_space").joinpath("data").iterdir()
-    return tuple(sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml")))
-
-
-def load_space(name: str, width_mult: float | None = None) -> SearchSpace:
-    """A shipped space by name, or one from a YAML file by path (anything ending in .yaml).
-
-    A file may set `width_mult`, which multiplies its widths; the argument replaces it.
-    Raises `UnknownName` or `BadFile`.
-    """
-    import yaml
-
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise BadFile(f"no space file '{name}'; shipped spaces: {', '.join(available_spaces())}")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadFile(f"space file '{name}' cannot be read as text: {error}") from error
-    elif name in available_spaces():
-        text = resources.files("search_space").joinpath("data", f"{name}.yaml").read_text(encoding="utf-8")
-    else:
-        raise UnknownName("space", name, available_spaces(), "Your own: space=path/to/space.yaml")
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadFile(f"space file '{name}' is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(data, dict):
-        raise BadFile(f"space file '{name}' holds no fields")
-    shipped = data.pop("width_mult", 1.0)
-    space = SearchSpace.from_dict(data, where=f"space '{name}'")
-    if isinstance(shipped, bool) or not isinstance(shipped, int | float):
-        raise BadFile(f"space '{name}': width_mult={shipped!r} is not a number")
-    from search_space.blocks import family_of
-
-    family_of(space).check(space)
-    return space.scaled(shipped if width_mult is None else width_mult)

@@ -20,7 +20,7 @@ from search_space.errors import UserError
 from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.layer import SEGMENT_INPUT, WEIGHTED, Kind, LayerSpec, Node
 from search_space.lower import Segment, lower
-from search_space.space import load_space
+from search_space.space_file import load_space
 from search_space.to_onnx import nodes_to_onnx, to_onnx
 
 Block = tuple[str, Sequence[Node]]  # a segment's name ('' for none) and its layers

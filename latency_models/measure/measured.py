@@ -18,7 +18,7 @@ from latency_models.measure.workload import Workload
 from latency_models.model import fit_latency_model
 from latency_models.table import latency_table
 from search_space.family import NUM_CLASSES, RESOLUTION
-from search_space.space import available_spaces
+from search_space.space_file import available_spaces
 
 COMMAND = "python -m latency_models.profile"
 

@@ -29,12 +29,11 @@ from latency_models.measure.kernel_onnx import (
     reference_item,
 )
 from latency_models.measure.timing import Item, Settings
-from search_space.architecture import GatePath
 from search_space.errors import UserError
 from search_space.family import NUM_CLASSES
 from search_space.layer import Kind
 from search_space.lower import Segment, lower, lower_space
-from search_space.space import SearchSpace
+from search_space.space import GatePath, SearchSpace
 
 _SCALE = frozenset({Kind.SCALE})
 _CLIP, _ADD, _GELU = [Kind.BATCH_NORM, Kind.RELU6], [Kind.ADD], [Kind.GELU]

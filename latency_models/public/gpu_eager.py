@@ -23,7 +23,7 @@ from latency_models.public.gpu_eager_level import Kinds, fit_alone, network_samp
 from latency_models.public.gpu_eager_rows import A100_CONV, A100_LINEAR, Drift
 from latency_models.regression import conformal_factors, fit_coefficients, held_out_ratios, summary
 from search_space.layer import Kind
-from search_space.space import available_spaces, load_space
+from search_space.space_file import available_spaces, load_space
 
 __all__ = ["evaluations", "rebuild"]
 

@@ -65,8 +65,11 @@ class Recipe:
 
 
 def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW, decay on matrices and kernels only. Parameters without a gradient get neither decay nor
-    momentum: with separate weights those of unsampled candidates, with shared ones those of left-out slots."""
+    """AdamW, decay on matrices and kernels only.
+
+    Parameters without a gradient get neither decay nor momentum: with separate weights those of unsampled
+    candidates, with shared ones those of left-out slots.
+    """
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -87,7 +90,7 @@ def set_cosine_lr(
 
 
 def computing_in(precision: str, device: torch.device) -> torch.autocast:
-    """Within, layers compute in one of `nas.run.settings.PRECISIONS`; losses, and parameters, stay in fp32."""
+    """Within, layers compute in one of `nas.run.settings.PRECISIONS`; losses and parameters stay in fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -121,7 +124,7 @@ def take_step(
 
 @torch.no_grad()
 def accuracy(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Share of images whose largest logit is their label. predict: (N, 3, R, R) -> (N, classes)."""
+    """Share of images whose largest logit is their label, over all processes. predict: (N, 3, R, R) -> (N, classes)."""
     counts = torch.zeros(2, dtype=torch.float64)
     for images, labels in batches:
         right = (predict(images).argmax(1) == labels).sum()
@@ -132,7 +135,10 @@ def accuracy(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor
 
 @torch.no_grad()
 def recalibrate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Measure every BatchNorm's mean and variance on the network's own path, as plain averages."""
+    """Measure every BatchNorm's mean and variance on the network's own path, as plain averages over the batches.
+
+    batches: (N, 3, R, R), labels. The network ends in evaluation mode; one without BatchNorms is left as it is.
+    """
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     if not norms:
         return

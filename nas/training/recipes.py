@@ -16,6 +16,7 @@ FOLDER = resources.files("nas.conf").joinpath("recipe")
 
 
 def available_recipes() -> tuple[str, ...]:
+    """Names of the recipes in `nas/conf/recipe`, sorted."""
     return tuple(sorted(f.name.removesuffix(".yaml") for f in FOLDER.iterdir() if f.name.endswith(".yaml")))
 
 

@@ -22,9 +22,8 @@ from search_space import (
     available_spaces,
     load_space,
 )
-from search_space.architecture import parse_block
 from search_space.errors import BadFile, UnknownName
-from search_space.space import divisible
+from search_space.space import divisible, parse_block
 
 NAMES = ("proxyless", "quadranet", "quadranet_t")
 SPACES = {name: load_space(name) for name in NAMES}
@@ -308,7 +307,9 @@ def with_stage(**changes: object) -> dict[str, object]:
         ({**TINY, "width_mult": "wide"}, "width_mult"),
     ],
 )
-def test_bad_space_files_are_told_in_one_line(tmp_path: Path, content: bytes | dict[str, object], message: str) -> None:
+def test_bad_space_files_are_described_in_one_line(
+    tmp_path: Path, content: bytes | dict[str, object], message: str
+) -> None:
     file = tmp_path / "tiny.yaml"
     file.write_bytes(content if isinstance(content, bytes) else yaml.safe_dump(content).encode())
     with pytest.raises(UserError, match=message) as caught:

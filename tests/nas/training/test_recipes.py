@@ -17,7 +17,7 @@ def test_every_shipped_recipe_loads_and_the_small_one_is_the_default() -> None:
     assert load_recipe("imagenet", epochs=2) == load_recipe("imagenet", epochs=2, lr=0.004)
 
 
-def test_what_is_no_recipe_is_told() -> None:
+def test_what_is_no_recipe_is_refused() -> None:
     with pytest.raises(UnknownName, match=r"imagnet.*imagenet"):
         load_recipe("imagnet")
     with pytest.raises(UserError, match=r"recipe\.epochs=0"):

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from search_space.architecture import Architecture
 from search_space.build import Network
 from search_space.errors import BadFile, UserError, one_line
 from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.lower import lower
+from search_space.space import Architecture
 
 _NORMS = {"norm1": "norm1", "norm2": "norm2"}
 _QUADRATIC = {f"quad_{part}": f"QuadraConv.conv{i}" for i, part in enumerate("abc", start=1)}
@@ -101,8 +101,11 @@ def _few(names: Sequence[str]) -> str:
 
 
 def load_released(path: Path, architecture: Architecture, num_classes: int = NUM_CLASSES) -> Network:
-    """The network with weights from a file of the released code: a state dict, alone or under 'model' (as its
-    training script saves it), in torch's format without pickled objects, or safetensors. Raises `BadFile`."""
+    """The network with weights from a file of the released code.
+
+    The file holds a state dict, alone or under 'model' (as the released training script saves it), in torch's format
+    without pickled objects, or safetensors. Raises `BadFile`.
+    """
     network = Network(lower(architecture, RESOLUTION, num_classes))
     network.load_state_dict(released_state(architecture, _load_state(path), num_classes))
     return network.eval()

@@ -1,4 +1,4 @@
-"""A region given as a list: every network with its latency, as tabular benchmarks have them."""
+"""A region whose networks all stand in a table with their latency (NAS-Bench-201). Not for spaces too large for one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from search_space.errors import UserError
 Array = NDArray[np.float64]
 
 
-class Listed:
+class TabularRegion:
     """The networks of a full table that take `budget_ms` or less."""
 
     def __init__(self, widths: tuple[int, ...], latency_ms: Array, macs: Array, budget_ms: float) -> None:
@@ -27,14 +27,18 @@ class Listed:
         return np.ravel_multi_index(tuple(networks.T), self.widths)
 
     def sample(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
+        """(count, S), uniform over the networks within the budget, with repetition."""
         places = rng.choice(self.within, count)
         return np.stack(np.unravel_index(places, self.widths), axis=1)
 
     def canonical(self, networks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The same array: no two rows of a table are one network."""
         return networks
 
     def excess(self, networks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(N, S) -> (N,), latency over budget, less 1."""
         return self.latency_ms[self.index(networks)] / self.budget_ms - 1
 
     def effort(self, networks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(N, S) -> (N,), MACs."""
         return self.macs[self.index(networks)]
