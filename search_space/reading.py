@@ -502,14 +502,17 @@ def without_schema(data: object, schema: int, where: str) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name != "schema"}
 
 
-def read_text(path: Path | Traversable, what: str = "file") -> str:
-    """The text of a UTF-8 file, a byte order mark in front left out. Raises `BadFile`."""
+def read_text(path: Path | Traversable, name: str | None = None) -> str:
+    """The text of a UTF-8 file, a byte order mark in front left out. Raises `BadFile`.
+
+    name: what the file is usually called, for the message where a folder is given.
+    """
     try:
         return decode(path.read_bytes(), f"'{path}'")
     except FileNotFoundError as error:
-        raise BadFile(f"no {what} '{path}'") from error
+        raise BadFile(f"no file '{path}'") from error
     except IsADirectoryError as error:
-        raise BadFile(f"'{path}' is a folder; name the {what} in it") from error
+        raise BadFile(f"'{path}' is a folder" + (f"; name the {name} in it" if name else "")) from error
     except OSError as error:
         raise BadFile(f"cannot read '{path}': {error.strerror}") from error
 
@@ -522,9 +525,9 @@ def decode(content: bytes, where: str) -> str:
         raise BadFile(f"{where}: not UTF-8 text at byte {error.start}") from error
 
 
-def read_json(path: Path | Traversable, what: str = "file") -> Any:
+def read_json(path: Path | Traversable, name: str | None = None) -> Any:
     """The value in a JSON file. Raises `BadFile` as `read_text` and `parse_json` do."""
-    return parse_json(read_text(path, what), f"'{path}'")
+    return parse_json(read_text(path, name), f"'{path}'")
 
 
 def parse_json(text: str, where: str) -> Any:
@@ -551,9 +554,9 @@ def parse_json(text: str, where: str) -> Any:
         raise BadFile(f"{where} is not JSON: {one_line(error)}") from error
 
 
-def read_yaml(path: Path | Traversable, what: str = "file") -> Any:
+def read_yaml(path: Path | Traversable, name: str | None = None) -> Any:
     """The value in a YAML file. Raises `BadFile` as `read_text` and `parse_yaml` do."""
-    return parse_yaml(read_text(path, what), f"'{path}'")
+    return parse_yaml(read_text(path, name), f"'{path}'")
 
 
 def parse_yaml(text: str, where: str) -> Any:

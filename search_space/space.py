@@ -229,7 +229,7 @@ def load_space(name: str, width_mult: float | None = None) -> SearchSpace:
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
             raise BadFile(f"no space file '{name}'; shipped spaces: {', '.join(available_spaces())}")
-        data = read_yaml(Path(name), "space file")
+        data = read_yaml(Path(name))
     elif name in available_spaces():
         data = read_yaml(resources.files("search_space").joinpath("data", f"{name}.yaml"))
     else:
