@@ -77,8 +77,11 @@ class Lanes:
 
 @dataclass(frozen=True)
 class FusionRules:
-    """Which layers cost nothing (`folded` into weights before the runtime sees them) and, for the
-    kind that leads a kernel, which kinds that directly follow it merge into it (`into`)."""
+    """Which layers cost nothing, and which merge into one kernel.
+
+    folded: into weights, before the runtime sees them. into: the kind that leads a kernel -> the kinds that, where
+    they directly follow it, merge into it.
+    """
 
     folded: frozenset[Kind]
     into: Mapping[Kind, frozenset[Kind]]
@@ -110,7 +113,10 @@ class KindModel:
 
     coefficients: Annotated[
         Mapping[str, NonNegative],
-        Must("numbers with one above 0 at least: they would price every kernel at 0 ms", lambda values: any(values.values())),
+        Must(
+            "numbers with one above 0: they would price every kernel at 0 ms",
+            lambda values: any(values.values()),
+        ),
     ]
     origin: Annotated[str, OneOf(ORIGINS)]
     source: Text
@@ -143,6 +149,7 @@ class Interval:
 
     @property
     def networks(self) -> int:
+        """How many held-out networks the claim rests on."""
         return len(self.high_scores)
 
 

@@ -21,6 +21,7 @@ from search_space import UserError
 if TYPE_CHECKING:
     from nas.run.result import SearchResult
 
+
 def main() -> None:
     sys.argv[1:] = [f"architecture={a}" if _is_bare_path(a) else a for a in sys.argv[1:]]
     named = [a.partition("=")[2] for a in sys.argv[1:] if a.startswith("architecture=")]

@@ -34,117 +34,77 @@ DEEPEST = 100  # levels of a YAML file within each other
 LONGEST_SHOWN = 80  # characters of a refused value in a message
 
 
-class Rule(Protocol):
-    """What a value must keep; `wanted` ends the sentence 'x is not ...'."""
-
-    @property
-    def wanted(self) -> str: ...
-
-    def holds(self, value: Any) -> bool: ...
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Above:
+class Must:
+    """What a value must keep: `wanted` ends the sentence 'x is not ...', `holds` says whether it does."""
+
+    def __init__(self, wanted: str, holds: Callable[[Any], bool]) -> None:
+        self.wanted, self.holds = wanted, holds
+
+
+class Limit(Must):
+    """A rule for finite numbers; several of one field are said together."""
+
+    def __init__(self, wanted: str, holds: Callable[[Any], bool]) -> None:
+        super().__init__(wanted, lambda value: _is_number(value) and holds(value))
+
+
+class Above(Limit):
     """A number greater than `low`."""
 
-    low: float
-
-    @property
-    def wanted(self) -> str:
-        return f"above {self.low:g}"
-
-    def holds(self, value: Any) -> bool:
-        return _is_number(value) and value > self.low
+    def __init__(self, low: float) -> None:
+        super().__init__(f"above {low:.10g}", lambda value: value > low)
 
 
-@dataclass(frozen=True, slots=True)
-class AtLeast:
+class AtLeast(Limit):
     """A number not less than `low`."""
 
-    low: float
-
-    @property
-    def wanted(self) -> str:
-        return f"{self.low:g} or more"
-
-    def holds(self, value: Any) -> bool:
-        return _is_number(value) and value >= self.low
+    def __init__(self, low: float) -> None:
+        super().__init__(f"{low:.10g} or more", lambda value: value >= low)
 
 
-@dataclass(frozen=True, slots=True)
-class Below:
+class Below(Limit):
     """A number less than `high`."""
 
-    high: float
-
-    @property
-    def wanted(self) -> str:
-        return f"below {self.high:g}"
-
-    def holds(self, value: Any) -> bool:
-        return _is_number(value) and value < self.high
+    def __init__(self, high: float) -> None:
+        super().__init__(f"below {high:.10g}", lambda value: value < high)
 
 
-@dataclass(frozen=True, slots=True)
-class AtMost:
+class AtMost(Limit):
     """A number not greater than `high`."""
 
-    high: float
-
-    @property
-    def wanted(self) -> str:
-        return f"at most {self.high:.10g}"
-
-    def holds(self, value: Any) -> bool:
-        return _is_number(value) and value <= self.high
+    def __init__(self, high: float) -> None:
+        super().__init__(f"at most {high:.10g}", lambda value: value <= high)
 
 
-@dataclass(frozen=True, slots=True)
-class Between:
+class Between(Limit):
     """A number of the closed interval [low, high]; `unit` is for the message."""
 
-    low: float
-    high: float
-    unit: str = ""
-
-    @property
-    def wanted(self) -> str:
-        return f"between {self.low:.10g} and {self.high:.10g}{' ' * bool(self.unit)}{self.unit}"
-
-    def holds(self, value: Any) -> bool:
-        return _is_number(value) and self.low <= value <= self.high
+    def __init__(self, low: float, high: float, unit: str = "") -> None:
+        words = f"between {low:.10g} and {high:.10g} {unit}".rstrip()
+        super().__init__(words, lambda value: low <= value <= high)
 
 
-@dataclass(frozen=True, slots=True)
-class OneOf:
+class OneOf(Must):
     """One of the names; another is refused with the nearest."""
 
-    names: Iterable[str]
-
-    @property
-    def wanted(self) -> str:
-        return f"one of {', '.join(sorted(self.names))}"
-
-    def holds(self, value: Any) -> bool:
-        return isinstance(value, str) and value in set(self.names)
-
-
-@dataclass(frozen=True, slots=True)
-class Must:
-    """Any other rule, with its words."""
-
-    wanted: str
-    holds: Callable[[Any], bool]
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = frozenset(names)
+        super().__init__(
+            f"one of {', '.join(sorted(self.names))}", lambda value: isinstance(value, str) and value in self.names
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Spelled:
-    """How a file writes a value: `parse` takes what stands there and gives what the type reads, or
-    raises ValueError with what is wanted; `render` is its inverse."""
+    """How a file writes a value.
+
+    `parse` takes what stands there and gives what the type reads, or raises ValueError with what is wanted;
+    `render` is its inverse.
+    """
 
     parse: Callable[[Any], Any]
     render: Callable[[Any], Any]
@@ -157,8 +117,8 @@ NOT_EMPTY = Must("a list of one or more", lambda values: len(values) > 0)
 class _Faults(Protocol):
     """How a fault is said."""
 
-    number_as_text: bool  # whether a number is taken where text is wanted
-
+    @property
+    def number_as_text(self) -> bool: ...  # whether a number is taken where text is wanted
     def wrong(self, path: str, value: object, wanted: str) -> UserError: ...
     def unlisted(self, path: str, name: str, known: Iterable[str]) -> UserError: ...
     def unknown(self, path: str, name: str, known: Iterable[str]) -> UserError: ...
@@ -222,6 +182,12 @@ def _shown(value: object) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 4]} ..."
 
 
+def _key(name: object) -> str:
+    """A key for a message: on one line, not too long."""
+    text = str(name) if str(name).isprintable() else repr(name)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 4]} ..."
+
+
 def read(kind: type[T], data: object, where: str) -> T:
     """A dataclass from a file's data. Raises `BadFile` naming `where`, the key's path, the value and what is wanted."""
     return typing.cast(T, _read(kind, data, "", _InFile(where)))
@@ -241,7 +207,8 @@ def check(value: object, prefix: str = "", where: str | None = None) -> None:
     Raises `UserError` as for options that begin with `prefix`; `BadFile` where `where` names a file.
     """
     faults: _Faults = _InOptions(prefix) if where is None else _InFile(where)
-    for name, hint in hints_of(type(value)).items():
+    kind: type = type(value)
+    for name, hint in hints_of(kind).items():
         _check(hint, getattr(value, name), name, faults)
 
 
@@ -287,7 +254,7 @@ def _read(hint: Any, value: Any, path: str, faults: _Faults) -> Any:
             raise faults.wrong(path, value, "a mapping of fields")
         of_key, of_item = arguments
         return {
-            _read(of_key, key, f"a name in {path}", faults): _read(of_item, item, f"{path}.{key}", faults)
+            _read(of_key, key, f"a name in {path}", faults): _read(of_item, item, f"{path}.{_key(key)}", faults)
             for key, item in value.items()
         }
     if is_dataclass(hint):
@@ -301,7 +268,7 @@ def _read_fields(kind: type, data: Any, path: str, faults: _Faults) -> Any:
     hints = hints_of(kind)
     for name in data:
         if name not in hints:
-            raise faults.unknown(path, str(name), hints)
+            raise faults.unknown(path, _key(name), hints)
     arguments = {}
     for field in fields(kind):
         name, hint = field.name, hints[field.name]
@@ -361,19 +328,15 @@ def _check(hint: Any, value: Any, path: str, faults: _Faults) -> None:
 
 def _check_rules(extras: Iterable[Any], value: Any, written: Any, path: str, faults: _Faults) -> None:
     """`written`: the value as it is said, which a `Spelled` may have changed."""
-    rules = [extra for extra in extras if _is_rule(extra)]
+    rules = [extra for extra in extras if isinstance(extra, Must)]
     broken = [rule for rule in rules if value is not None and not rule.holds(value)]
     if not broken:
         return
     for rule in broken:
         if isinstance(rule, OneOf) and isinstance(value, str):
             raise faults.unlisted(path, value, rule.names)
-    limits = broken if isinstance(broken[0], Must) else [rule for rule in rules if not isinstance(rule, Must)]
-    raise faults.wrong(path, written, " and ".join(rule.wanted for rule in limits))
-
-
-def _is_rule(extra: object) -> bool:
-    return hasattr(extra, "holds") and hasattr(extra, "wanted")
+    said = [rule for rule in rules if isinstance(rule, Limit)] if isinstance(broken[0], Limit) else broken
+    raise faults.wrong(path, written, " and ".join(rule.wanted for rule in said))
 
 
 def _accepts_none(hint: Any) -> bool:
@@ -424,7 +387,7 @@ class Declared:
     """
 
     name: str
-    type: str
+    type_words: str
     default: Any
     wanted: str
     help: str
@@ -443,7 +406,7 @@ def declared(kind: type) -> tuple[Declared, ...]:
                 field.name,
                 type_words(hint),
                 default,
-                " and ".join(extra.wanted for extra in extras if _is_rule(extra)),
+                " and ".join(extra.wanted for extra in extras if isinstance(extra, Must)),
                 next((extra for extra in reversed(extras) if isinstance(extra, str) and extra != REQUIRED), ""),
                 type(default) if is_dataclass(default) else None,
             )
@@ -452,8 +415,10 @@ def declared(kind: type) -> tuple[Declared, ...]:
 
 
 def to_plain(value: Any) -> Any:
-    """What YAML or JSON gives back: dicts, lists, text, numbers. The inverse of `read`; a value inside that has a
-    `to_dict` is asked for it. Raises ValueError for a number that is not finite."""
+    """What YAML or JSON gives back: dicts, lists, text, numbers; the inverse of `read`.
+
+    A value inside that has a `to_dict` is asked for it. Raises ValueError for a number that is not finite.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return {name: _plain_field(hint, getattr(value, name)) for name, hint in hints_of(type(value)).items()}
     if isinstance(value, Mapping):
@@ -538,7 +503,7 @@ def parse_json(text: str, where: str) -> Any:
         found = dict(pairs)
         if len(found) < len(pairs):
             names = [name for name, _ in pairs]
-            raise BadFile(f"{where}: '{next(n for n in names if names.count(n) > 1)}' stands twice in one object")
+            raise BadFile(f"{where}: '{_key(next(n for n in names if names.count(n) > 1))}' stands twice in one object")
         return found
 
     def refuse(constant: str) -> None:
@@ -569,11 +534,13 @@ def parse_yaml(text: str, where: str) -> Any:
             # libyaml composes by recursion without a limit and takes the interpreter with it
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
-                raise BadFile(f"{where} row {event.start_mark.line + 1}: more than {DEEPEST} levels within each other")
+                raise BadFile(
+                    f"{where} row {getattr(event.start_mark, 'line', 0) + 1}: more than {DEEPEST} levels within each other"
+                )
         return yaml.load(text, Loader=_yaml_loader())
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        row = f" row {mark.line + 1}" if mark else ""
+        row = f" row {mark.line + 1}" if mark is not None else ""
         raise BadFile(f"{where}{row}: not YAML ({one_line(Exception(getattr(error, 'problem', error)))})") from error
     except BadFile:
         raise
@@ -595,7 +562,7 @@ def _yaml_loader() -> Any:
                 if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                     if (key.tag, key.value) in seen:
                         raise yaml.constructor.ConstructorError(
-                            None, None, f"'{key.value}' stands twice in one mapping", key.start_mark
+                            None, None, f"'{_key(key.value)}' stands twice in one mapping", key.start_mark
                         )
                     seen.add((key.tag, key.value))
             return dict(super().construct_mapping(node, deep=deep))

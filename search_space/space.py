@@ -84,10 +84,12 @@ class SearchSpace:
 
     @cached_property
     def choices(self) -> tuple[BlockChoice, ...]:
+        """Every candidate but Zero, by kernel size and then expansion ratio."""
         return tuple(BlockChoice(k, e) for k, e in product(self.kernel_sizes, self.expand_ratios))
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
+        """Every place for a block, in order; Zero is a candidate of all but a stage's first."""
         return tuple(
             Slot(s, b, self.choices if b == 0 else (*self.choices, ZERO))
             for s, stage in enumerate(self.stages)

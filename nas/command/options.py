@@ -98,7 +98,7 @@ def _declared_options(config: str) -> Iterator[tuple[str, str, str, str]]:
         for field in declared(kind):
             name = f"{prefix}{field.name}"
             if field.group is None:
-                yield name, field.type, field.wanted, field.help
+                yield name, field.type_words, field.wanted, field.help
                 continue
             yield name, "group", "", GROUPS.get(name, field.help)
             yield from walk(field.group, f"{name}.")

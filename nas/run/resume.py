@@ -34,10 +34,12 @@ class Begun:
     started: datetime
 
     def save(self, folder: Path) -> None:
+        """Write `run.json` into the run's folder. Raises `CannotWrite`."""
         values = {**vars(self), "schema": SCHEMA, "started": self.started.isoformat()}
         write_whole(folder / NAME, json.dumps(values, indent=1) + "\n")
 
     def forget(self, folder: Path) -> None:
+        """Remove `run.json`: the run has finished."""
         (folder / NAME).unlink(missing_ok=True)
 
     @staticmethod

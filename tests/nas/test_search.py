@@ -21,7 +21,14 @@ from nas.build import build
 from nas.data import Split, load_digits
 from nas.run.checkpoint import Checkpoints
 from nas.run.result import load_result
-from nas.run.settings import DATA_SETS, DataSettings, SearchSettings, TrainCommand, settings_from_dict, with_data_defaults
+from nas.run.settings import (
+    DATA_SETS,
+    DataSettings,
+    SearchSettings,
+    TrainCommand,
+    settings_from_dict,
+    with_data_defaults,
+)
 from nas.train import full_training
 from nas.training.loop import NotFinite, checked
 from nas.training.recipes import Recipe

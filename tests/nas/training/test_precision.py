@@ -62,5 +62,5 @@ def test_a_search_in_bfloat16(space: str, tmp_path: Path) -> None:
 
 def test_others_are_refused() -> None:
     for settings in (TrainSettings, Recipe):
-        with pytest.raises(UserError, match="precision 'fp8'.*bf16, fp32"):
+        with pytest.raises(UserError, match=r"precision 'fp8'.*bf16, fp32"):
             settings(precision="fp8")
