@@ -20,13 +20,15 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import datetime
 from enum import Enum
 from functools import cache
-from importlib.resources.abc import Traversable
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from search_space.errors import BadFile, UnknownName, UserError, one_line
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 T = TypeVar("T")
 REQUIRED = "\0required"  # beside a field: data must state it, although the dataclass has a default
@@ -534,14 +536,13 @@ def parse_yaml(text: str, where: str) -> Any:
             # libyaml composes by recursion without a limit and takes the interpreter with it
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
-                raise BadFile(
-                    f"{where} row {getattr(event.start_mark, 'line', 0) + 1}: more than {DEEPEST} levels within each other"
-                )
+                row = getattr(event.start_mark, "line", 0) + 1
+                raise BadFile(f"{where} row {row}: more than {DEEPEST} levels within each other")
         return yaml.load(text, Loader=_yaml_loader())
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        row = f" row {mark.line + 1}" if mark is not None else ""
-        raise BadFile(f"{where}{row}: not YAML ({one_line(Exception(getattr(error, 'problem', error)))})") from error
+        at = f" row {mark.line + 1}" if mark is not None else ""
+        raise BadFile(f"{where}{at}: not YAML ({one_line(Exception(getattr(error, 'problem', error)))})") from error
     except BadFile:
         raise
     except ValueError as error:  # a date that is none, an integer of thousands of digits
