@@ -17,9 +17,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Annotated, Any
 
-from search_space.errors import BadFile, UnknownName, UserError
+from search_space.errors import UserError
+from search_space.reading import NOT_EMPTY, AtLeast, Must, Spelled, check, read, to_plain
+
+Count = Annotated[int, AtLeast(1)]
+Width = Annotated[int, AtLeast(0)]
+Distinct = Must("a list without repeats", lambda values: len(set(values)) == len(values))
+Kernel = Annotated[Count, Must("odd", lambda size: size % 2 == 1)]
+Name = Annotated[str, Spelled(lambda name: str(name) if type(name) in (int, float) else name, str)]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,9 +47,9 @@ ZERO = BlockChoice(0, 0)  # ProxylessNAS' Zero operation: the block is left out
 class Stage:
     """Blocks of one width; the first block of a stage is mandatory and carries the stride."""
 
-    width: int
-    max_blocks: int
-    stride: int = 1
+    width: Count
+    max_blocks: Count
+    stride: Count = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,30 +76,17 @@ class SearchSpace:
     no such layer has 0 there).
     """
 
-    name: str
-    family: str
-    stem_width: int
-    stages: tuple[Stage, ...]
-    kernel_sizes: tuple[int, ...]
-    expand_ratios: tuple[int, ...]
-    first_width: int = 0
-    head_width: int = 0
+    name: Name
+    family: Name
+    stem_width: Count
+    stages: Annotated[tuple[Stage, ...], NOT_EMPTY]
+    kernel_sizes: Annotated[tuple[Kernel, ...], NOT_EMPTY, Distinct]
+    expand_ratios: Annotated[tuple[Count, ...], NOT_EMPTY, Distinct]
+    first_width: Width = 0
+    head_width: Width = 0
 
     def __post_init__(self) -> None:
-        numbers = [self.stem_width, *self.kernel_sizes, *self.expand_ratios]
-        for stage in self.stages:
-            numbers += [stage.width, stage.max_blocks, stage.stride]
-        if not (self.stages and self.kernel_sizes and self.expand_ratios):
-            raise UserError(f"space '{self.name}' needs stages, kernel_sizes and expand_ratios")
-        if any(type(n) is not int or n < 1 for n in numbers):
-            raise UserError(f"space '{self.name}': widths, blocks, strides, kernels and ratios must be integers >= 1")
-        if any(type(n) is not int or n < 0 for n in (self.first_width, self.head_width)):
-            raise UserError(f"space '{self.name}': first_width and head_width must be integers >= 0")
-        for field, values in (("kernel_sizes", self.kernel_sizes), ("expand_ratios", self.expand_ratios)):
-            if len(set(values)) < len(values):
-                raise UserError(f"space '{self.name}': {field} lists a value twice: {list(values)}")
-        if any(k % 2 == 0 for k in self.kernel_sizes):
-            raise UserError(f"space '{self.name}': kernel sizes must be odd, got {list(self.kernel_sizes)}")
+        check(self, where=f"space '{self.name}'")
 
     @cached_property
     def choices(self) -> tuple[BlockChoice, ...]:
@@ -192,42 +186,26 @@ class SearchSpace:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The space as JSON values, widths as they are; `from_dict` reads it."""
-        return {
-            "name": self.name,
-            "family": self.family,
-            "stem_width": self.stem_width,
-            "first_width": self.first_width,
-            "head_width": self.head_width,
-            "stages": [{"width": s.width, "max_blocks": s.max_blocks, "stride": s.stride} for s in self.stages],
-            "kernel_sizes": list(self.kernel_sizes),
-            "expand_ratios": list(self.expand_ratios),
-        }
+        """As JSON or YAML holds it; widths stand together."""
+        plain = to_plain(self)
+        widths = {name: plain.pop(name) for name in ("name", "family", "stem_width", "first_width", "head_width")}
+        return {**widths, **plain}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "space") -> SearchSpace:
         """Read `to_dict`'s form. Raises `BadFile` naming `where` and the field at fault."""
-        known = {"name", "family", "stem_width", "first_width", "head_width", "stages", "kernel_sizes", "expand_ratios"}
-        try:
-            if unknown := set(data) - known:
-                raise UnknownName(f"field in {where}", sorted(unknown)[0], known)
-            stage_fields = ("width", "max_blocks", "stride")
-            if unknown := {str(key) for stage in data["stages"] for key in stage} - {*stage_fields}:
-                raise UnknownName(f"field of a stage in {where}", sorted(unknown)[0], stage_fields)
-            return cls(
-                name=str(data["name"]),
-                family=str(data["family"]),
-                stem_width=data["stem_width"],
-                first_width=data.get("first_width", 0),
-                head_width=data.get("head_width", 0),
-                stages=tuple(Stage(s["width"], s["max_blocks"], s.get("stride", 1)) for s in data["stages"]),
-                kernel_sizes=tuple(data["kernel_sizes"]),
-                expand_ratios=tuple(data["expand_ratios"]),
-            )
-        except KeyError as error:
-            raise BadFile(f"{where} has no field {error}; it needs {', '.join(sorted(known))}") from error
-        except (TypeError, AttributeError) as error:
-            raise BadFile(f"{where} is not a search space: {error}") from error
+        return read(cls, data, where)
+
+
+def parse_block(text: object) -> BlockChoice:
+    """'k7e6' -> kernel 7, expansion 6. Raises `UserError`."""
+    match = re.fullmatch(r"k(\d+)e(\d+)", text) if isinstance(text, str) else None
+    if match is None:
+        raise UserError(f"{text!r} is not a block; blocks are written like k7e6")
+    return BlockChoice(int(match[1]), int(match[2]))
+
+
+Block = Annotated[BlockChoice, Spelled(parse_block, str)]
 
 
 @dataclass(frozen=True)
@@ -235,7 +213,7 @@ class Architecture:
     """The blocks of every stage, within a space. Raises `UserError` where they do not fit it."""
 
     space: SearchSpace
-    stages: tuple[tuple[BlockChoice, ...], ...]
+    stages: tuple[tuple[Block, ...], ...]
 
     def __post_init__(self) -> None:
         if len(self.stages) != len(self.space.stages):
@@ -261,29 +239,13 @@ class Architecture:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, Any]:
-        """The network as JSON values: its space and the blocks of every stage as text; `from_dict` reads it."""
-        return {
-            "space": self.space.to_dict(),
-            "stages": [[str(block) for block in blocks] for blocks in self.stages],
-        }
+        """As JSON holds it: the space, and every stage's blocks in text, such as 'k7e6'."""
+        return dict(to_plain(self))
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
-        """Read `to_dict`'s form. Raises `BadFile` or `UserError`."""
-        try:
-            space, stages = data["space"], data["stages"]
-            blocks = tuple(tuple(parse_block(text) for text in stage) for stage in stages)
-        except (KeyError, TypeError) as error:
-            raise BadFile(f"not an architecture: it needs 'space' and 'stages' ({error})") from error
-        return cls(SearchSpace.from_dict(space), blocks)
-
-
-def parse_block(text: str) -> BlockChoice:
-    """'k7e6' -> kernel 7, expansion 6. Raises `UserError`."""
-    match = re.fullmatch(r"k(\d+)e(\d+)", text)
-    if match is None:
-        raise UserError(f"'{text}' is not a block; blocks are written like k7e6")
-    return BlockChoice(int(match[1]), int(match[2]))
+    def from_dict(cls, data: Mapping[str, Any], where: str = "architecture") -> Architecture:
+        """Read `to_dict`'s form. Raises `BadFile` naming `where` and the field at fault."""
+        return read(cls, data, where)
 
 
 def divisible(width: float) -> int:

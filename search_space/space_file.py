@@ -5,11 +5,13 @@ Reading checks that the space's block family can build it. Not for the spaces th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from search_space.blocks import family_of
 from search_space.errors import BadFile, UnknownName
+from search_space.reading import read, read_yaml
 from search_space.space import SearchSpace
 
 
@@ -25,29 +27,25 @@ def load_space(name: str, width_mult: float | None = None) -> SearchSpace:
     A file may set `width_mult`, which multiplies its widths; the argument replaces it.
     Raises `UnknownName` or `BadFile`.
     """
-    import yaml
-
     if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
+        if not Path(name).is_file():
             raise BadFile(f"no space file '{name}'; shipped spaces: {', '.join(available_spaces())}")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadFile(f"space file '{name}' cannot be read as text: {error}") from error
+        data = read_yaml(Path(name))
     elif name in available_spaces():
-        text = resources.files("search_space").joinpath("data", f"{name}.yaml").read_text(encoding="utf-8")
+        data = read_yaml(resources.files("search_space").joinpath("data", f"{name}.yaml"))
     else:
         raise UnknownName("space", name, available_spaces(), "Your own: space=path/to/space.yaml")
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadFile(f"space file '{name}' is not YAML: {str(error).splitlines()[0]}") from error
+    where = f"space '{name}'"
     if not isinstance(data, dict):
-        raise BadFile(f"space file '{name}' holds no fields")
-    shipped = data.pop("width_mult", 1.0)
-    space = SearchSpace.from_dict(data, where=f"space '{name}'")
-    if isinstance(shipped, bool) or not isinstance(shipped, int | float):
-        raise BadFile(f"space '{name}': width_mult={shipped!r} is not a number")
+        raise BadFile(f"{where} holds no fields")
+    shipped = read(_Scaling, {key: data.pop(key) for key in ("width_mult",) if key in data}, where).width_mult
+    space = SearchSpace.from_dict(data, where)
     family_of(space).check(space)
     return space.scaled(shipped if width_mult is None else width_mult)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scaling:
+    """What a file says beside the fields of its space."""
+
+    width_mult: float = 1.0
