@@ -117,4 +117,3 @@ def _is_path_of(path: tuple[str, ...], architecture: Architecture) -> bool:
     kept = [(slot.stage, choice) for slot, choice in zip(slots, path, strict=False) if choice != "zero"]
     blocks = [(stage, str(block)) for stage, blocks in enumerate(architecture.stages) for block in blocks]
     return len(path) == len(slots) and kept == blocks
-

@@ -68,9 +68,8 @@ def draw_network(run: Run) -> Markup:
 def _draw_box(run: Run, box: Box, x: float, y: float) -> list[Markup]:
     """A box, its words and, where it was predicted, its share of the time below; x, y: of its row's upper left."""
     centre, middle = x + box.width / 2, y + MIDDLE
-    about = {"tabindex": 0, "role": "img", "aria_label": box.tip}
-    top = middle - box.height / 2
-    parts = [rect(x, top, box.width, box.height, f"box {box.css}", box.tip, radius=7, **about)]
+    shape = (x, middle - box.height / 2, box.width, box.height, f"box {box.css}", box.tip)
+    parts = [rect(*shape, radius=7, tabindex=0, role="img", aria_label=box.tip)]
     for number, words in enumerate(box.words):
         at = middle + 4.5 + 15 * (number - (len(box.words) - 1) / 2)
         parts.append(text(centre, at, words, "label" if number == 0 else "label second"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nas.report.__main__ import main
 from nas.report.front import Row, front_table, load_front, render_front, write_front
 
 PROVENANCE: dict[str, Any] = {"seconds": {"shared": 1.0}}
@@ -73,3 +74,26 @@ def test_a_front_of_before_is_read(tmp_path: Path) -> None:
         del target["confidence"], target["calibration"]
     (tmp_path / "front.json").write_text(json.dumps(content))
     assert load_front(tmp_path) == ROWS
+
+
+HOSTILE = "<script>alert('x')</script>\"'&{{ rows }}"
+
+
+def test_hostile_strings_stay_text() -> None:
+    rows = [replace(row, folder=HOSTILE, device=HOSTILE, architecture=HOSTILE, calibration=HOSTILE) for row in ROWS]
+    page = render_front(rows, {"seconds": {HOSTILE: 1.0}, "command": HOSTILE, "git_commit": HOSTILE})
+    assert "<script" not in page and "script-src" not in page
+    assert page.count("&lt;script&gt;alert(") >= 5 * len(rows)
+
+
+def test_the_command_renders_a_front_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_front(tmp_path, ROWS, PROVENANCE)
+    page = (tmp_path / "report.html").read_text()
+    (tmp_path / "report.html").unlink()
+    assert main([str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").read_text() == page
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
+    (tmp_path / "front.json").write_text('{"schema": 1, "targets": [{"folder": "vpu-30ms"}]}')
+    assert main([str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert "front.json" in message and message.count("\n") == 1
