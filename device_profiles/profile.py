@@ -19,6 +19,7 @@ from device_profiles.kernel import Kernel
 from device_profiles.table import KernelRow, parse_rows, render_rows
 from search_space.errors import BadFile, UnknownName
 from search_space.files import ensure_folder, write_whole
+from search_space.reading import decode, parse_yaml
 
 HEADER_FILE = "device.yaml"
 TABLE_FILE = "kernels.csv"
@@ -107,19 +108,10 @@ def _is_device(entry: Traversable) -> bool:
 
 def load_folder(folder: Traversable) -> DeviceProfile:
     """The device of one folder. Raises `BadFile` naming file and row."""
-    import yaml
-
     header_bytes, table_bytes = _read(folder, HEADER_FILE), _read(folder, TABLE_FILE)
     header_name, table_name = f"{folder.name}/{HEADER_FILE}", f"{folder.name}/{TABLE_FILE}"
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is there
-    try:
-        data = yaml.load(_decode(header_bytes, header_name), Loader=loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        row = f" row {mark.line + 1}" if mark else ""
-        raise BadFile(f"{header_name}{row}: not YAML ({getattr(error, 'problem', error)})") from error
-    header = parse_header(data, header_name)
-    rows = parse_rows(_decode(table_bytes, table_name), table_name)
+    header = parse_header(parse_yaml(decode(header_bytes, header_name), header_name), header_name)
+    rows = parse_rows(decode(table_bytes, table_name), table_name)
     if header.device != folder.name:
         raise BadFile(f"{header_name}: device is '{header.device}', its folder '{folder.name}'")
     if header.kernel_rows != len(rows):
@@ -135,10 +127,3 @@ def _read(folder: Traversable, name: str) -> bytes:
     if not path.is_file():
         raise BadFile(f"device '{folder.name}' has no {name}; a device is a folder with {HEADER_FILE} and {TABLE_FILE}")
     return path.read_bytes()
-
-
-def _decode(raw: bytes, where: str) -> str:
-    try:
-        return raw.decode("utf-8-sig")  # spreadsheets begin a file with a byte order mark
-    except UnicodeDecodeError as error:
-        raise BadFile(f"{where}: not UTF-8 text at byte {error.start}") from error

@@ -133,7 +133,8 @@ def train(job: Job, data: DataSet, epochs: int) -> dict[str, Value]:
     """A row: what the network costs, and its accuracy on the test images after the last step."""
     import torch
 
-    from nas.training.loop import Recipe, accuracy, train_network
+    from nas.training.loop import accuracy, train_network
+    from nas.training.recipes import Recipe
     from search_space.build import Network, to_channels_last
     from search_space.cost import cost_of
 

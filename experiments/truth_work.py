@@ -107,7 +107,8 @@ class Worker:
         """Train one network on its own."""
         import torch
 
-        from nas.training.loop import Recipe, accuracy, recalibrate, train_network
+        from nas.training.loop import accuracy, recalibrate, train_network
+        from nas.training.recipes import Recipe
         from search_space.build import Network, to_channels_last
 
         scale, data = self.scale, load_images(self.scale, self.root)

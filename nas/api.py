@@ -40,7 +40,8 @@ from nas.strategies.base import Strategy, choose
 from nas.strategies.weights import decided, new_supernet
 from nas.supernet.gates import Gates
 from nas.supernet.origin import find_checkpoint, images_at_hand, origin_of
-from nas.training.loop import NotFinite, Recipe, accuracy, recalibrate, train_network
+from nas.training.loop import NotFinite, accuracy, recalibrate, train_network
+from nas.training.recipes import Recipe
 from search_space import Architecture, GatePath, UserError, cost_of, lower
 from search_space.build import Network, to_channels_last
 from search_space.errors import CannotWrite, Stopped

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.command.options import fail, print_first, run_command
 from nas.run.resume import Begun, options_to_go_on
-from nas.run.settings import ACCELERATORS, CheckpointSettings, DataSettings, settings_from_dict
+from nas.run.settings import CheckpointSettings, DataSettings, TrainCommand, settings_from_dict
+from nas.training.recipes import Recipe
 from search_space import UserError
-from search_space.errors import UnknownName
 
 if TYPE_CHECKING:
     from nas.run.result import SearchResult
-    from nas.training.loop import Recipe
-
 
 def main() -> None:
     sys.argv[1:] = [f"architecture={a}" if _is_bare_path(a) else a for a in sys.argv[1:]]
@@ -34,31 +32,6 @@ def main() -> None:
 def _is_bare_path(argument: str) -> bool:
     """Whether it stands for architecture=PATH."""
     return argument.endswith(".json") and ("=" not in argument or Path(argument).is_file())
-
-
-@dataclass(frozen=True)
-class TrainCommand:
-    """Which network, and how; `resolution` in pixels."""
-
-    architecture: str | None = None
-    weights: str | None = None
-    resolution: int = 64
-    seed: int = 0
-    threads: int | None = None
-    accelerator: str = "auto"
-    out: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.architecture:
-            raise UserError("which network? python -m nas.train runs/RUN/architecture.json data=... recipe=...")
-        if not 16 <= self.resolution <= 1024:
-            raise UserError(f"resolution={self.resolution} is not between 16 and 1024 pixels")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed={self.seed} is not between 0 and 4294967295")
-        if self.accelerator not in ACCELERATORS:
-            raise UnknownName("accelerator", self.accelerator, ACCELERATORS)
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"threads={self.threads} is not 1 or more")
 
 
 def _train(values: dict[str, Any]) -> None:
@@ -74,8 +47,6 @@ def _train(values: dict[str, Any]) -> None:
     command = settings_from_dict(TrainCommand, values)
     data_settings = settings_from_dict(DataSettings, data, "data.")
     checkpoint = settings_from_dict(CheckpointSettings, minutes, "checkpoint.")
-
-    from nas.training.loop import Recipe
 
     line = " ".join(["python -m nas.train", *(a for a in sys.argv[1:] if not a.startswith("out="))])
     trained = full_training(

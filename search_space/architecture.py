@@ -11,9 +11,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from search_space.errors import BadFile, UserError
+from search_space.errors import UserError
+from search_space.reading import Spelled, read, to_plain
 from search_space.space import BlockChoice, SearchSpace
 
 
@@ -24,12 +25,23 @@ class GatePath:
     choices: tuple[int, ...]
 
 
+def parse_block(text: object) -> BlockChoice:
+    """'k7e6' -> kernel 7, expansion 6. Raises `UserError`."""
+    match = re.fullmatch(r"k(\d+)e(\d+)", text) if isinstance(text, str) else None
+    if match is None:
+        raise UserError(f"{text!r} is not a block; blocks are written like k7e6")
+    return BlockChoice(int(match[1]), int(match[2]))
+
+
+Block = Annotated[BlockChoice, Spelled(parse_block, str)]
+
+
 @dataclass(frozen=True)
 class Architecture:
     """The blocks of every stage, within a space. Raises `UserError` where they do not fit it."""
 
     space: SearchSpace
-    stages: tuple[tuple[BlockChoice, ...], ...]
+    stages: tuple[tuple[Block, ...], ...]
 
     def __post_init__(self) -> None:
         if len(self.stages) != len(self.space.stages):
@@ -55,25 +67,10 @@ class Architecture:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "space": self.space.to_dict(),
-            "stages": [[str(block) for block in blocks] for blocks in self.stages],
-        }
+        """As JSON holds it: the space, and every stage's blocks in text, such as 'k7e6'."""
+        return dict(to_plain(self))
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
-        """Read `to_dict`'s form. Raises `BadFile` or `UserError`."""
-        try:
-            space, stages = data["space"], data["stages"]
-            blocks = tuple(tuple(parse_block(text) for text in stage) for stage in stages)
-        except (KeyError, TypeError) as error:
-            raise BadFile(f"not an architecture: it needs 'space' and 'stages' ({error})") from error
-        return cls(SearchSpace.from_dict(space), blocks)
-
-
-def parse_block(text: str) -> BlockChoice:
-    """'k7e6' -> kernel 7, expansion 6. Raises `UserError`."""
-    match = re.fullmatch(r"k(\d+)e(\d+)", text)
-    if match is None:
-        raise UserError(f"'{text}' is not a block; blocks are written like k7e6")
-    return BlockChoice(int(match[1]), int(match[2]))
+    def from_dict(cls, data: Mapping[str, Any], where: str = "architecture") -> Architecture:
+        """Read `to_dict`'s form. Raises `BadFile` naming `where` and the field at fault."""
+        return read(cls, data, where)

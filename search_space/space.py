@@ -14,12 +14,20 @@ from importlib import resources
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from search_space.errors import BadFile, UnknownName, UserError
+from search_space.reading import NOT_EMPTY, AtLeast, Must, Spelled, check, read, read_yaml, to_plain
 
 if TYPE_CHECKING:
     from search_space.architecture import Architecture, GatePath
+
+
+Count = Annotated[int, AtLeast(1)]
+Width = Annotated[int, AtLeast(0)]
+Distinct = Must("a list without repeats", lambda values: len(set(values)) == len(values))
+Kernel = Annotated[Count, Must("odd", lambda size: size % 2 == 1)]
+Name = Annotated[str, Spelled(lambda name: str(name) if type(name) in (int, float) else name, str)]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,9 +48,9 @@ ZERO = BlockChoice(0, 0)  # ProxylessNAS' Zero operation: the block is left out
 class Stage:
     """Blocks of one width; the first block of a stage is mandatory and carries the stride."""
 
-    width: int
-    max_blocks: int
-    stride: int = 1
+    width: Count
+    max_blocks: Count
+    stride: Count = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,30 +70,17 @@ class SearchSpace:
     no such layer has 0 there).
     """
 
-    name: str
-    family: str
-    stem_width: int
-    stages: tuple[Stage, ...]
-    kernel_sizes: tuple[int, ...]
-    expand_ratios: tuple[int, ...]
-    first_width: int = 0
-    head_width: int = 0
+    name: Name
+    family: Name
+    stem_width: Count
+    stages: Annotated[tuple[Stage, ...], NOT_EMPTY]
+    kernel_sizes: Annotated[tuple[Kernel, ...], NOT_EMPTY, Distinct]
+    expand_ratios: Annotated[tuple[Count, ...], NOT_EMPTY, Distinct]
+    first_width: Width = 0
+    head_width: Width = 0
 
     def __post_init__(self) -> None:
-        numbers = [self.stem_width, *self.kernel_sizes, *self.expand_ratios]
-        for stage in self.stages:
-            numbers += [stage.width, stage.max_blocks, stage.stride]
-        if not (self.stages and self.kernel_sizes and self.expand_ratios):
-            raise UserError(f"space '{self.name}' needs stages, kernel_sizes and expand_ratios")
-        if any(type(n) is not int or n < 1 for n in numbers):
-            raise UserError(f"space '{self.name}': widths, blocks, strides, kernels and ratios must be integers >= 1")
-        if any(type(n) is not int or n < 0 for n in (self.first_width, self.head_width)):
-            raise UserError(f"space '{self.name}': first_width and head_width must be integers >= 0")
-        for field, values in (("kernel_sizes", self.kernel_sizes), ("expand_ratios", self.expand_ratios)):
-            if len(set(values)) < len(values):
-                raise UserError(f"space '{self.name}': {field} lists a value twice: {list(values)}")
-        if any(k % 2 == 0 for k in self.kernel_sizes):
-            raise UserError(f"space '{self.name}': kernel sizes must be odd, got {list(self.kernel_sizes)}")
+        check(self, where=f"space '{self.name}'")
 
     @cached_property
     def choices(self) -> tuple[BlockChoice, ...]:
@@ -195,41 +190,22 @@ class SearchSpace:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "family": self.family,
-            "stem_width": self.stem_width,
-            "first_width": self.first_width,
-            "head_width": self.head_width,
-            "stages": [{"width": s.width, "max_blocks": s.max_blocks, "stride": s.stride} for s in self.stages],
-            "kernel_sizes": list(self.kernel_sizes),
-            "expand_ratios": list(self.expand_ratios),
-        }
+        """As JSON or YAML holds it; widths stand together."""
+        plain = to_plain(self)
+        widths = {name: plain.pop(name) for name in ("name", "family", "stem_width", "first_width", "head_width")}
+        return {**widths, **plain}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "space") -> SearchSpace:
         """Read `to_dict`'s form. Raises `BadFile` naming `where` and the field at fault."""
-        known = {"name", "family", "stem_width", "first_width", "head_width", "stages", "kernel_sizes", "expand_ratios"}
-        try:
-            if unknown := set(data) - known:
-                raise UnknownName(f"field in {where}", sorted(unknown)[0], known)
-            stage_fields = ("width", "max_blocks", "stride")
-            if unknown := {str(key) for stage in data["stages"] for key in stage} - {*stage_fields}:
-                raise UnknownName(f"field of a stage in {where}", sorted(unknown)[0], stage_fields)
-            return cls(
-                name=str(data["name"]),
-                family=str(data["family"]),
-                stem_width=data["stem_width"],
-                first_width=data.get("first_width", 0),
-                head_width=data.get("head_width", 0),
-                stages=tuple(Stage(s["width"], s["max_blocks"], s.get("stride", 1)) for s in data["stages"]),
-                kernel_sizes=tuple(data["kernel_sizes"]),
-                expand_ratios=tuple(data["expand_ratios"]),
-            )
-        except KeyError as error:
-            raise BadFile(f"{where} has no field {error}; it needs {', '.join(sorted(known))}") from error
-        except (TypeError, AttributeError) as error:
-            raise BadFile(f"{where} is not a search space: {error}") from error
+        return read(cls, data, where)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scaling:
+    """What a file says beside the fields of its space."""
+
+    width_mult: float = 1.0
 
 
 def divisible(width: float) -> int:
@@ -250,30 +226,19 @@ def load_space(name: str, width_mult: float | None = None) -> SearchSpace:
     A file may set `width_mult`, which multiplies its widths; the argument replaces it.
     Raises `UnknownName` or `BadFile`.
     """
-    import yaml
-
     if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
+        if not Path(name).is_file():
             raise BadFile(f"no space file '{name}'; shipped spaces: {', '.join(available_spaces())}")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadFile(f"space file '{name}' cannot be read as text: {error}") from error
+        data = read_yaml(Path(name))
     elif name in available_spaces():
-        text = resources.files("search_space").joinpath("data", f"{name}.yaml").read_text(encoding="utf-8")
+        data = read_yaml(resources.files("search_space").joinpath("data", f"{name}.yaml"))
     else:
         raise UnknownName("space", name, available_spaces(), "Your own: space=path/to/space.yaml")
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadFile(f"space file '{name}' is not YAML: {str(error).splitlines()[0]}") from error
+    where = f"space '{name}'"
     if not isinstance(data, dict):
-        raise BadFile(f"space file '{name}' holds no fields")
-    shipped = data.pop("width_mult", 1.0)
-    space = SearchSpace.from_dict(data, where=f"space '{name}'")
-    if isinstance(shipped, bool) or not isinstance(shipped, int | float):
-        raise BadFile(f"space '{name}': width_mult={shipped!r} is not a number")
+        raise BadFile(f"{where} holds no fields")
+    shipped = read(_Scaling, {key: data.pop(key) for key in ("width_mult",) if key in data}, where).width_mult
+    space = SearchSpace.from_dict(data, where)
     from search_space.blocks import family_of
 
     family_of(space).check(space)

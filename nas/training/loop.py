@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,9 @@ from torch.nn import functional as F
 from nas.data import DataSet, Split
 from nas.run.checkpoint import Checkpoint, Checkpoints, load_optimizer, optimizer_tensors, part, under
 from nas.run.distributed import average_gradients, total
-from nas.run.settings import check_training
 from nas.training.mixing import mix
 from nas.training.moving_average import MovingAverage
+from nas.training.recipes import Recipe
 from search_space import UserError
 
 PHASE = "training"  # of checkpoints
@@ -27,41 +26,6 @@ PHASE = "training"  # of checkpoints
 
 class NotFinite(UserError):
     """A loss became NaN or infinite."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train a network. Defaults: a small recipe; the ImageNet one is in nas/conf/recipe."""
-
-    epochs: int = 30
-    warmup_epochs: float = 1.0
-    batch_size: int = 64
-    accumulate: int = 1
-    lr: float = 2e-3
-    final_lr: float = 1e-6
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
-    gradient_clip: float = 1.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    randaugment: float = 0.0
-    colour_jitter: float = 0.0
-    random_erasing: float = 0.0
-    ema: float = 0.0
-    precision: str = "fp32"
-    drop_path: float = 0.0
-    layer_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_training("recipe", self)
-        for name, holds in (
-            ("epochs", self.epochs >= 1),
-            ("accumulate", self.accumulate >= 1),
-            ("drop_path", 0 <= self.drop_path < 1),
-            ("random_erasing", 0 <= self.random_erasing <= 1),
-        ):
-            if not holds:
-                raise UserError(f"recipe.{name}={getattr(self, name)} is out of range")
 
 
 def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:

@@ -150,7 +150,7 @@ def test_targets_as_lists(options: dict[str, Any], expected: list[tuple[str, flo
         ({"device": ["cpu"], "budget_ms": [[]]}, "names no target"),
         ({"device": ["cpu"], "budget_ms": [[30, 30.0]]}, "cpu-30ms is asked for twice"),
         ({"device": ["cpu"], "budget_ms": [[30, 1]]}, "budget_ms=1 cannot be met"),
-        ({"device": ["cpu"], "budget_ms": [["fast"]]}, "not of type float"),
+        ({"device": ["cpu"], "budget_ms": [["fast"]]}, "budget_ms='fast'"),
         ({"device": ["cpu", "vpx"], "budget_ms": [30, 30]}, "unknown device 'vpx'"),
     ],
 )

@@ -21,9 +21,10 @@ from nas.build import build
 from nas.data import Split, load_digits
 from nas.run.checkpoint import Checkpoints
 from nas.run.result import load_result
-from nas.run.settings import DATA_SETS, DataSettings, SearchSettings, settings_from_dict, with_data_defaults
-from nas.train import TrainCommand, full_training
-from nas.training.loop import NotFinite, Recipe, checked
+from nas.run.settings import DATA_SETS, DataSettings, SearchSettings, TrainCommand, settings_from_dict, with_data_defaults
+from nas.train import full_training
+from nas.training.loop import NotFinite, checked
+from nas.training.recipes import Recipe
 from search_space import UserError, load_space, lower
 from search_space.errors import Stopped
 
@@ -230,12 +231,12 @@ def test_full_training_of_a_found_network_exports_again(finished: Finished, tmp_
 
 def test_options_from_python_have_the_commands_defaults() -> None:
     assert settings_from_dict(SearchSettings, with_data_defaults({})) == SearchSettings()
-    from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
+    from nas.command.options import compose_options
+
     for name in DATA_SETS:
-        with initialize_config_module("nas.conf", version_base="1.3"):
-            values = OmegaConf.to_container(compose("search", [f"data={name}"]), resolve=True)
+        values = OmegaConf.to_container(compose_options("search", [f"data={name}"]), resolve=True)
         assert isinstance(values, dict)
         values["data"].pop("epochs")
         assert values.pop("resume") is None

@@ -21,12 +21,13 @@ from nas.rederive import main as rederive
 from nas.run.export import load_network
 from nas.run.plan import plan_search
 from nas.run.result import SearchResult, load_result
-from nas.run.settings import DataSettings, SearchSettings, settings_from_dict
+from nas.run.settings import DataSettings, SearchSettings, TrainCommand, settings_from_dict
 from nas.search import main
 from nas.strategies import weights
 from nas.supernet.origin import origin_of, with_init_defaults
-from nas.train import TrainCommand, full_training
-from nas.training.loop import Recipe, accuracy
+from nas.train import full_training
+from nas.training.loop import accuracy
+from nas.training.recipes import Recipe
 from search_space import UserError
 from tests.nas.strategies.test_subnetworks import SPACES
 

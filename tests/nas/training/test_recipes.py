@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nas.training.loop import Recipe
-from nas.training.recipes import available_recipes, load_recipe
+from nas.training.recipes import Recipe, available_recipes, load_recipe
 from search_space import UserError
 from search_space.errors import UnknownName
 
