@@ -6,7 +6,7 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from nas.report.words import interval, ms, percent
+from nas.report.words import count, interval, mebibytes, ms, percent
 
 
 @cache
@@ -20,7 +20,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters.update(ms=ms, percent=percent, interval=interval)
+    found.filters.update(ms=ms, percent=percent, count=count, mebibytes=mebibytes, interval=interval)
     return found
 
 

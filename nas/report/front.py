@@ -17,8 +17,8 @@ from nas.command.summary import scale_note
 from nas.report.figures.front import draw_front
 from nas.report.frame import render
 from nas.run.result import SearchResult
-from search_space.errors import BadFile
 from search_space.files import write_whole
+from search_space.reading import read, read_json, without_schema
 
 SCHEMA = 1
 
@@ -76,6 +76,14 @@ class Row:
         )
 
 
+@dataclass(frozen=True)
+class _Front:
+    """What front.json holds."""
+
+    targets: tuple[Row, ...]
+    provenance: Mapping[str, Any]
+
+
 def write_front(folder: Path, rows: Sequence[Row], provenance: Mapping[str, Any]) -> None:
     """Write front.csv, report.html and, last, front.json, which says that the run has finished."""
     names = [f.name for f in fields(Row)]
@@ -94,18 +102,12 @@ def load_front(folder: Path) -> list[Row]:
     return _load(folder)[0]
 
 
-def _load(folder: Path) -> tuple[list[Row], dict[str, Any]]:
+def _load(folder: Path) -> tuple[list[Row], Mapping[str, Any]]:
     """The targets and the provenance of front.json."""
     path = folder / "front.json"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["schema"] != SCHEMA:
-            raise BadFile(f"'{path}' has schema {data['schema']}; this version reads schema {SCHEMA}")
-        return [Row(**row) for row in data["targets"]], dict(data["provenance"])
-    except BadFile:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadFile(f"'{path}' is not the front of a search: {error}") from error
+    where = f"'{path}'"
+    front = read(_Front, without_schema(read_json(path, path.name), SCHEMA, where), where)
+    return list(front.targets), front.provenance
 
 
 def front_table(folder: Path) -> str:

@@ -22,7 +22,7 @@ from nas.api import run_folder
 from nas.report.__main__ import main
 from nas.report.figures.course import thin
 from nas.report.figures.svg import Scale, element, text
-from nas.report.page import FILES, render_report, write_report
+from nas.report.page import render_report, write_report
 from nas.report.run import load_run
 from nas.report.words import ms
 from nas.run.distributed import Place
@@ -220,7 +220,7 @@ def test_nothing_is_fetched(tmp_path: Path) -> None:
     assert not {tag for tag, _ in page.elements} & {"link", "img", "iframe", "object", "embed", "audio", "video"}
     assert all("src" not in attributes for _, attributes in page.elements)
     links = {attributes["href"] for _, attributes in page.elements if "href" in attributes}
-    assert links == {"architecture.json", "search.csv", "gates.csv"} < set(FILES)
+    assert links == {"architecture.json", "search.csv", "gates.csv"}
     (tmp_path / "latency_224.onnx").touch()
     assert 'href="latency_224.onnx"' in rendered(tmp_path)
     assert "url(" not in html and "@import" not in html and "fetch(" not in html
@@ -497,31 +497,27 @@ def _leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *[leaf for key, inner in items for leaf in _leaves(inner, (*path, key))]]
 
 
-JUNK: dict[type, list[Any]] = {
-    bool: [True, False], int: [0, -1, 7], float: [0.0, -1.0, 1e12, 1e-12], str: ["", "x"], list: [[]], dict: [{}],
-}  # fmt: skip
-
-
-def test_any_value_of_a_right_type_renders_or_is_refused(tmp_path: Path) -> None:
-    """Types are the reader's matter (`nas.run.result`)."""
+def test_any_junk_renders_or_is_refused(tmp_path: Path) -> None:
     record = write_sample(tmp_path, "proxyless")
     places = [path for path in _leaves(record) if path and "by_segment_ms" not in path[:-1]]
     rng = random.Random(0)
-    rendered_ones = 0
+    outcomes = {"rendered": 0, "refused": 0}
     for _ in range(150):
         changed = json.loads(json.dumps(record))
         *outer, last = rng.choice(places)
         inner = changed
         for key in outer:
             inner = inner[key]
-        inner[last] = rng.choice(JUNK.get(type(inner[last]), [None]))
+        inner[last] = rng.choice([None, 0, -1, 1e12, 1e-12, "x", "", [], {}, True, [{}], {"x": []}])
         (tmp_path / "architecture.json").write_text(json.dumps(changed))
         try:
             Page(rendered(tmp_path))
-            rendered_ones += 1
+            outcomes["rendered"] += 1
         except BadFile as error:
-            assert "architecture.json" in str(error) and "\n" not in str(error)
-    assert rendered_ones > 20
+            outcomes["refused"] += 1
+            # gates.csv, where it is not of the space that stands there now
+            assert re.search("architecture.json|gates.csv", str(error)) and "\n" not in str(error)
+    assert min(outcomes.values()) > 10
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 31.8), (-0.02, 1.97), (1e-5, 3e-5), (97.1, 97.3), (5, 5)])
