@@ -292,6 +292,16 @@ def test_with_confidence_the_page_says_what_the_upper_end_uses(tmp_path: Path) -
     assert not [a for _, a in page.elements if a.get("class") == "over"]
 
 
+def test_limits_stand_beside_what_they_limit(tmp_path: Path) -> None:
+    record = write_sample(tmp_path)
+    assert "; limit" not in rendered(tmp_path)
+    record["budget"]["limits"] = {"macs": 3e8, "params": 4_500_000.0, "peak_activation": 3 * 2**20}
+    (tmp_path / "architecture.json").write_text(json.dumps(record))
+    text = Page(rendered(tmp_path)).text
+    for words in ("at 224 pixels; limit 300.0 M", "10 classes; limit 4.50 M", "at 224 pixels; limit 3.00 MiB"):
+        assert words in text
+
+
 def test_what_is_used_above_the_budget_is_drawn_so(tmp_path: Path) -> None:
     record = write_sample(tmp_path)
     record["budget"] |= {"used": 1.02, "kept_ms": 1.02 * record["budget"]["budget_ms"], "confidence": 0.9}
