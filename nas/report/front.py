@@ -11,16 +11,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from nas.command.summary import scale_note
 from nas.report.figures.front import draw_front
 from nas.report.frame import render
 from nas.run.result import SearchResult
 from search_space.files import write_whole
-from search_space.reading import read, read_json, without_schema
+from search_space.reading import AtLeast, Between, read, read_json, without_schema
 
 SCHEMA = 1
+
+Milliseconds = Annotated[float, AtLeast(0)]
+Share = Annotated[float, Between(0, 1)]
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,15 @@ class Row:
 
     folder: str
     device: str
-    budget_ms: float
-    predicted_ms: float
+    budget_ms: Milliseconds
+    predicted_ms: Milliseconds
     used: float
     binds: bool
     macs: int
     params: int
     peak_activation_bytes: int
-    validation: float
-    test: float
+    validation: Share
+    test: Share
     architecture: str
     confidence: float | None = None
     calibration: str = "measured"

@@ -11,6 +11,7 @@ import pytest
 
 from nas.report.__main__ import main
 from nas.report.front import Row, front_table, load_front, render_front, write_front
+from search_space.errors import BadFile
 
 PROVENANCE: dict[str, Any] = {"seconds": {"shared": 1.0}}
 ROWS = [
@@ -97,3 +98,13 @@ def test_the_command_renders_a_front_again(tmp_path: Path, capsys: pytest.Captur
     assert main([str(tmp_path)]) == 2
     message = capsys.readouterr().err
     assert "front.json" in message and message.count("\n") == 1
+
+
+@pytest.mark.parametrize(("field", "value"), [("budget_ms", -1), ("test", 1.5), ("device", 3), ("macs", None)])
+def test_a_field_that_cannot_be_is_named(tmp_path: Path, field: str, value: object) -> None:
+    write_front(tmp_path, ROWS, PROVENANCE)
+    content = json.loads((tmp_path / "front.json").read_text())
+    content["targets"][1][field] = value
+    (tmp_path / "front.json").write_text(json.dumps(content))
+    with pytest.raises(BadFile, match=rf"front\.json.*{field}"):
+        load_front(tmp_path)
