@@ -18,6 +18,14 @@ from search_space.reading import REQUIRED, AtLeast, check, read, read_json, to_p
 SCHEMA = 1
 
 
+NOT_REAL = "not real time"
+
+
+def scale_note(calibration: str) -> str:
+    """', calibration=NAME: not real time', or nothing on the device's measured scale."""
+    return "" if calibration == "measured" else f", calibration={calibration}: {NOT_REAL}"
+
+
 @dataclass(frozen=True)
 class DeviceLatency:
     """Predicted latency of the network on one device, batch 1, at deployment resolution.
