@@ -81,8 +81,9 @@ def do(job: Job) -> list[Row]:
     """Run the search and read what it left."""
     from nas.api import run_search
     from nas.front import run_front
+    from nas.run.defaults import with_defaults
     from nas.run.plan import plan_front, plan_search
-    from nas.run.settings import SearchSettings, settings_from_dict, with_data_defaults
+    from nas.run.settings import SearchSettings, settings_from_dict
     from nas.run.targets import each_target
 
     table = plan_search(SearchSettings(device=job.device, budget_ms=1e9, space=job.space)).table
@@ -103,7 +104,7 @@ def do(job: Job) -> list[Row]:
             "threads": 1,
             "out": str(Path(folder) / "run"),
         }
-        each = [settings_from_dict(SearchSettings, one) for one in each_target(with_data_defaults(options))]
+        each = [settings_from_dict(SearchSettings, one) for one in each_target(with_defaults(options))]
         clock = time.monotonic(), time.process_time()
         if job.share is None:
             finished: Sequence[Finished] = run_front(plan_front(each), progress=False).targets

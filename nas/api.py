@@ -21,11 +21,11 @@ import torch
 
 from device_profiles import available_devices, load_profile
 from latency_models import fit_latency_model
-from nas import data as data_sets
-from nas.data import DataSet
+from nas.data import DataSet, load, no_images
 from nas.report.page import write_report
 from nas.run.checkpoint import FOLDER as CHECKPOINTS
 from nas.run.checkpoint import Checkpoints
+from nas.run.defaults import with_defaults
 from nas.run.distributed import OtherStopped, Place, from_first, joined, place, with_global_norms
 from nas.run.export import export_network, load_gates, load_supernet, onnx_predictor
 from nas.run.log import LOG_EVERY, Row, SearchLog
@@ -33,7 +33,7 @@ from nas.run.plan import Plan, plan_search, taken
 from nas.run.progress import SearchProgress
 from nas.run.result import Accuracy, Budget, DeviceLatency, Resolution, SearchResult, load_result, save_result
 from nas.run.resume import Begun, only_process
-from nas.run.settings import DataSettings, SearchSettings, settings_from_dict, with_data_defaults
+from nas.run.settings import SearchSettings, settings_from_dict
 from nas.run.targets import is_front
 from nas.strategies import proxyless, subnetworks
 from nas.strategies.base import Strategy, choose
@@ -94,25 +94,9 @@ def search(
         options["data"] = {**options.get("data", {}), "resolution": resolution}
     if is_front(options):
         raise UserError("several targets are searched for by nas.front.search_front")
-    settings = settings_from_dict(SearchSettings, with_data_defaults(options))
+    settings = settings_from_dict(SearchSettings, with_defaults(options))
     plan = plan_search(settings, own.num_classes if own else None)
     return run_search(plan, own, progress=progress)
-
-
-def load_data(settings: DataSettings) -> DataSet:
-    """The data set that the settings name. Raises `UserError` or `BadFile`."""
-    share, limit = settings.validation_share, settings.limit
-    match settings.name:
-        case "digits":
-            return data_sets.load_digits(share, limit)
-        case "cifar10":
-            return data_sets.load_cifar10(settings.root, share, limit)
-        case "imagefolder":
-            return data_sets.load_imagefolder(settings.root, share, limit)
-        case "webdataset":
-            return data_sets.load_webdataset(settings)
-        case _:
-            return data_sets.load_packed(settings.train, settings.test, share, limit)
 
 
 def images_of(settings: SearchSettings, own: DataSet | None = None) -> DataSet:
@@ -121,12 +105,12 @@ def images_of(settings: SearchSettings, own: DataSet | None = None) -> DataSet:
     Raises `UserError` for images that its supernet cannot be asked about.
     """
     if own is not None or settings.init is None or images_at_hand(settings.data):
-        data = own or load_data(settings.data)
+        data = own or load(settings.data)
         if settings.init is not None:
             origin_of(settings.init).check_images(data.inputs, data.digest)
         return data
     origin = origin_of(settings.init)
-    return data_sets.no_images(settings.data.name, origin.inputs)
+    return no_images(settings.data.name, origin.inputs)
 
 
 def resume_search(folder: Path, own: DataSet | None = None, progress: bool | None = None) -> Finished:
@@ -267,7 +251,7 @@ def derive_from_checkpoint(plan: Plan, run_folder: Path, command: str | None = N
     """
     settings = plan.settings
     started, clock = datetime.now(UTC), time.monotonic()
-    data = load_data(settings.data)
+    data = load(settings.data)
     checkpoint, key = find_checkpoint(run_folder)
     supernet, gates = new_supernet(plan, data), Gates(plan.space)
     load_supernet(checkpoint, supernet)

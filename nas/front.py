@@ -23,6 +23,7 @@ from nas.api import Finished, carry_out, images_of, provenance, proxy_notes, run
 from nas.data import DataSet
 from nas.report.front import Row, load_front, write_front
 from nas.run.checkpoint import Checkpoints
+from nas.run.defaults import with_defaults
 from nas.run.distributed import joined, place
 from nas.run.export import load_gates, load_supernet, save_supernet
 from nas.run.log import SearchLog
@@ -30,7 +31,7 @@ from nas.run.plan import Plan, plan_front
 from nas.run.progress import SearchProgress
 from nas.run.result import load_result
 from nas.run.resume import Begun
-from nas.run.settings import SearchSettings, settings_from_dict, with_data_defaults
+from nas.run.settings import SearchSettings, settings_from_dict
 from nas.run.targets import each_target, target_name
 from nas.strategies import proxyless
 from nas.strategies.inherited import Inherited
@@ -72,7 +73,7 @@ def search_front(
         options = dict(begun.options)
     else:
         images = {"name": data} if isinstance(data, str) else dict(data or {})
-        options = with_data_defaults({**options, "data": images})
+        options = with_defaults({**options, "data": images})
     each = [settings_from_dict(SearchSettings, target) for target in each_target(options)]
     return run_front(plan_front(each), progress=progress, resume=(Path(resume), begun) if resume and begun else None)
 

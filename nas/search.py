@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.command.options import given, print_first, run_command
+from nas.run.defaults import with_defaults
 from nas.run.resume import Begun, options_to_go_on
-from nas.run.settings import SearchSettings, settings_from_dict, with_data_defaults
+from nas.run.settings import SearchSettings, settings_from_dict
 from nas.run.targets import each_target, is_front
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def _search(values: dict[str, Any]) -> None:
             return
         values = options_to_go_on(begun.options, values, sys.argv[1:])
     elif values["init"] is not None:
-        values = with_data_defaults(given(values, sys.argv[1:]))
+        values = with_defaults(given(values, sys.argv[1:]))
     command = " ".join(["python -m nas.search", *(a for a in sys.argv[1:] if not a.startswith("out="))])
     going_on = (begun_in, begun) if begun else None
     from nas.run.plan import check_out, plan_search  # no torch up to here: a hopeless request is refused at once

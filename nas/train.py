@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.command.options import fail, print_first, run_command
+from nas.data.settings import DataSettings
 from nas.run.resume import Begun, options_to_go_on
-from nas.run.settings import ACCELERATORS, CheckpointSettings, DataSettings, settings_from_dict
+from nas.run.settings import ACCELERATORS, CheckpointSettings, settings_from_dict
 from search_space import UserError
 from search_space.errors import UnknownName
 
@@ -115,7 +116,8 @@ def full_training(
     """
     import torch
 
-    from nas.api import finish, load_data, provenance, reprice, run_folder
+    from nas.api import finish, provenance, reprice, run_folder
+    from nas.data import load
     from nas.run.checkpoint import Checkpoints
     from nas.run.distributed import joined, place, with_global_norms
     from nas.run.export import load_weights
@@ -131,7 +133,7 @@ def full_training(
         torch.set_num_threads(command.threads)
     found = load_result(Path(command.architecture).expanduser())
     here = place(command.accelerator)
-    data = replace(load_data(data_settings), place=here)
+    data = replace(load(data_settings), place=here)
     torch.manual_seed(command.seed)
     segments = lower(found.architecture, command.resolution, data.num_classes)
     network = Network(segments, recipe.layer_scale, recipe.drop_path, paper_init=recipe.layer_scale < 0.01)

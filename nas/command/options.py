@@ -8,23 +8,28 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from nas.data import registry as data_sets
 from search_space.errors import Stopped, UnknownName, UserError, one_line
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
+DATA = "data"  # the group of data sets, which state their own options
 DATA_PATHS = ("data.root", "data.train", "data.test", "data.cache")
 PATHS = {"architecture", "init", "optuna.storage", "out", "resume", "space", "weights", *DATA_PATHS}
 
 
-def check_overrides(config: str, arguments: Sequence[str]) -> None:
-    """Raise `UserError` for an override that names no option of `nas/conf/CONFIG.yaml` or its groups."""
+def check_overrides(config: str, arguments: Sequence[str]) -> list[str]:
+    """Raise `UserError` for an override that names no option of `nas/conf/CONFIG.yaml` or its groups.
+
+    Returns the data sets named.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -60,9 +65,21 @@ def check_overrides(config: str, arguments: Sequence[str]) -> None:
             raise UserError(f"{key} has several values; a sweep over them needs --multirun")
         if key not in names and not re.match(r"hydra[./]", key):
             raise UnknownName("option", key, names, "All: --help")
+    return chosen.get(DATA, [])
+
+
+def offer_data_sets(names: Iterable[str] = ()) -> None:
+    """Let hydra compose the data sets of this package and those named: they state their options, no YAML does."""
+    from hydra.core.config_store import ConfigStore
+
+    for name in {*data_sets.DATA_SETS, *names}:
+        ConfigStore.instance().store(name, data_sets.option_defaults(name), DATA, provider="nas.data")
 
 
 def _load(name: str) -> dict[str, Any]:
+    group, _, option = name.removesuffix(".yaml").partition("/")
+    if group == DATA:
+        return data_sets.option_defaults(option)
     text = resources.files("nas.conf").joinpath(*name.split("/")).read_text(encoding="utf-8")
     data = yaml.safe_load(text)
     assert isinstance(data, dict)
@@ -70,6 +87,8 @@ def _load(name: str) -> dict[str, Any]:
 
 
 def _group_options(group: str) -> list[str]:
+    if group == DATA:
+        return data_sets.known()
     files = resources.files("nas.conf").joinpath(group).iterdir()
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
 
@@ -85,7 +104,9 @@ def _options_named(override: Override) -> list[str]:
     named = []
     for element in value.list if isinstance(value, ChoiceSweep) else [value]:
         name = element.text if isinstance(element, QuotedString) else element
-        if not isinstance(name, str) or name not in known:
+        if group == DATA and isinstance(name, str):
+            data_sets.find(name)  # raises `UnknownName`, unless it is the path of a module
+        elif not isinstance(name, str) or name not in known:
             written = str(override.input_line).partition("=")[2]
             raise UnknownName(group, name if isinstance(name, str) else written, known)
         named.append(name)
@@ -124,7 +145,7 @@ def run_command(config: str, task: Callable[[dict[str, Any]], None]) -> None:
     multirun = "-m" in sys.argv or "--multirun" in sys.argv
     sys.argv[1:] = [_quoted(argument, multirun) for argument in sys.argv[1:]]
     try:
-        check_overrides(config, sys.argv[1:])
+        offer_data_sets(check_overrides(config, sys.argv[1:]))
         _compose_and_run(config, task)
     except UserError as error:
         fail(error)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, is_dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any, TypeVar
 
-from search_space.errors import BadFile, UnknownName, UserError, one_line
+from nas.data.registry import settings_class
+from nas.data.settings import DataSettings
+from search_space.errors import UnknownName, UserError
 
-DATA_SETS = ("cifar10", "digits", "imagefolder", "packed", "webdataset")
 STRATEGIES = ("evolution", "optuna", "proxyless", "random")
 SAMPLERS = ("nsga2", "tpe")
 GATE_MODES = ("full_v2", "two")
@@ -22,36 +21,6 @@ GATE_STARTS = ("budget", "uniform")
 PENALTIES = ("add_linear", "hard", "mul_log", "multiplier")
 ACCELERATORS = ("auto", "cpu", "cuda")
 PRECISIONS = ("bf16", "fp32")
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """Which images; `resolution` is the one trained at (pixels).
-
-    Of data=webdataset: cache, the folder for remote shards and indices (None: the user's); cache_gb, what it may hold;
-    shuffle_shards, images are mixed within so many shards.
-    """
-
-    name: str = "digits"
-    root: str | None = None
-    train: str | None = None
-    test: str | None = None
-    resolution: int = 64
-    validation_share: float = 0.25
-    limit: int | None = None
-    cache: str | None = None
-    cache_gb: float = 10.0
-    shuffle_shards: int = 8
-
-    def __post_init__(self) -> None:
-        if self.name not in DATA_SETS:
-            raise UnknownName("data", self.name, DATA_SETS)
-        _require(16 <= self.resolution <= 1024, "data.resolution", self.resolution, "between 16 and 1024 pixels")
-        share = self.validation_share
-        _require(0.01 <= share <= 0.9, "data.validation_share", share, "between 0.01 and 0.9")
-        _require(self.limit is None or self.limit >= 8, "data.limit", self.limit, "8 or more")
-        _require(0 < self.cache_gb < math.inf, "data.cache_gb", self.cache_gb, "above 0")
-        _require(self.shuffle_shards >= 1, "data.shuffle_shards", self.shuffle_shards, "1 or more")
 
 
 @dataclass(frozen=True)
@@ -285,6 +254,8 @@ def settings_from_dict(kind: type[T], values: dict[str, Any], prefix: str = "") 
     """A settings dataclass from nested dicts. Raises `UserError` for a value of the wrong type."""
     import typing
 
+    if kind is DataSettings:  # every data set has options of its own
+        kind = settings_class(values)  # type: ignore[assignment]
     hints = typing.get_type_hints(kind)
     if unknown := sorted(set(values) - set(hints)):
         raise UnknownName("option", f"{prefix}{unknown[0]}", [prefix + name for name in hints])
@@ -294,6 +265,9 @@ def settings_from_dict(kind: type[T], values: dict[str, Any], prefix: str = "") 
             continue
         value, hint = values[f.name], hints[f.name]
         if is_dataclass(hint):
+            if isinstance(value, hint):  # type: ignore[arg-type]
+                arguments[f.name] = value
+                continue
             if not isinstance(value, dict):
                 raise UserError(
                     f"{prefix}{f.name}={value} is a group; set {prefix}{f.name}.{fields(hint)[0].name} and the like"
@@ -310,69 +284,3 @@ def settings_from_dict(kind: type[T], values: dict[str, Any], prefix: str = "") 
             raise UserError(f"{prefix}{f.name}={value!r} is not of type {names}")
         arguments[f.name] = value
     return kind(**arguments)
-
-
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """Names of a folder's sub-folders in order, hidden ones left out."""
-    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name)))
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is no image or class: of the system, or of macOS' archives."""
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def with_data_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    """Options completed by what `nas/conf/data/NAME.yaml` says for the data set named, as the command does; with
-    `init` by what that supernet was trained for."""
-    import yaml
-
-    if options.get("init") is not None:
-        from nas.supernet.origin import with_init_defaults
-
-        return with_init_defaults(options)
-
-    data = dict(options.get("data", {}))
-    name = data.setdefault("name", "digits")
-    if name not in DATA_SETS:
-        raise UnknownName("data", str(name), DATA_SETS)
-    text = resources.files("nas.conf").joinpath("data", f"{name}.yaml").read_text(encoding="utf-8")
-    defaults = yaml.safe_load(text)
-    epochs = defaults.pop("epochs")
-    return {
-        "epochs": epochs["search"],
-        **options,
-        "data": {**defaults, **data},
-        "warmup": {"epochs": epochs["warmup"], **options.get("warmup", {})},
-        "finetune": {"epochs": epochs["finetune"], **options.get("finetune", {})},
-    }
-
-
-def count_classes(data: DataSettings) -> int:
-    """How many classes the images have, found without reading them. Raises `UserError`."""
-    if data.name in ("digits", "cifar10"):
-        return 10
-    if data.name == "imagefolder":
-        if not data.root:
-            raise UserError("data=imagefolder needs data.root=FOLDER with a folder of images for every class")
-        folder = Path(data.root).expanduser()
-        folder = folder / "train" if (folder / "train").is_dir() else folder
-        if not folder.is_dir():
-            raise BadFile(f"no folder '{folder}'")
-        count = len(class_folders(folder))
-        if count < 2:
-            raise BadFile(f"'{folder}' has {count} class folders; it needs one folder of images for every class")
-        return count
-    if data.name == "webdataset":
-        from nas.data.shards.index import find_shards
-
-        return len(find_shards(data).class_names)
-    if not data.train or not data.test:
-        raise UserError("data=packed needs data.train=FILE.npz and data.test=FILE.npz")
-    import numpy as np
-
-    try:
-        with Path(data.train).expanduser().open("rb") as file, np.load(file, allow_pickle=False) as pack:
-            return len(pack["class_names"])
-    except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
-        raise BadFile(f"'{data.train}' is not a readable image pack: {one_line(error)}") from error

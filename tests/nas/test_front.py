@@ -14,8 +14,9 @@ from nas.api import search
 from nas.front import FinishedFront, run_front, search_front
 from nas.rederive import rederive
 from nas.report.front import front_table, load_front
+from nas.run.defaults import with_defaults
 from nas.run.plan import Plan, plan_front
-from nas.run.settings import SearchSettings, settings_from_dict, with_data_defaults
+from nas.run.settings import SearchSettings, settings_from_dict
 from nas.run.targets import each_target
 from search_space import UserError
 from search_space.errors import BadFile, Stopped
@@ -33,7 +34,7 @@ PLAIN = {"architecture.json", "gates.csv", "latency_224.onnx", "model.onnx", "re
 
 
 def plans(**options: Any) -> tuple[Plan, ...]:
-    complete = with_data_defaults({**SMALL, **TARGETS, **options})
+    complete = with_defaults({**SMALL, **TARGETS, **options})
     return plan_front([settings_from_dict(SearchSettings, each) for each in each_target(complete)])
 
 
