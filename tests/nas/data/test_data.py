@@ -456,9 +456,7 @@ def test_damaged_exif_spoils_no_image(tmp_path: Path) -> None:
         np.testing.assert_array_equal(EncodedSource([tmp_path / "image.png"]).read(0), pixels)
 
 
-def test_files_that_are_no_images_are_reported_unless_hidden(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_that_are_no_images_are_reported_unless_hidden(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images("imagefolder", folder)
     assert capsys.readouterr() == ("", "")
     for name in (".DS_Store", "._00.png", ".git/a.png", "__MACOSX/._00.png", "../__MACOSX/cat/._00.png"):

@@ -420,9 +420,7 @@ def test_a_shard_that_changes_while_it_is_used(shards: Path, server: Server, tmp
         (tmp_path / file.name).write_bytes(file.read_bytes())
     near = load(tmp_path, tmp_path / "cache")
     cut(tmp_path / "test-000000.tar", 5000)
-    with pytest.raises(
-        BadFile, match=r"has 5000 bytes, its index says \d+: .*; copy it again, or pack"
-    ):
+    with pytest.raises(BadFile, match=r"has 5000 bytes, its index says \d+: .*; copy it again, or pack"):
         near.test.source.read(0)
     far = load(server.url, tmp_path / "cache")
     far.test.source.read(0)
