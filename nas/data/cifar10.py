@@ -20,30 +20,23 @@ ROW = 1 + 3 * 32 * 32  # bytes of an image in the binary version: its label, the
 
 def _peek(settings: DataSettings) -> Peeked:
     """Without a root too: networks can be chosen from an earlier supernet where no image is."""
+    if settings.root:
+        _files(settings.root)
     return Peeked(CLASSES)
 
 
-def _load(settings: DataSettings) -> DataSet:
-    """From a folder with the binary version (data_batch_1.bin ...) or with sprites.
-
-    The Python version is pickled and is not read.
-    """
-    from nas.data.dataset import DataSet
-    from nas.data.splits import assemble
-
-    if not settings.root:
-        raise UserError("data=cifar10 needs data.root=FOLDER with data_batch_1.bin .. 5.bin and test_batch.bin")
-    folder = Path(settings.root).expanduser()
+def _files(root: str) -> tuple[list[Path], list[Path]]:
+    """Those of the training and of the test images. The Python version is pickled and is not read. Raises `BadFile`."""
+    folder = Path(root).expanduser()
     if (folder / BINARY).is_dir():
         folder = folder / BINARY
-    if (folder / "test_batch.bin").is_file():
-        trained = _read_binary([folder / f"data_batch_{i}.bin" for i in range(1, 6)])
-        test = _read_binary([folder / "test_batch.bin"])
-    else:
-        packs = [_first(folder, f"cifar10_{part}*.npz") for part in ("train", "test")]
-        trained, test = map(_read_sprites, packs)
-    data = DataSet("cifar10", CLASSES, trained, trained, test, (0.491, 0.482, 0.447), (0.247, 0.243, 0.262))
-    return assemble(data, trained, test, settings.validation_share, settings.limit)
+    if not (folder / "test_batch.bin").is_file():
+        return [_first(folder, "cifar10_train*.npz")], [_first(folder, "cifar10_test*.npz")]
+    train = [folder / f"data_batch_{i}.bin" for i in range(1, 6)]
+    for path in train:
+        if not path.is_file():
+            raise BadFile(f"'{path}' is missing")
+    return train, [folder / "test_batch.bin"]
 
 
 def _first(folder: Path, pattern: str) -> Path:
@@ -56,6 +49,21 @@ def _first(folder: Path, pattern: str) -> Path:
     )
 
 
+def _load(settings: DataSettings) -> DataSet:
+    from nas.data.dataset import DataSet
+    from nas.data.splits import assemble
+
+    if not settings.root:
+        raise UserError("data=cifar10 needs data.root=FOLDER with data_batch_1.bin .. 5.bin and test_batch.bin")
+    trained, test = map(_read, _files(settings.root))
+    data = DataSet("cifar10", CLASSES, trained, trained, test, (0.491, 0.482, 0.447), (0.247, 0.243, 0.262))
+    return assemble(data, trained, test, settings.validation_share, settings.limit)
+
+
+def _read(paths: list[Path]) -> Split:
+    return _read_binary(paths) if paths[0].suffix == ".bin" else _read_sprites(*paths)
+
+
 def _read_binary(paths: list[Path]) -> Split:
     import numpy as np
 
@@ -64,8 +72,6 @@ def _read_binary(paths: list[Path]) -> Split:
 
     images, labels = [], []
     for path in paths:
-        if not path.is_file():
-            raise BadFile(f"'{path}' is missing")
         raw = np.fromfile(path, dtype=np.uint8)
         if len(raw) == 0 or len(raw) % ROW:
             raise BadFile(f"'{path}' is truncated: {len(raw)} bytes are not a multiple of {ROW}")

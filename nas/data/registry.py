@@ -48,7 +48,7 @@ def find(name: str) -> NamedDataSet:
 
 
 def _imported(name: str, path: str) -> NamedDataSet:
-    """Of somebody else's module, whose every failure is said on one line."""
+    """The value in a module outside this package, whose every failure is said on one line."""
     module, _, value = path.partition(":")
     try:
         found = getattr(import_module(module), value or VALUE, None)

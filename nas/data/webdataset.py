@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WebDatasetSettings(DataSettings):
-    """root: a folder or URL that `nas.pack` wrote, or a folder of anybody's shards.
+    """root: a folder or URL that `nas.pack` wrote, or a folder of shards alone.
 
     train, test: instead of root, patterns of shards such as URL/train-{000..999}.tar, several joined by '::'; without
     test a fifth of the images is held out. cache: the folder for remote shards and for the indices of those that have
