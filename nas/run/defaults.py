@@ -19,7 +19,7 @@ def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a search, nested as in `SearchSettings`, completed by the defaults that their data set states.
 
     With `init` it is what that supernet was trained for, and no epochs. Raises `UnknownName` for a data set that does
-    not exist, and `UserError` for a supernet trained on a data set from elsewhere, unless the options name it too: it is
+    not exist, and `UserError` for a supernet trained on one from elsewhere, unless the options name it too: it is
     a module to be imported, and a supernet's file may come from anywhere.
     """
     data = dict(options.get("data", {}))

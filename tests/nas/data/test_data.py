@@ -1,4 +1,4 @@
-"""Images: splits that share nothing, batches that repeat, real formats that read back, and damaged files that are refused."""
+"""Images: splits that share nothing, batches that repeat, formats that read back, damaged files that are refused."""
 
 from __future__ import annotations
 
