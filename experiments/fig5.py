@@ -84,7 +84,7 @@ def measure(options: Options, quick: bool, command: str) -> Results:
     import torch
 
     from experiments.results import take_provenance
-    from nas.data import load_cifar10
+    from nas.data import DataSettings, load
 
     sizes = options.names("sizes", ("12x8",) if quick else ("12x8", "12x16", "12x32"))
     planned = list(jobs(sizes, options.integer("seeds", 1 if quick else 3)))
@@ -96,7 +96,7 @@ def measure(options: Options, quick: bool, command: str) -> Results:
     path = None if quick and not options.given("out") else results_file("fig5", options)
     settings: dict[str, Value] = {"data": "CIFAR-10", "epochs": epochs, "images": images, "resolution": RESOLUTION}
     rows = _kept(path, settings)
-    data = load_cifar10(options.text("data"), HELD_OUT, images)
+    data = load(DataSettings("cifar10", options.text("data"), validation_share=HELD_OUT, limit=images))
     provenance = take_provenance(command, "cpu")
     done = {(row["size"], row["form"], row["seed"]) for row in rows}
     begin = time.monotonic()

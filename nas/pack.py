@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.command.options import print_first, run_command
+from nas.data.settings import DataSettings
 from nas.run.progress import SearchProgress
-from nas.run.settings import DataSettings, PackCommand, settings_from_dict
+from nas.run.settings import PackCommand, settings_from_dict
 from search_space import UserError
 from search_space.files import ensure_folder, write_whole
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
+    """Run the command with the arguments of this process."""
     run_command("pack", _pack)
 
 
@@ -34,9 +36,9 @@ def _pack(values: dict[str, Any]) -> None:
     folder = Path(command.out).expanduser()
     if folder.exists() and any(ensure_folder(folder).iterdir()):
         raise UserError(f"the folder '{folder}' is not empty; name another with out=")
-    from nas.run.images import load_data
+    from nas.data import load
 
-    print_first(pack(load_data(data), folder, command.shard_mb))
+    print_first(pack(load(data), folder, command.shard_mb))
 
 
 def pack(data: DataSet, folder: Path, shard_mb: float = 100.0) -> str:

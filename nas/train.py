@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.command.options import fail, print_first, run_command
+from nas.data.settings import DataSettings
 from nas.run.resume import Begun, options_to_resume
-from nas.run.settings import CheckpointSettings, DataSettings, TrainCommand, settings_from_dict
+from nas.run.settings import CheckpointSettings, TrainCommand, settings_from_dict
 from nas.training.recipes import Recipe
 from search_space import UserError
 
@@ -87,13 +88,13 @@ def full_training(
     """
     import torch
 
+    from nas.data import load
     from nas.run.checkpoint import Checkpoints
     from nas.run.chosen import chosen_before
     from nas.run.conclude import conclude
     from nas.run.distributed import joined, place, with_global_norms
     from nas.run.export import load_weights
     from nas.run.folder import run_folder
-    from nas.run.images import load_data
     from nas.run.progress import SearchProgress
     from nas.run.provenance import provenance
     from nas.run.result import load_result
@@ -106,7 +107,7 @@ def full_training(
         torch.set_num_threads(command.threads)
     found = load_result(Path(command.architecture).expanduser())
     here = place(command.accelerator)
-    data = replace(load_data(data_settings), place=here)
+    data = replace(load(data_settings), place=here)
     torch.manual_seed(command.seed)
     chosen = chosen_before(found, data.num_classes, command.resolution)
     network = Network(

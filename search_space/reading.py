@@ -103,6 +103,13 @@ class OneOf(Must):
 
 
 @dataclass(frozen=True, slots=True)
+class ReadAs:
+    """A group whose fields depend on what it holds: `choose` takes the values and gives the dataclass to read."""
+
+    choose: Callable[[Mapping[str, Any]], type]
+
+
+@dataclass(frozen=True, slots=True)
 class Spelled:
     """How a file writes a value.
 
@@ -227,6 +234,10 @@ def _read(hint: Any, value: Any, path: str, faults: _Faults) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         inner, *extras = arguments
+        if is_dataclass(inner) and isinstance(value, typing.cast(type, inner)):
+            return value
+        if isinstance(value, Mapping):
+            inner = next((extra.choose(value) for extra in extras if isinstance(extra, ReadAs)), inner)
         written, spellings = value, [extra for extra in extras if isinstance(extra, Spelled)]
         for spelled in spellings:
             try:

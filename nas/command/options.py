@@ -9,13 +9,15 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Any
 
-from nas.run.settings import CheckpointSettings, DataSettings, PackCommand, SearchSettings, TrainCommand
+from nas.data import registry as data_sets
+from nas.data.settings import DataSettings
+from nas.run.settings import CheckpointSettings, PackCommand, SearchSettings, TrainCommand
 from nas.training.recipes import Recipe
 from search_space.errors import Stopped, UnknownName, UserError, one_line
 from search_space.reading import declared, read_yaml, to_plain
@@ -51,7 +53,11 @@ COMMANDS: Mapping[str, Sequence[tuple[str, type]]] = {
     ),
     "pack": (("", PackCommand), ("data", DataSettings)),
 }
-GROUPS = {"data": "the images' data set; each has its own defaults", "recipe": "how the network is trained"}
+DATA = "data"  # the group of hydra's whose choices are data sets, which state their options themselves
+GROUPS = {
+    DATA: "the images' data set; each has its own defaults, and some have further options",
+    "recipe": "how the network is trained",
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def describe(config: str) -> list[Option]:
     for group, name in chosen.items():
         values |= dict(_leaves(_group_values(group, name), f"{group}."))
     options = []
-    for name, kind, wanted, text in _declared_options(config):
+    for name, kind, wanted, text in _declared_options(config, chosen[DATA]):
         if name in GROUPS:
             known = _group_options(name)
             options.append(Option(name, "name", chosen[name], f"one of {', '.join(known)}", text))
@@ -91,8 +97,8 @@ def describe(config: str) -> list[Option]:
     return options
 
 
-def _declared_options(config: str) -> Iterator[tuple[str, str, str, str]]:
-    """Name, type, limits and explanation of every field; of groups of hydra's their own name first."""
+def _declared_options(config: str, data: str) -> Iterator[tuple[str, str, str, str]]:
+    """Name, type, limits and explanation of every field; of groups of hydra's their own name first; data: which set."""
 
     def walk(kind: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
         for field in declared(kind):
@@ -101,12 +107,13 @@ def _declared_options(config: str) -> Iterator[tuple[str, str, str, str]]:
                 yield name, field.type_words, field.wanted, field.help
                 continue
             yield name, "group", "", GROUPS.get(name, field.help)
-            yield from walk(field.group, f"{name}.")
+            yield from walk(own_data if field.group is DataSettings else field.group, f"{name}.")
 
+    own_data = data_sets.settings_class({"name": data})
     for group, kind in COMMANDS[config]:
         if group:
             yield group, "group", "", GROUPS.get(group, "")
-        yield from walk(kind, f"{group}." if group else "")
+        yield from walk(own_data if kind is DataSettings else kind, f"{group}." if group else "")
 
 
 def _declared_values(config: str) -> dict[str, Any]:
@@ -118,8 +125,11 @@ def _declared_values(config: str) -> dict[str, Any]:
     return values
 
 
-def register_options(config: str) -> None:
-    """Give hydra the declared defaults of a command, which `nas/conf/CONFIG.yaml` and its groups start from."""
+def register_options(config: str, data: Iterable[str] = ()) -> None:
+    """Give hydra the declared defaults of a command, which `nas/conf/CONFIG.yaml` and its groups start from.
+
+    data: names of data sets from outside this package that are to be choices too.
+    """
     from hydra.core.config_store import ConfigStore
 
     values = _declared_values(config)
@@ -127,19 +137,21 @@ def register_options(config: str) -> None:
     store.store(name=f"declared_{config}", node={name: v for name, v in values.items() if name not in GROUPS})
     if "recipe" in values:
         store.store(group="recipe", name="declared", node=values["recipe"])
+    for name in {*data_sets.DATA_SETS, *data}:
+        store.store(name, data_sets.option_defaults(name), DATA, provider="nas.data")
 
 
 def compose_options(config: str, overrides: Sequence[str], with_hydra: bool = False) -> Any:
     """The options of a command as hydra composes them, without running it: an omegaconf `DictConfig`."""
     from hydra import compose, initialize_config_module
 
-    register_options(config)
+    register_options(config, check_overrides(config, overrides))
     with initialize_config_module("nas.conf", version_base="1.3"):
         return compose(config, list(overrides), return_hydra_config=with_hydra)
 
 
-def check_overrides(config: str, arguments: Sequence[str]) -> None:
-    """Raise `UserError` for an override that names no option of a command or its groups."""
+def check_overrides(config: str, arguments: Sequence[str]) -> list[str]:
+    """Raise `UserError` for an override that names no option of a command or its groups; the data sets named."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -175,6 +187,7 @@ def check_overrides(config: str, arguments: Sequence[str]) -> None:
             raise UserError(f"{key} has several values; a sweep over them needs --multirun")
         if key not in names and not re.match(r"hydra[./]", key):
             raise UnknownName("option", key, names, "All: --help")
+    return chosen.get(DATA, [])
 
 
 @cache
@@ -196,12 +209,16 @@ def _without_hydra(config: str) -> dict[str, Any]:
 
 def _group_values(group: str, name: str) -> dict[str, Any]:
     """What a choice of a group holds."""
+    if group == DATA:
+        return data_sets.option_defaults(name)
     values = dict(_load(f"{group}/{name}.yaml"))
     base = to_plain(Recipe()) if "declared" in values.pop("defaults", []) else {}
     return {**base, **values}
 
 
 def _group_options(group: str) -> list[str]:
+    if group == DATA:
+        return data_sets.known()
     files = resources.files("nas.conf").joinpath(group).iterdir()
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
 
@@ -217,7 +234,9 @@ def _options_named(override: Override) -> list[str]:
     named = []
     for element in value.list if isinstance(value, ChoiceSweep) else [value]:
         name = element.text if isinstance(element, QuotedString) else element
-        if not isinstance(name, str) or name not in known:
+        if group == DATA and isinstance(name, str):
+            data_sets.find(name)  # raises `UnknownName`, unless it is the path of a module
+        elif not isinstance(name, str) or name not in known:
             written = str(override.input_line).partition("=")[2]
             raise UnknownName(group, name if isinstance(name, str) else written, known)
         named.append(name)
@@ -257,11 +276,11 @@ def run_command(config: str, task: Callable[[dict[str, Any]], None]) -> None:
     multirun = "-m" in sys.argv or "--multirun" in sys.argv
     sys.argv[1:] = [_quoted(argument, multirun) for argument in sys.argv[1:]]
     try:
-        check_overrides(config, sys.argv[1:])
+        named = check_overrides(config, sys.argv[1:])
         if not {"--help", "-h"}.isdisjoint(sys.argv):
             print(_help(config, [a for a in sys.argv[1:] if not a.startswith("-")]))
             return
-        _compose_and_run(config, task)
+        _compose_and_run(config, task, named)
     except UserError as error:
         fail(error)
     except KeyboardInterrupt:
@@ -286,7 +305,8 @@ def _help(config: str, overrides: Sequence[str]) -> str:
 
 
 def _help_lines(config: str, values: Mapping[Any, Any]) -> Iterator[str]:
-    told = {name: f"{text} [{wanted}]" if wanted else text for name, _, wanted, text in _declared_options(config)}
+    data = str(values.get(DATA, {}).get("name", DataSettings.name))
+    told = {name: f"{text} [{wanted}]" if wanted else text for name, _, wanted, text in _declared_options(config, data)}
 
     def walk(inside: Mapping[Any, Any], prefix: str, indent: str) -> Iterator[str]:
         for key, value in inside.items():
@@ -351,7 +371,7 @@ def _is_misread(argument: str, multirun: bool) -> bool:
     return isinstance(value, int | float)  # 2026_11_24 would become 20261124
 
 
-def _compose_and_run(config: str, task: Callable[[dict[str, Any]], None]) -> None:
+def _compose_and_run(config: str, task: Callable[[dict[str, Any]], None], data: Iterable[str]) -> None:
     import hydra
     from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
@@ -368,7 +388,7 @@ def _compose_and_run(config: str, task: Callable[[dict[str, Any]], None]) -> Non
         except UserError as error:
             _give_up(error, sweeping)
 
-    register_options(config)
+    register_options(config, data)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra lets what it catches reach this module
     try:
         hydra.main(version_base="1.3", config_path="pkg://nas.conf", config_name=config)(guarded)()

@@ -8,17 +8,16 @@ prints them). Only what a data set changes of them stands in `nas/conf/data/*.ya
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+from nas.data.registry import settings_class
+from nas.data.settings import DataSettings, Pixels
 from nas.penalties import FORMS
 from nas.strategies import STRATEGIES
-from search_space.errors import BadFile, UnknownName, UserError, one_line
+from search_space.errors import UserError
 from search_space.named import Named
-from search_space.reading import Above, AtLeast, AtMost, Below, Between, OneOf, check, read_options
+from search_space.reading import Above, AtLeast, AtMost, Below, Between, OneOf, ReadAs, check, read_options
 
-DATA_SETS = ("cifar10", "digits", "imagefolder", "packed", "webdataset")
 SAMPLERS = ("nsga2", "tpe")
 GATE_MODES = ("full_v2", "two")
 GATE_STARTS = ("budget", "uniform")
@@ -30,7 +29,6 @@ NonNegative = Annotated[float, AtLeast(0)]
 Share = Annotated[float, AtLeast(0), Below(1)]
 Count = Annotated[int, AtLeast(1)]
 Epochs = Annotated[int, AtLeast(0)]
-Pixels = Annotated[int, Between(16, 1024, "pixels")]
 Precision = Annotated[str, OneOf(PRECISIONS)]
 Seed = Annotated[int, Between(0, 2**32 - 1)]
 AS_IN_TRAIN = "null: as in train"
@@ -38,31 +36,6 @@ Threads = Annotated[Count | None, "CPU threads of training (null: torch's defaul
 Accelerator = Annotated[
     str, OneOf(ACCELERATORS), "where to train: auto, cpu or cuda; several processes are started by torchrun"
 ]
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """Which images, and how they are divided; `resolution` is the one trained at (pixels)."""
-
-    name: Annotated[str, OneOf(DATA_SETS), "the data set, chosen by data=NAME"] = "digits"
-    root: Annotated[str | None, "the images' folder, of webdataset also a URL"] = None
-    train: Annotated[
-        str | None, "of packed: a .npz file; of webdataset: or URL/train-{000..999}.tar, several patterns joined by ::"
-    ] = None
-    test: Annotated[str | None, "the same (null, of webdataset: a fifth of the images is held out)"] = None
-    resolution: Annotated[Pixels, "pixels a side that images are trained at; each data set has its own default"] = 64
-    validation_share: Annotated[
-        float, Between(0.01, 0.9), "of the training images, held out for validation; each data set has its own default"
-    ] = 0.25
-    limit: Annotated[int | None, AtLeast(8), "use only so many training images (null: all)"] = None
-    cache: Annotated[str | None, "of webdataset: where remote shards are kept (null: ~/.cache/quadranas)"] = None
-    cache_gb: Annotated[Positive, "and how much of them, in GB; those that were read longest ago are removed first"] = (
-        10.0
-    )
-    shuffle_shards: Annotated[Count, "of webdataset: images are mixed within so many shards"] = 8
-
-    def __post_init__(self) -> None:
-        check(self, "data.")
 
 
 @dataclass(frozen=True)
@@ -237,7 +210,7 @@ class SearchSettings:
     init: Annotated[
         str | None, "start from a supernet: pretrained (ships with this), a search's folder or its checkpoint"
     ] = None
-    data: Annotated[DataSettings, "the images"] = field(default_factory=DataSettings)
+    data: Annotated[DataSettings, ReadAs(settings_class), "the images"] = field(default_factory=DataSettings)
     seed: Annotated[Seed, "the same seed gives the same architecture"] = 0
     warmup: Annotated[WarmupSettings, "before the search"] = field(default_factory=WarmupSettings)
     epochs: Annotated[Epochs, "of the search: weights and gates in turn"] = 5
@@ -307,70 +280,6 @@ def settings_from_dict(kind: type[T], values: dict[str, Any], prefix: str = "") 
 
     Raises `UserError` naming the option, the value and what is wanted, or the nearest option to an unknown one.
     """
+    if kind is DataSettings:  # every data set has options of its own
+        kind = settings_class(values)  # type: ignore[assignment]
     return read_options(kind, values, prefix)
-
-
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """Names of a folder's sub-folders in order, hidden ones left out."""
-    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name)))
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is no image or class: of the system, or of macOS' archives."""
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def with_data_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    """Options completed by what `nas/conf/data/NAME.yaml` says for the data set named, as the command does; with
-    `init` by what that supernet was trained for."""
-    import yaml
-
-    if options.get("init") is not None:
-        from nas.supernet.origin import with_init_defaults
-
-        return with_init_defaults(options)
-
-    data = dict(options.get("data", {}))
-    name = data.setdefault("name", "digits")
-    if name not in DATA_SETS:
-        raise UnknownName("data", str(name), DATA_SETS)
-    text = resources.files("nas.conf").joinpath("data", f"{name}.yaml").read_text(encoding="utf-8")
-    defaults = yaml.safe_load(text)
-    epochs = defaults.pop("epochs")
-    return {
-        "epochs": epochs["search"],
-        **options,
-        "data": {**defaults, **data},
-        "warmup": {"epochs": epochs["warmup"], **options.get("warmup", {})},
-        "finetune": {"epochs": epochs["finetune"], **options.get("finetune", {})},
-    }
-
-
-def count_classes(data: DataSettings) -> int:
-    """How many classes the images have, found without reading them. Raises `UserError`."""
-    if data.name in ("digits", "cifar10"):
-        return 10
-    if data.name == "imagefolder":
-        if not data.root:
-            raise UserError("data=imagefolder needs data.root=FOLDER with a folder of images for every class")
-        folder = Path(data.root).expanduser()
-        folder = folder / "train" if (folder / "train").is_dir() else folder
-        if not folder.is_dir():
-            raise BadFile(f"no folder '{folder}'")
-        count = len(class_folders(folder))
-        if count < 2:
-            raise BadFile(f"'{folder}' has {count} class folders; it needs one folder of images for every class")
-        return count
-    if data.name == "webdataset":
-        from nas.data.shards.index import find_shards
-
-        return len(find_shards(data).class_names)
-    if not data.train or not data.test:
-        raise UserError("data=packed needs data.train=FILE.npz and data.test=FILE.npz")
-    import numpy as np
-
-    try:
-        with Path(data.train).expanduser().open("rb") as file, np.load(file, allow_pickle=False) as pack:
-            return len(pack["class_names"])
-    except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
-        raise BadFile(f"'{data.train}' is not a readable image pack: {one_line(error)}") from error

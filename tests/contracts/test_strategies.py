@@ -82,8 +82,8 @@ def test_several_targets_are_searched_or_refused_with_nothing_left_behind(name: 
 
 @pytest.mark.parametrize("name", ALL)
 def test_it_says_how_many_steps_it_takes(name: str) -> None:
-    from nas.data import load_digits
+    from nas.data import DataSettings, load
     from nas.run.plan import plan_search
     from nas.run.settings import SearchSettings
 
-    assert load_strategy(name).total_steps(plan_search(SearchSettings(strategy=name)), load_digits()) >= 0
+    assert load_strategy(name).total_steps(plan_search(SearchSettings(strategy=name)), load(DataSettings())) >= 0

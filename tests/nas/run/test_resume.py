@@ -19,9 +19,10 @@ import torch
 from safetensors.torch import load, save
 
 from nas.api import Finished, search
+from nas.data import DataSettings
 from nas.run.checkpoint import FORMAT, Checkpoint, Checkpoints
 from nas.run.resume import Begun, only_process, options_to_resume
-from nas.run.settings import DataSettings, TrainCommand
+from nas.run.settings import TrainCommand
 from nas.search import _search
 from nas.train import _train, full_training
 from nas.training.loop import checked
