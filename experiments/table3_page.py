@@ -12,11 +12,11 @@ from html import escape
 from importlib import resources
 from typing import Any
 
+from experiments.profiles.paper_scale import SCALES
 from experiments.results import FOLDER, Results, Row
 from experiments.table3_story import NOT_RUN, Story, Target, number, spread
 from experiments.table3_tables import LABELS, Table, cost, introduction, marks, not_begun, tables
 from experiments.table3_work import BUDGETS_MS, DEVICES, SPACES
-from latency_models.table3 import SCALES
 from nas.report.page import PAGE_WIDTH, Scale, line, ms, rect, svg, text
 from search_space import Architecture, lower
 from search_space.family import NUM_CLASSES, RESOLUTION

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from device_profiles.profile import USER_FOLDER, is_shipped
-from latency_models.fit_rows import FEWEST_NETWORKS
-from latency_models.measure.exchange import export_folder, read_results
+from latency_models.fit.kernels import FEWEST_NETWORKS
 from latency_models.measure.host import Limits, time_host
-from latency_models.measure.measured import save_measured, summary
+from latency_models.measure.kit import export_folder, read_results
 from latency_models.measure.timing import OPTIMIZATIONS, Refused, make_settings
+from latency_models.measure.to_profile import save_measured, summary
 from latency_models.measure.workload import Workload
 from latency_models.options import Options, run
 from search_space.errors import Stopped, UserError
@@ -67,7 +67,7 @@ def _profile(options: Options) -> str:
         if options.given("import"):
             return _import(Path(options.text("import")), _device(options.text("device")), _out(options))
         if options.given("few"):
-            from latency_models.few_file import profile_from_few
+            from latency_models.fit.whole_networks_file import profile_from_few
 
             return profile_from_few(Path(options.text("few")), _device(options.text("device")), _out(options))
         return _host(options)

@@ -22,7 +22,6 @@ import numpy as np
 
 from device_profiles import DeviceProfile, load_profile
 from latency_models.measure.kernel_onnx import network_item, reference_item
-from latency_models.measure.measured import results
 from latency_models.measure.progress import TimingProgress
 from latency_models.measure.timing import (
     OPTIMIZATIONS,
@@ -35,6 +34,7 @@ from latency_models.measure.timing import (
     make_settings,
     pinned,
 )
+from latency_models.measure.to_profile import results
 from latency_models.model import Prediction, fit_latency_model
 from latency_models.options import Options, run
 from latency_models.scores import Evaluation

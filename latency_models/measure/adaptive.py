@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from device_profiles import Kernel, KernelRow, KindModel, Lanes
 from latency_models.features import COORDINATES, FEATURES
-from latency_models.fit_rows import FEWEST_ROWS_FOR_SCALES, left_out_errors
+from latency_models.fit.kernels import FEWEST_ROWS_FOR_SCALES, left_out_errors
 from latency_models.residual import GaussianProcess, coordinates, fit_residual
 
 SEED = FEWEST_ROWS_FOR_SCALES  # kernels of every kind before anything is predicted

@@ -12,12 +12,12 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from latency_models.fit_rows import FEWEST_NETWORKS, fit_kinds
+from latency_models.fit.kernels import FEWEST_NETWORKS, fit_kinds
 from latency_models.measure.adaptive import next_kernels, predictor_error, seed_kernels
 from latency_models.measure.kernel_onnx import kernel_name
-from latency_models.measure.measured import kernel_rows, results
 from latency_models.measure.progress import TimingProgress
 from latency_models.measure.timing import ROUNDS, Bench, Record, pinned
+from latency_models.measure.to_profile import kernel_rows, results
 from latency_models.measure.workload import Workload
 
 NETWORK_SHARE = 0.3  # of the time

@@ -17,7 +17,7 @@ from math import sqrt
 from typing import Any
 
 from device_profiles import FusionRules, Kernel
-from latency_models.assemble import into
+from latency_models.fit.assemble import into
 from latency_models.fuse import fuse
 from latency_models.grid import grid_kernels
 from latency_models.measure.kernel_onnx import (

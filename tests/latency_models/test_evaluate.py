@@ -9,7 +9,7 @@ import pytest
 
 from device_profiles import save_profile
 from latency_models.evaluate import main
-from latency_models.fit_rows import fit_device
+from latency_models.fit.kernels import fit_device
 from latency_models.grid import grid_kernels
 from latency_models.intervals import binomial_interval, largest_coverage, rank_quantiles, tolerance_limits
 from latency_models.scores import Evaluation

@@ -12,7 +12,7 @@ import pytest
 
 from device_profiles import KernelRow, available_devices, load_profile
 from latency_models import fuse
-from latency_models.fit_rows import FEWEST_NETWORKS, fit_kinds
+from latency_models.fit.kernels import FEWEST_NETWORKS, fit_kinds
 from latency_models.measure import timing
 from latency_models.measure.adaptive import next_kernels, predictor_error, seed_kernels
 from latency_models.measure.host import NETWORK_BATCH, Limits, Step, next_step, run_steps
