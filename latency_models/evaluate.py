@@ -39,8 +39,8 @@ def evaluate(device: str) -> list[Evaluation]:
     profile = load_profile(device)
     if not any(row.origin == "measured" for row in profile.rows):
         raise UserError(
-            f"device '{device}' has no measured rows of its own to evaluate on; a shipped device is evaluated on public "
-            f"measurements, in a clone of the project: python -m experiments.profiles.evaluate device={device}"
+            f"device '{device}' has no measured rows of its own to evaluate on; a shipped device is evaluated on "
+            f"public measurements, in a clone of the project: python -m experiments.profiles.evaluate device={device}"
         )
     return own_rows(profile)
 

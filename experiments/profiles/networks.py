@@ -6,12 +6,11 @@ merged as asked. Not for searching, and no weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from device_profiles import Kernel
-from experiments.profiles.tables import MovedElements, Op, square
+from experiments.profiles.tables import MovedElements, Op, Row, square
 from search_space.errors import UserError
 from search_space.layer import Kind, LayerSpec
 from search_space.space import divisible
@@ -143,34 +142,40 @@ def mobilenet_v2(width_mult: float, resolution: int, merged_add: bool = False) -
     return net.ops
 
 
-def gpunet(layers: Sequence[Mapping[str, Any]]) -> list[Op]:
-    """A GPUNet (arXiv 2205.00841) from its published configuration file.
+def gpunet(layers: Sequence[Row]) -> list[Op]:
+    """A GPUNet (arXiv 2205.00841) from the rows of its layers, the image first; cells that a layer has no use for are
+    empty.
 
-    Raises `UserError` for a layer type that the file does not describe (GPUNet-D2's `head_large`).
+    Raises `UserError` for a layer type whose sizes are not published (GPUNet-D2's `head_large`).
     """
-    net = KernelList(3, int(layers[0]["img_resolution"]), merged_add=True)
+    net = KernelList(3, layers[0].integer("img_resolution"), merged_add=True)
     for layer in layers[1:]:
-        kernel_size, stride, out = layer.get("kernel_size", 3), layer.get("stride", 1), layer.get("num_out_channels", 0)
-        match layer["layer_type"]:
+        kind, out = layer.text("layer_type"), _given(layer, "num_out_channels", 0)
+        kernel_size, stride = _given(layer, "kernel_size", 3), _given(layer, "stride", 1)
+        match kind:
             case "head":
                 net.conv(out, 3, 2)
             case "conv":
                 net.conv(out, kernel_size, stride)
-            case "irb" | "fused_irb" as kind:
+            case "irb" | "fused_irb":
                 residual, entered = stride == 1 and net.channels == out, net.channels
-                middle = divisible(layer["expansion"] * entered)
+                middle = divisible(layer.number("expansion") * entered)
                 if kind == "irb":
                     net.conv(middle)
                     net.dwconv(kernel_size, stride)
                 else:
                     net.conv(middle, kernel_size, stride)
-                if layer.get("use_se"):
+                if _given(layer, "use_se", 0):
                     net.squeeze_excite(divisible(entered / 4))
                 net.conv(out, adds=residual)
             case "tail":
                 net.conv(out)
                 net.global_pool()
-                net.linear(int(layer["num_classes"]))
+                net.linear(layer.integer("num_classes"))
             case unknown:
                 raise UserError(f"GPUNet layer type '{unknown}' has no published sizes")
     return net.ops
+
+
+def _given(layer: Row, column: str, without: int) -> int:
+    return layer.integer(column) if layer.text(column) else without

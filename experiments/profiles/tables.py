@@ -1,6 +1,6 @@
-"""Reads the public measurements that the shipped profiles are fitted on.
+"""Reads the public measurements that the shipped profiles are fitted on: one CSV a table, plain or as .csv.gz.
 
-Not for fitting, and nothing here is needed to predict.
+Not for fitting; `collect` writes the tables.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from device_profiles import Kernel
-from search_space.errors import BadFile
+from search_space.errors import BadFile, one_line
 from search_space.layer import Kind, LayerSpec
 
 MILLION = 1e6
@@ -25,22 +26,28 @@ MYRIAD_SYNC = "myriad_networks_sync.csv"
 MYRIAD_FPS = "myriad_ncs2_networks_fps.csv"
 A100_NETWORKS = "a100_networks.csv"
 A100_ELEMENTWISE = "a100_elementwise_fp32.csv"
+A100_CONV = "a100_conv_fp32.csv"
+A100_LINEAR = "a100_linear_fp32.csv"
 V100_OPS = "v100_tensorrt_ops.csv.gz"
+GPUNET_LAYERS = "gpunet_layers.csv"
+NAS_BENCH_201 = "nb201_a76_vpu.csv"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a file; `where` names file and row for messages."""
+    """One row of a table; `where` names table and row for messages. Getters raise `BadFile`."""
 
     where: str
     fields: dict[str, str]
 
     def text(self, name: str) -> str:
+        """The cell of a column."""
         if name not in self.fields:
             raise BadFile(f"{self.where}: no column '{name}'")
         return self.fields[name]
 
     def number(self, name: str) -> float:
+        """The cell as a number."""
         text = self.text(name)
         try:
             return float(text)
@@ -48,6 +55,7 @@ class Row:
             raise BadFile(f"{self.where}: {name} is '{text}', not a number") from None
 
     def integer(self, name: str) -> int:
+        """The cell as an integer; 299.0 is one."""
         value = self.number(name)
         if value != int(value):
             raise BadFile(f"{self.where}: {name} is {value}, not an integer")
@@ -55,18 +63,19 @@ class Row:
 
 
 def read_rows(folder: Path, name: str) -> list[Row]:
-    """One file of the public data. Raises `BadFile` where it is missing."""
-    path = require(folder, name)
-    raw = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
-    reader = csv.DictReader(io.StringIO(raw.decode("utf-8"), newline=""))
+    """The rows of one table, in its order. Raises `BadFile` where neither `name` nor `name`.gz is in the folder, or
+    where it is damaged."""
+    path = folder / name
+    if not path.is_file():
+        path = folder / f"{name}.gz"
+    if not path.is_file():
+        raise BadFile(f"no file '{folder / name}'; source= must name a folder that experiments.profiles.collect wrote")
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        reader = csv.DictReader(io.StringIO(raw.decode("utf-8"), newline=""))
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise BadFile(f"cannot read '{path}': {one_line(error)}") from error
     return [Row(f"{name} row {i}", fields) for i, fields in enumerate(reader, start=2)]
-
-
-def require(folder: Path, name: str) -> Path:
-    """The path of a file. Raises `BadFile` where it is missing."""
-    if not (folder / name).is_file():
-        raise BadFile(f"no file '{folder / name}'; source= must name the folder of the public latency measurements")
-    return folder / name
 
 
 def square(

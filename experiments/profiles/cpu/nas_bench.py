@@ -7,8 +7,8 @@ from pathlib import Path
 
 from device_profiles import Kernel
 from experiments.profiles.cpu.networks import FORM, LANES
-from experiments.profiles.nas_bench_201 import CELLS, CLASSES, NAS_BENCH_201, STAGES, WINDOWS, Cell, parse_cell
-from experiments.profiles.tables import MILLION, read_rows, square
+from experiments.profiles.nas_bench_201 import CELLS, CLASSES, STAGES, WINDOWS, Cell, parse_cell
+from experiments.profiles.tables import MILLION, NAS_BENCH_201, read_rows, square
 from latency_models.fit.regression import Sample, Terms
 from search_space.layer import Kind, LayerSpec
 

@@ -5,14 +5,22 @@ Needs scipy. Not for whole profiles (`gpu`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
 from device_profiles import Kernel, Lanes
 from experiments.profiles.networks import gpunet, resnet50
-from experiments.profiles.tables import A100_ELEMENTWISE, A100_NETWORKS, MILLION, V100_OPS, Op, Row, read_rows, require
+from experiments.profiles.tables import (
+    A100_ELEMENTWISE,
+    A100_NETWORKS,
+    GPUNET_LAYERS,
+    MILLION,
+    V100_OPS,
+    Op,
+    Row,
+    read_rows,
+)
 from latency_models.features import FEATURES
 from latency_models.fit.regression import Form, Sample, Terms, fit_coefficients
 from search_space.layer import Kind, LayerSpec
@@ -26,13 +34,8 @@ LARGEST_SIZE, LARGEST_WIDTH = 112, 2048  # of the V100 rows used: what networks 
 # tactic was chosen there): their work is read from tensors large enough to show it.
 DEPTHWISE_ELEMENTS = 1e6
 LARGE_ELEMENTS = 2e7  # element-wise rows beyond the 25 us of launch that they hold
-GPUNETS = {
-    "GPUNet-0": "0.65ms.json",
-    "GPUNet-2": "1.75ms.json",
-    "GPUNet-P0": "0.5ms-D.json",
-    "GPUNet-P1": "0.8ms-D.json",
-    "GPUNet-D1": "1.25ms-D.json",
-}
+GPUNETS = ("GPUNet-0", "GPUNet-2", "GPUNet-P0", "GPUNet-P1", "GPUNet-D1")
+RESNET50 = ("resnet50", "AITemplate")  # model, framework
 _CONV = ("launch", "macs", "input_elements", "output_elements", "weights")
 V100_FORM: Form = {
     "conv_1x1": {feature: feature for feature in _CONV},
@@ -54,18 +57,23 @@ def v100_samples(folder: Path, precision: str) -> dict[str, list[Sample]]:
     """The V100's batch-1 kernels of a precision, by kind."""
     found: dict[str, list[Sample]] = {kind: [] for kind in V100_FORM}
     for row in read_rows(folder, V100_OPS):
-        if (row.text("batch"), row.text("precision"), row.text("fused_add")) != ("1", precision, "0"):
+        if not uses_v100_row(row, precision):
             continue
-        kernel = _v100_kernel(row)
-        kind, spec = kernel.price_kind, kernel.spec
-        too_small = kind == "dwconv" and spec.in_elements < DEPTHWISE_ELEMENTS
-        too_large = spec.height > LARGEST_SIZE or max(spec.in_channels, spec.out_channels) > LARGEST_WIDTH
-        if spec.kernel_size not in V100_KERNEL_SIZES[kind] or too_small or too_large:
-            continue
-        terms = Terms(V100_FORM)
+        kernel, terms = _v100_kernel(row), Terms(V100_FORM)
         terms.add(kernel)
-        found[kind].append(Sample(str(kernel), terms.values, row.number("latency_ms")))
+        found[kernel.price_kind].append(Sample(str(kernel), terms.values, row.number("latency_ms")))
     return found
+
+
+def uses_v100_row(row: Row, precision: str) -> bool:
+    """Whether a row is a sample: batch 1, no addition merged in, of sizes that networks at 224 pixels hold."""
+    if (row.text("batch"), row.text("precision"), row.text("fused_add")) != ("1", precision, "0"):
+        return False
+    kernel = _v100_kernel(row)
+    kind, spec = kernel.price_kind, kernel.spec
+    too_small = kind == "dwconv" and spec.in_elements < DEPTHWISE_ELEMENTS
+    too_large = spec.height > LARGEST_SIZE or max(spec.in_channels, spec.out_channels) > LARGEST_WIDTH
+    return spec.kernel_size in V100_KERNEL_SIZES[kind] and not too_small and not too_large
 
 
 def _v100_kernel(row: Row) -> Kernel:
@@ -114,18 +122,24 @@ def _element_wise_work(table: Sequence[Row]) -> dict[str, dict[str, float]]:
     }
 
 
+def uses_network(row: Row) -> bool:
+    """Whether a row of the networks' table is a sample: fp16 at batch 1 under TensorRT or AITemplate."""
+    model, framework = row.text("model"), row.text("framework")
+    named = (model, framework) == RESNET50 or (model in GPUNETS and framework == "TensorRT8")
+    return named and row.text("batch") == "1" and row.text("precision") == "FP16"
+
+
 def network_samples(folder: Path, work: Mapping[str, Mapping[str, float]]) -> list[Sample]:
+    """The networks that set the level; a group is a network."""
     measured = {
-        (row.text("model"), row.text("framework")): row.number("latency_ms")
-        for row in read_rows(folder, A100_NETWORKS)
-        if row.text("batch") == "1" and row.text("precision") == "FP16"
+        row.text("model"): row.number("latency_ms") for row in read_rows(folder, A100_NETWORKS) if uses_network(row)
     }
+    layers = read_rows(folder, GPUNET_LAYERS)
     samples = []
-    for name, file in GPUNETS.items():
-        layers = json.loads(require(folder, f"gpunet/{file}").read_text(encoding="utf-8"))
-        samples.append(_sample(name, gpunet(layers), measured[name, "TensorRT8"], work))
-    latency_ms = measured["resnet50", "AITemplate"]
-    return [*samples, _sample("ResNet-50 (AITemplate)", resnet50(merged_add=True), latency_ms, work)]
+    for name in GPUNETS:
+        ops = gpunet([row for row in layers if row.text("network") == name])
+        samples.append(_sample(name, ops, measured[name], work))
+    return [*samples, _sample("ResNet-50 (AITemplate)", resnet50(merged_add=True), measured[RESNET50[0]], work)]
 
 
 def _sample(name: str, ops: Sequence[Op], latency_ms: float, work: Mapping[str, Mapping[str, float]]) -> Sample:

@@ -14,7 +14,7 @@ from experiments.profiles.gpu.fit import A100_GB_PER_S, V100_GB_PER_S, v100_samp
 from experiments.profiles.gpu_eager_fp32.fit import Fitted, fit_kinds, form_ms
 from experiments.profiles.gpu_eager_fp32.networks import efficientnet, resnet50
 from experiments.profiles.gpu_eager_fp32.rows import Measured, conv_rows, element_wise_rows, linear_rows
-from experiments.profiles.tables import A100_NETWORKS, V100_OPS, read_rows
+from experiments.profiles.tables import A100_NETWORKS, V100_OPS, Row, read_rows
 from latency_models.fit.regression import Sample, fit_coefficients
 
 TF32, FP16 = ("PyTorch 1.x eager", "TF32"), ("PyTorch 1.12 eager", "FP16")
@@ -63,13 +63,18 @@ def fit_alone(folder: Path) -> Kinds:
     return Kinds(fitted, _derived(folder, {kind: model.coefficients for kind, model in fitted.items()}))
 
 
+def uses_network(row: Row) -> bool:
+    """Whether a row of the networks' table is a sample: one of `NETWORKS` at batch 1."""
+    return row.text("batch") == "1" and _stack(row) in {(name, stack) for name, stack, _, _ in NETWORKS}
+
+
+def _stack(row: Row) -> tuple[str, tuple[str, str]]:
+    return row.text("model"), (row.text("framework"), row.text("precision"))
+
+
 def network_samples(folder: Path, kinds: Kinds) -> list[Sample]:
     """One term a network: the sum of its kernels alone, in ms. A group is a network and its twin."""
-    measured = {
-        (row.text("model"), (row.text("framework"), row.text("precision"))): row.number("latency_ms")
-        for row in read_rows(folder, A100_NETWORKS)
-        if row.text("batch") == "1"
-    }
+    measured = {_stack(row): row.number("latency_ms") for row in read_rows(folder, A100_NETWORKS) if uses_network(row)}
     return [
         Sample(name, {"kernels": sum(kinds.ms(kernels))}, measured[name, stack], group=group)
         for name, stack, kernels, group in NETWORKS

@@ -16,8 +16,8 @@ from device_profiles import MEASURED, FusionRules, Header, Kernel, KernelRow, Ki
 from experiments.profiles.gpu_eager_fp32.evaluation import evaluations
 from experiments.profiles.gpu_eager_fp32.fit import Fitted
 from experiments.profiles.gpu_eager_fp32.level import Kinds, fit_alone, network_samples
-from experiments.profiles.gpu_eager_fp32.rows import A100_CONV, A100_LINEAR, Drift
-from experiments.profiles.tables import A100_ELEMENTWISE, A100_NETWORKS
+from experiments.profiles.gpu_eager_fp32.rows import Drift
+from experiments.profiles.tables import A100_CONV, A100_ELEMENTWISE, A100_LINEAR, A100_NETWORKS
 from latency_models.fit.assemble import Evidence, kind_model, network_interval
 from latency_models.fit.kernels import NORMAL_90
 from latency_models.fit.regression import conformal_factors, fit_coefficients, held_out_ratios, summary

@@ -13,15 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_profiles import Kernel
-from experiments.profiles.tables import A100_ELEMENTWISE, Row, read_rows
+from experiments.profiles.tables import A100_CONV, A100_ELEMENTWISE, A100_LINEAR, Row, read_rows
 from search_space.errors import BadFile
 from search_space.layer import Kind, LayerSpec
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
 
-A100_CONV = "a100_conv_fp32.csv"
-A100_LINEAR = "a100_linear_fp32.csv"
 OPS = {"add": Kind.ADD, "mul": Kind.MUL, "gelu": Kind.GELU, "relu": Kind.RELU6, "layernorm": Kind.LAYER_NORM}
 TWO_INPUTS = (Kind.ADD, Kind.MUL)
 SPLIT_SEED, UNSEEN_SHARE = 0, 0.2

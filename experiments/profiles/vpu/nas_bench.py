@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_profiles import Kernel
-from experiments.profiles.nas_bench_201 import CELLS, CLASSES, NAS_BENCH_201, STAGES, WINDOWS, Cell, parse_cell
-from experiments.profiles.tables import MILLION, MovedElements, Row, read_rows, square
+from experiments.profiles.nas_bench_201 import CELLS, CLASSES, STAGES, WINDOWS, Cell, parse_cell
+from experiments.profiles.tables import MILLION, NAS_BENCH_201, MovedElements, Row, read_rows, square
 from experiments.profiles.vpu.samples import FORM, LANES, moved
 from latency_models.fit.regression import Sample, Terms, fit_coefficients, predicted_ratios
 from latency_models.intervals import rank_quantiles

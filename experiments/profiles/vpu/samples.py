@@ -103,7 +103,7 @@ def moved(terms: Terms, op: MovedElements, count: int = 1) -> None:
 def layer_samples(layers: Iterable[Row]) -> list[Sample]:
     """Convolutions, poolings and concatenations. Windows may be 1x7 or 7x1, so features are formed here."""
     found = []
-    for row in layers:
+    for row in filter(uses_layer, layers):
         terms = Terms(FORM, LANES)
         layer = row.text("ov_type")
         if layer == "Convolution":
@@ -111,10 +111,8 @@ def layer_samples(layers: Iterable[Row]) -> list[Sample]:
         elif layer == "Pooling" and row.integer("out_h") == 1:
             terms.add_value("launch", 1)
             terms.add_value("input_global", _volume(row, "in") / MILLION)
-        elif layer in ("Pooling", "Concat"):
-            moved(terms, MovedElements("pool" if layer == "Pooling" else "concat", _volume(row, "out")))
         else:
-            continue
+            moved(terms, MovedElements("pool" if layer == "Pooling" else "concat", _volume(row, "out")))
         engine = layer == "Convolution" and "HwOp" in row.text("exec_type")
         name = "engine" if engine else "other"
         found.append(Sample(name, terms.values, row.number("time_ms"), group=row.text("model")))
@@ -144,20 +142,17 @@ def _volume(row: Row, side: str) -> int:
 
 
 def _micro_samples(micro: Sequence[Row]) -> list[Sample]:
-    """Fully connected and depthwise rows, and the element-wise bandwidth. The convolution rows hold a
-    call's overhead (0.076 ms for one pixel, where networks hold whole layers of 0.02 ms) and are left out."""
+    """Fully connected and depthwise rows, and the element-wise bandwidth."""
     found = []
-    for row in micro:
+    for row in filter(uses_micro, micro):
         terms = Terms(FORM, LANES)
         if row.text("kind") == "fully_connected":
             terms.add_value("launch_linear", 1)
             terms.add_value("weight_linear", row.number("channels") * row.number("filters") / MILLION)
-        elif row.text("kind") == "depthwise_conv":
+        else:
             terms.add_value("launch_shave", 1)
             terms.add_value("line_dw", row.number("k") * row.number("num_outputs") / MILLION)
             terms.add_value("input_dw", row.number("num_inputs") / MILLION)
-        else:
-            continue
         found.append(Sample(row.text("kind"), terms.values, row.number("time_ms"), group="micro"))
     million_elements_ms = TOUCHES_OF_ADD * BYTES / ELEMENT_WISE_GB_PER_S
     return [*found, Sample("element-wise", {"output_add": 1.0}, million_elements_ms, BANDWIDTH_WEIGHT, "micro")]
@@ -178,6 +173,22 @@ def _network_samples(folder: Path, layers: Sequence[Sample]) -> list[Sample]:
                 terms.update(sample.terms)
         found.append(Sample(name, dict(terms), sync_ms[name], group="googlenet"))
     return found
+
+
+def uses_layer(row: Row) -> bool:
+    """Whether a row of the layer counters is a sample: convolutions, poolings and concatenations."""
+    return row.text("ov_type") in ("Convolution", "Pooling", "Concat")
+
+
+def uses_micro(row: Row) -> bool:
+    """Whether a micro-benchmark row is a sample. The convolution rows hold a call's overhead (0.076 ms for one pixel,
+    where networks hold whole layers of 0.02 ms) and are left out."""
+    return row.text("kind") in ("fully_connected", "depthwise_conv")
+
+
+def named_networks(folder: Path) -> frozenset[str]:
+    """dl-benchmark's names of the networks whose layers are known here."""
+    return frozenset({name for _, name in _listed(folder)} | set(COUNTED))
 
 
 def synchronous(folder: Path) -> frozenset[str]:
