@@ -1,4 +1,4 @@
-"""The figures of an evaluation, and the command on a device of one's own and on the public data."""
+"""The figures of an evaluation, and the command on a device of one's own."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def test_the_command_on_a_device_of_ones_own(
     ("arguments", "said"),
     [
         (["device=nothing"], "unknown device 'nothing'"),
-        (["device=cpu"], "source= must name the folder"),
-        (["device=cpu", "source=/no/such"], "no folder '/no/such'"),
+        (["device=cpu"], "experiments.profiles.evaluate device=cpu"),
+        (["device=cpu", "source=/no/such"], "unknown option 'source'"),
     ],
 )
 def test_refusals_are_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_profiles import Kernel, Lanes, load_profile, save_profile
+from experiments.profiles import DATA
 from experiments.profiles.cpu import profile as cpu
 from experiments.profiles.cpu.evaluation import network_evaluations
 from experiments.profiles.cpu.nas_bench import cell_terms, executed, nas_bench_samples
@@ -24,25 +24,18 @@ from latency_models.fit.regression import held_out_ratios, within
 from latency_models.model import fit_latency_model
 from search_space.layer import Kind, LayerSpec
 
-REPOSITORY = Path(__file__).parents[2]
-SHARED = Path(os.environ.get("NAS_SHARED", REPOSITORY.parent / "shared"))
-SOURCE = SHARED / "latency"
-needs_measurements = pytest.mark.skipif(not SOURCE.is_dir(), reason="the public measurements are not here (NAS_SHARED)")
 
-
-@needs_measurements
 def test_every_mark_of_fp32_is_reached_and_every_claimed_coverage_holds() -> None:
-    sets = cpu.evaluations(SOURCE)
+    sets = cpu.evaluations(DATA)
     assert [len(s.names) for s in sets] == [82, 82, 500, 500]
     for s in sets:
         assert s.reached, f"{s.name}: {s.mape:.2f} %, {s.within(0.1):.1f} % within 10 %, mark {s.mark}"
         assert s.coverage_holds, f"{s.name}: {s.coverage_text()}"
 
 
-@needs_measurements
 def test_families_with_equal_networks_may_be_left_out_together() -> None:
     """The letters of a name part networks with equal layers, such as preresnet10 and resnet10."""
-    networks, families = samples(SOURCE, FP32), by_family(samples(SOURCE, FP32))
+    networks, families = samples(DATA, FP32), by_family(samples(DATA, FP32))
     names = {sample.group: {sample.group} for sample in families}
     for one, family in zip(networks, families, strict=True):
         for other, its_family in zip(networks, families, strict=True):
@@ -55,17 +48,15 @@ def test_families_with_equal_networks_may_be_left_out_together() -> None:
     assert within(held_out_ratios(merged, merged), 0.1) == 100
 
 
-@needs_measurements
 def test_int8_keeps_its_figures_and_its_claims() -> None:
-    one, family = cpu_int8.evaluations(SOURCE)
+    one, family = cpu_int8.evaluations(DATA)
     assert one.mape < 5.5 and family.mape < 6.5
     assert one.coverage_holds and family.coverage_holds
 
 
-@needs_measurements
 def test_a_held_out_network_does_not_move_its_own_prediction(tmp_path: Path) -> None:
     """Ten times the time of all networks of one family: their own predictions stay."""
-    for path in SOURCE.glob("a76_*.csv"):
+    for path in DATA.glob("a76_*"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     table = tmp_path / "a76_tflite_networks.csv"
     header, *lines = table.read_text().splitlines()
@@ -75,27 +66,25 @@ def test_a_held_out_network_does_not_move_its_own_prediction(tmp_path: Path) -> 
         if row[0].startswith("regnetx"):
             row[column] = str(10 * float(row[column]))
     table.write_text("\n".join([header, *map(",".join, cells)]))
-    before, after = (network_evaluations(folder, FP32)[1] for folder in (SOURCE, tmp_path))
+    before, after = (network_evaluations(folder, FP32)[1] for folder in (DATA, tmp_path))
     own = np.array([name.startswith("regnetx") for name in before.names])
     np.testing.assert_allclose(before.predicted_ms[own], after.predicted_ms[own], rtol=1e-4)
     assert not np.allclose(before.predicted_ms[~own], after.predicted_ms[~own], rtol=1e-3)
 
 
-@needs_measurements
 def test_a_network_without_a_value_is_left_out(tmp_path: Path) -> None:
-    for path in SOURCE.glob("a76_*.csv"):
+    for path in DATA.glob("a76_*"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     table = tmp_path / "a76_tflite_networks.csv"
     lines = table.read_text().splitlines()
     lines[3] = lines[3].rsplit(",", 1)[0] + ","
     table.write_text("\n".join(lines))
-    assert len(samples(tmp_path, INT8)) == len(samples(SOURCE, INT8)) - 1
+    assert len(samples(tmp_path, INT8)) == len(samples(DATA, INT8)) - 1
 
 
-@needs_measurements
 def test_int8_is_a_profile_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_profile(tmp_path / "cpu_int8", *cpu_int8.rebuild(SOURCE))
-    save_profile(tmp_path / "cpu", *cpu.rebuild(SOURCE))
+    save_profile(tmp_path / "cpu_int8", *cpu_int8.rebuild(DATA))
+    save_profile(tmp_path / "cpu", *cpu.rebuild(DATA))
     monkeypatch.setenv("NAS_DEVICE_PROFILES", str(tmp_path))
     int8, fp32 = load_profile("cpu_int8"), load_profile("cpu")
     assert (int8.header.precision, fp32.header.precision) == ("int8", "fp32")
@@ -168,7 +157,6 @@ def test_a_sum_of_two_absent_edges_runs_and_a_single_absent_edge_does_not() -> N
     assert values(NONE, CONV, CONV, SKIP, CONV, NONE) == values(NONE, CONV, NONE, SKIP, NONE, NONE)
 
 
-@needs_measurements
 def test_every_row_of_nas_bench_201_is_read() -> None:
-    found = nas_bench_samples(SOURCE)
+    found = nas_bench_samples(DATA)
     assert len(found) == 1000 and min(sample.latency_ms for sample in found) > 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from device_profiles import Kernel, load_profile
+from experiments.profiles import DATA
+from experiments.profiles.evaluate import main
 from experiments.profiles.gpu import profile as gpu
 from experiments.profiles.gpu_eager_fp32 import profile as gpu_eager
 from experiments.profiles.gpu_eager_fp32.fit import (
@@ -22,20 +23,15 @@ from experiments.profiles.gpu_eager_fp32.fit import (
 from experiments.profiles.gpu_eager_fp32.networks import efficientnet, resnet50
 from experiments.profiles.gpu_eager_fp32.rows import Drift, Measured, conv_rows, element_wise_rows, linear_rows, split
 from latency_models import fuse
-from latency_models.evaluate import main
 from latency_models.gpu_blocks import Product, winograd_macs
 from latency_models.scores import Evaluation
 from search_space import Kind, LayerSpec, load_space, lower
 from search_space.errors import BadFile
 
-REPOSITORY = Path(__file__).parents[2]
-SOURCE = Path(os.environ.get("NAS_SHARED", REPOSITORY.parent / "shared")) / "latency"
-needs_source = pytest.mark.skipif(not SOURCE.is_dir(), reason="the public measurements are not here (NAS_SHARED)")
-
 
 @pytest.fixture(scope="module")
 def eager() -> list[Evaluation]:
-    return gpu_eager.evaluations(SOURCE)
+    return gpu_eager.evaluations(DATA)
 
 
 def product(rows: int, depth: int, columns: int) -> Kernel:
@@ -135,15 +131,14 @@ def test_the_shipped_profile_says_what_was_measured() -> None:
     assert profile.header.models["dwconv"].origin == "derived" and profile.header.models["dwconv"].count(7) == 0
 
 
-@needs_source
 def test_a_fifth_of_every_table_is_unseen_and_none_is_dropped() -> None:
-    for rows, count in ((linear_rows(SOURCE), 4522), (conv_rows(SOURCE), 3350), (element_wise_rows(SOURCE), 5880)):
+    for rows, count in ((linear_rows(DATA), 4522), (conv_rows(DATA), 3350), (element_wise_rows(DATA), 5880)):
         seen, unseen = split(rows)
         assert len(rows.kernels) == count and len(unseen.kernels) == round(0.2 * count)
         assert len(seen.kernels) + len(unseen.kernels) == count
 
 
-@needs_source
+@pytest.mark.slow
 def test_figures_of_the_eager_kernels(eager: list[Evaluation]) -> None:
     """Where a convolution's place in its run is not known, the drift of 0 to 0.3 ms alone keeps it from its mark."""
     linear, conv, large, alone, untold, element_wise, norms, networks = eager
@@ -154,34 +149,32 @@ def test_figures_of_the_eager_kernels(eager: list[Evaluation]) -> None:
     assert len(networks.names) == 5 and networks.mape < 14
 
 
-@needs_source
+@pytest.mark.slow
 def test_claimed_coverage_of_the_eager_kernels(eager: list[Evaluation]) -> None:
     claims = [found for found in eager if found.coverage]
     assert len(claims) == len(eager) - 1 and all(found.coverage_holds for found in claims)
 
 
-@needs_source
 def test_the_command_evaluates_the_tensorrt_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["device=gpu", f"source={SOURCE}", f"out={tmp_path / 'out'}"]) == 0
+    assert main(["device=gpu", f"out={tmp_path / 'out'}"]) == 0
     table = capsys.readouterr().out
     assert "| leave one network out | 6 | 9.18 |" in table and "V100 dwconv" in table
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"evaluation.md", "points.csv"}
 
 
-@needs_source
 def test_a_network_of_the_tensorrt_device_does_not_move_its_own_prediction(tmp_path: Path) -> None:
-    for path in [*SOURCE.glob("*100_*"), SOURCE / "gpunet"]:
+    for path in [*DATA.glob("*100_*"), *DATA.glob("gpunet_*")]:
         (tmp_path / path.name).symlink_to(path)
     table = tmp_path / "a100_networks.csv"
     text = table.read_text()
     table.unlink()
     lines = text.splitlines()
-    at = next(i for i, line in enumerate(lines) if line.startswith("GPUNet-P1,cfg,TensorRT8,"))
+    at = next(i for i, line in enumerate(lines) if line.startswith("GPUNet-P1,TensorRT8,"))
     cells = lines[at].split(",")
     column = lines[0].split(",").index("latency_ms")
     cells[column] = str(10 * float(cells[column]))
     table.write_text("\n".join([*lines[:at], ",".join(cells), *lines[at + 1 :]]))
-    before, after = (gpu.evaluations(folder)[0] for folder in (SOURCE, tmp_path))
+    before, after = (gpu.evaluations(folder)[0] for folder in (DATA, tmp_path))
     own = before.names.index("GPUNet-P1")
     assert after.predicted_ms[own] == pytest.approx(before.predicted_ms[own], rel=1e-6)
     assert after.measured_ms[own] == pytest.approx(10 * before.measured_ms[own])

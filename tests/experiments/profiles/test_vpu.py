@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from device_profiles import Header, Kernel
+from experiments.profiles import DATA
 from experiments.profiles.nas_bench_201 import parse_cell
 from experiments.profiles.tables import Op
 from experiments.profiles.vpu.evaluation import distinct_layers
@@ -27,19 +25,15 @@ from latency_models.fit.regression import Sample, fit_absolute, fit_coefficients
 from latency_models.neural_engine import EngineConv
 from latency_models.scores import Evaluation
 
-REPOSITORY = Path(__file__).parents[2]
-SOURCE = Path(os.environ.get("NAS_SHARED", REPOSITORY.parent / "shared")) / "latency"
-needs_source = pytest.mark.skipif(not SOURCE.is_dir(), reason="the public measurements are not here (NAS_SHARED)")
-
 
 @pytest.fixture(scope="module")
 def evaluated() -> list[Evaluation]:
-    return evaluations(SOURCE)
+    return evaluations(DATA)
 
 
 @pytest.fixture(scope="module")
 def header() -> Header:
-    return rebuild(SOURCE)[0]
+    return rebuild(DATA)[0]
 
 
 def conv(in_channels: int, out_channels: int, size: int, window: int = 1, stride: int = 1) -> EngineConv:
@@ -130,20 +124,17 @@ def test_repeated_layers_count_once() -> None:
     assert list(found.measured_ms) == [2.0, 5.0] and list(found.ratios) == [1.0, 1.0]
 
 
-@needs_source
 def test_every_mark_is_reached(evaluated: list[Evaluation]) -> None:
     assert [found.mark for found in evaluated if found.reached is False] == []
     assert sum(found.reached is True for found in evaluated) == 3
 
 
-@needs_source
 def test_claimed_coverage_agrees_with_what_is_seen(evaluated: list[Evaluation]) -> None:
     claims = [found for found in evaluated if found.coverage is not None]
     assert len(claims) == 3
     assert [found.coverage_text() for found in claims if not found.coverage_holds] == []
 
 
-@needs_source
 def test_figures_of_the_held_out_sets(evaluated: list[Evaluation]) -> None:
     layers, _, sums, nas_bench, networks = evaluated
     assert len(layers.names) == 298 and layers.mape < 11.5
@@ -152,7 +143,6 @@ def test_figures_of_the_held_out_sets(evaluated: list[Evaluation]) -> None:
     assert len(networks.names) == 26 and networks.mape < 13.5
 
 
-@needs_source
 def test_networks_outside_their_interval_are_within_what_frames_per_second_leave_open(
     evaluated: list[Evaluation],
 ) -> None:
@@ -167,10 +157,9 @@ def test_networks_outside_their_interval_are_within_what_frames_per_second_leave
             assert low <= 1.15 * ms and 0.87 * ms <= high, name
 
 
-@needs_source
 def test_header_of_the_rebuilt_profile(header: Header) -> None:
     assert header.interval.networks == 26 and header.interval.coverage == 0.9
     assert 1 <= header.models["conv_1x1"].in_network < 1.2 and 1 < header.network_ms < 5
     cycle_ns = header.models["conv_kxk"].coefficients["engine_cycles"]
     assert 1 / 0.7 <= cycle_ns <= 1.2 / 0.7  # the engine's clock is 700 MHz
-    assert source_ratios(SOURCE)[0] > 1.5
+    assert source_ratios(DATA)[0] > 1.5
