@@ -54,7 +54,7 @@ def parse_rows(text: str, where: str) -> tuple[KernelRow, ...]:
             raise BadFile(f"{here}: {len(fields)} fields where {len(header)} are needed")
         row = _parse_row(dict(zip(header, fields, strict=True)), here)
         if row.kernel in first_seen:
-            raise BadFile(f"{here}: the kernel {row.kernel} already stands in row {first_seen[row.kernel]}")
+            raise BadFile(f"{here}: the kernel {row.kernel} is already in row {first_seen[row.kernel]}")
         first_seen[row.kernel] = number
         rows.append(row)
     if not rows:

@@ -2,7 +2,7 @@
 
 Constants and rules are those of OpenVINO's graph compiler for this chip (`hwConvTiling` in its public source,
 2019-2020), simplified: its tables for single shapes are left out. Only counts stand here; what one costs is fitted
-(`public.vpu`). A larger convolution may have fewer stripes than a smaller one, as on the device.
+(`experiments.profiles.vpu`). A larger convolution may have fewer stripes than a smaller one, as on the device.
 """
 
 from __future__ import annotations

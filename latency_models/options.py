@@ -57,7 +57,7 @@ class Options:
 
 
 def run(task: Callable[[Options], str], known: Mapping[str, str], usage: str, arguments: Sequence[str]) -> int:
-    """Read the options, print what `task` returns, and give the exit status: 0 done, 2 a user's error told in
+    """Read the options, print what `task` returns, and give the exit status: 0 done, 2 a user's error, in
     one line on stderr, 130 stopped. known: option -> what it means; `--help` prints them."""
     if {"-h", "--help"} & set(arguments):
         width = max(map(len, known)) + 2

@@ -24,12 +24,13 @@ from device_profiles import DeviceProfile, load_profile
 from latency_models.measure.kernel_onnx import network_item, reference_item
 from latency_models.measure.progress import TimingProgress
 from latency_models.measure.timing import (
-    OPTIMIZATIONS,
     ROUNDS,
+    RUNTIMES,
     Bench,
     Item,
     Refused,
     Result,
+    add_runtime,
     cpu_name,
     make_settings,
     pinned,
@@ -52,6 +53,7 @@ OPTIONS = {
     "seed": "of the random networks (default: 0)",
     "resolution": "pixels (default: the profile's)",
     "busy": "refuse (default) or accept a machine that does other work",
+    "runtime": "the full dotted path of a class of your own, for a profile that was taken in it",
     "out": "where verify.csv goes (default: ./verify-NAME)",
 }
 COLUMNS = ("network", "predicted_ms", "low_ms", "high_ms", "measured_ms", "spread_ms")
@@ -108,8 +110,8 @@ def verify(
 
 
 def time_here(profile: DeviceProfile, items: Sequence[Item], what: str, partial_file: Path, noise: bool) -> TimedHere:
-    """Time models on the machine and in the runtime of the profile. what: names the work, so that a killed run goes
-    on from `partial_file`, which is gone in the end; noise: accept a busy machine.
+    """Time models on the machine and in the runtime of the profile. what: names the work, so that a killed run
+    resumes from `partial_file`, which is gone in the end; noise: accept a busy machine.
 
     Raises `UserError` for a profile of another machine, and `Refused` for a busy one.
     """
@@ -169,7 +171,7 @@ def render(found: Verification, device: str) -> str:
 def _refuse_others(profile: DeviceProfile) -> float:
     """The reference's ms when the profile was taken. Raises `UserError` unless that was on this machine."""
     header, elsewhere = profile.header, "time its networks there: python -m latency_models.profile export=DIR"
-    if header.runtime not in OPTIMIZATIONS or not {"cpu", "reference_ms"} <= header.runtime_options.keys():
+    if header.runtime not in RUNTIMES or not {"cpu", "reference_ms"} <= header.runtime_options.keys():
         raise UserError(
             f"device '{profile.name}' ({header.title}, {header.runtime}) cannot be timed by this command, which "
             f"verifies profiles that latency_models.profile took on this machine; {elsewhere}"
@@ -223,14 +225,16 @@ def _verify(options: Options) -> str:
     n, seed = options.integer("n", 50, least=3), options.integer("seed", 0, least=0)
     pixels = options.integer("resolution", int(resolution), least=32)
     noise = options.choice("busy", ("refuse", "accept")) == "accept"
-    _refuse_others(profile)
-    ensure_folder(out)
     try:
+        if options.given("runtime"):
+            add_runtime(options.text("runtime"))
+        _refuse_others(profile)
+        ensure_folder(out)
         found = verify(profile, spaces, n, seed, pixels, out, noise)
     except Refused as error:
         raise UserError(str(error)) from error
     except KeyboardInterrupt:
-        raise Stopped("stopped; the same command goes on from here") from None
+        raise Stopped("stopped; the same command resumes from here") from None
     return f"{render(found, profile.name)}\nevery network: '{out / 'verify.csv'}'"
 
 

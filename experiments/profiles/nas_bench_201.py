@@ -1,4 +1,4 @@
-"""NAS-Bench-201: what a network's string says of its cell. For evaluation; it stands in no shipped profile."""
+"""NAS-Bench-201: what a network's string says of its cell. For evaluation; no shipped profile rests on it."""
 
 from __future__ import annotations
 

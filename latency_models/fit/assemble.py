@@ -1,6 +1,6 @@
 """From fitted coefficients to a shipped profile's header models and table rows.
 
-Not for fitting (`public`).
+Not for fitting coefficients (`regression`).
 """
 
 from __future__ import annotations

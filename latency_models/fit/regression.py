@@ -1,7 +1,6 @@
 """Non-negative least squares on relative error, and intervals from held-out networks. Needs scipy.
 
-A sample is a sum of features, so that layers and whole networks are fitted alike. Used when a
-shipped profile is rebuilt; not at prediction time.
+A sample is a sum of features, so that layers and whole networks are fitted alike. Not for prediction.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A device of which only a few whole networks were timed borrows its shape from known devices.
 
 Its time is taken for a non-negative mix of theirs and a constant. Needs scipy. Not for devices whose kernels
-were timed (`fit_rows`), and not for reading files (`few_file`).
+were timed (`kernels`), and not for reading files (`whole_networks_file`).
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def few_profile(
 
 
 MIX = "mix"
-"""The entry of a header's `accuracy` that tells a mixed device from a measured one."""
+"""The entry of a header's `accuracy` that marks a mixed device as one."""
 
 
 def pieces(kernel: Kernel, rules: FusionRules) -> Iterator[Kernel]:

@@ -1,6 +1,6 @@
 """Reads the few networks that a user timed, and writes the profile that they and the known devices give.
 
-Not for the mix (`few`). `python -m latency_models.profile few=FILE device=NAME` calls `profile_from_few`.
+Not for the mix (`whole_networks`). `python -m latency_models.profile few=FILE device=NAME` calls `profile_from_few`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def read_measurements(file: Path) -> list[Measurement]:
     header = next(reader, [])
     allowed = (*COLUMNS, *OPTIONAL)
     if not set(COLUMNS) <= set(header) <= set(allowed) or len(set(header)) < len(header):
-        raise BadFile(f"'{file}' row 1: columns must be {', '.join(COLUMNS)} and at will {', '.join(OPTIONAL)}")
+        raise BadFile(f"'{file}' row 1: columns must be {', '.join(COLUMNS)} and optionally {', '.join(OPTIONAL)}")
     measured: list[Measurement] = []
     first_seen: dict[tuple[object, ...], int] = {}
     for number, fields in enumerate(reader, start=2):

@@ -1,6 +1,6 @@
 """Which kernel to time next: where the predictor is least sure of the time that networks spend there.
 
-Pure: rows in, kernels out. Not for timing (`timing`) and not for the final fit (`fit_rows.fit_device`).
+Pure: rows in, kernels out. Not for timing (`timing`) and not for the final fit (`fit.kernels.fit_device`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def predictor_error(
 ) -> float:
     """Mean relative error of rows predicted without themselves, weighted by the time that networks spend there.
 
-    counts: how often a kernel stands in a network. Infinite without rows.
+    counts: how often a network holds a kernel. Infinite without rows.
     """
     if not rows:
         return inf

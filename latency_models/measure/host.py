@@ -1,6 +1,6 @@
 """Times this machine: always the kernels that the predictor needs most, and whole networks between them.
 
-Not for the protocol (`timing`) and not for the files of the profile (`measured`).
+Not for the protocol (`timing`) and not for the files of the profile (`to_profile`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Step:
 
 
 def time_host(workload: Workload, path: Path, limits: Limits, accept_noise: bool) -> Timings:
-    """Time this machine; `path` holds what is done and is gone on from. Raises `Refused` where it is busy."""
+    """Time this machine; resuming from what `path` holds already. Raises `Refused` where it is busy."""
     begin = time.monotonic()
     total = len(workload.items)
     with pinned(workload.settings.threads), TimingProgress(total) as progress:

@@ -1,17 +1,27 @@
-"""A device that cannot run this project: a folder goes there, one CSV comes back.
+"""The kit for a device that cannot run this project: a folder goes there, one CSV comes back.
 
-Not for the fit (`measured`) and not for what runs there (`timing`, copied as measure.py).
+Not for the fit (`to_profile`) and not for what runs there (`timing`, copied as measure.py).
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from latency_models.measure import timing
-from latency_models.measure.timing import MANIFEST, RESULTS, Record, Refused, make_settings
+from latency_models.measure.timing import (
+    MANIFEST,
+    OWN_RUNTIME,
+    RESULTS,
+    Record,
+    Refused,
+    Runtime,
+    find_runtime,
+    make_settings,
+)
 from latency_models.measure.workload import Workload, workload_of
 from search_space.errors import BadFile, UserError
 from search_space.files import ensure_folder, write_whole
@@ -26,22 +36,21 @@ It needs Python 3.9 or newer and {packages}, nothing else:
     pip install {packages}
     python {script}              (--threads N for more cores, --busy accept on a machine that does other work)
 
-It takes about {minutes} minutes on a small board, goes on where it stopped, and writes {results}.
+It takes about {minutes} minutes on a small board, resumes where it stopped, and writes {results}.
 Bring that one file back to where this folder was made:
 
     python -m latency_models.profile import={results} device=NAME
 """
-PACKAGES = {"onnxruntime": "numpy onnxruntime", "openvino": "numpy openvino", "cuda": "numpy torch"}
 
 
 def export_folder(folder: Path, workload: Workload) -> str:
     """Write the folder; what to do with it. Raises `UserError` where it holds other files or cannot be made."""
     if folder.exists() and any(ensure_folder(folder).iterdir()):
         raise UserError(f"export='{folder}' exists and is not empty; name a new folder")
-    runtime = workload.settings.runtime
+    runtime = find_runtime(workload.settings.runtime)
     entries = []
     for name, item in {workload.reference.name: workload.reference, **workload.items}.items():
-        if runtime == "cuda":
+        if runtime.reads == "layers":
             entries.append({"name": name, "layers": list(item.layers)})
             continue
         kind = "networks" if name in workload.networks else "kernels"
@@ -56,10 +65,12 @@ def export_folder(folder: Path, workload: Workload) -> str:
         "items": entries[1:],
     }
     write_whole(folder / SCRIPT, resources.files("latency_models.measure").joinpath("timing.py").read_bytes())
+    if runtime.__module__ != timing.__name__:
+        write_whole(folder / OWN_RUNTIME, _source(runtime))
     text = _README.format(
         kernels=len(workload.kernels),
         networks=len(workload.networks),
-        packages=PACKAGES[runtime],
+        packages=" ".join(("numpy", *runtime.packages)),
         script=SCRIPT,
         results=RESULTS,
         minutes=round(len(workload.kernels) * 0.02 + len(workload.networks) * 0.15 + 2),
@@ -72,6 +83,13 @@ def export_folder(folder: Path, workload: Workload) -> str:
         f"  python {SCRIPT}\n"
         f"then bring back {RESULTS}: python -m latency_models.profile import={RESULTS} device=NAME"
     )
+
+
+def _source(runtime: type[Runtime]) -> bytes:
+    file = inspect.getsourcefile(runtime)
+    if file is None:
+        raise UserError(f"runtime {runtime.__module__}.{runtime.__name__} has no source file to take to the device")
+    return Path(file).read_bytes()
 
 
 def read_results(path: Path) -> tuple[Workload, dict[str, Any], list[Record]]:
@@ -95,7 +113,7 @@ def read_results(path: Path) -> tuple[Workload, dict[str, Any], list[Record]]:
     if len(records) < expected:
         raise BadFile(
             f"{path.name} row {len(records) + 3}: the file ends after {len(records)} of {expected} timings; run "
-            f"{SCRIPT} again in its folder, it goes on from there"
+            f"{SCRIPT} again in its folder, it resumes from there"
         )
     return workload, facts, records
 

@@ -1,6 +1,6 @@
 """Which layers the operators of an ONNX graph are: the shape arithmetic and every assumption about operators.
 
-Not for which graphs are refused and how that is told (`onnx.reader`).
+Not for which graphs are refused, nor for the messages (`onnx.reader`).
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def test_a_folder_without_its_files_is_refused(kit: Path, tmp_path: Path) -> Non
     assert run.returncode == 2 and "manifest.json" in run.stderr and run.stderr.count("\n") == 1
 
 
-def test_a_killed_run_goes_on_where_it_stopped(kit: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_where_it_stopped(kit: Path, tmp_path: Path) -> None:
     folder = tmp_path / "kit"
     shutil.copytree(kit, folder)
     results = folder / "results.csv"

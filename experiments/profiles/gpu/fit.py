@@ -1,6 +1,6 @@
 """The A100 under TensorRT fp16: work per kernel from the V100's kernels, and the networks that set its level.
 
-Needs scipy. Not for whole profiles (`gpu`).
+Needs scipy. Not for whole profiles (`profile`).
 """
 
 from __future__ import annotations

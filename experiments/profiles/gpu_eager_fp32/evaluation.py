@@ -46,14 +46,14 @@ def _convolutions(folder: Path) -> list[Evaluation]:
     models, unseen = _fitted(conv_rows(folder))
     drift = models["conv_kxk"].drift
     alone = _unseen("the same, the drift taken off both", models, unseen.without(drift))
-    told = _plus(
+    placed = _plus(
         alone, drift.ms(unseen.elapsed), "3x3 convolutions not fitted, the drift at their place in the run added"
     )
     expected_ms = alone.predicted_ms + drift.mean_ms
-    untold = Evaluation("the same, the mean drift added to all", alone.names, unseen.latency_ms, expected_ms)
+    average = Evaluation("the same, the mean drift added to all", alone.names, unseen.latency_ms, expected_ms)
     large = np.array([kernel.spec.macs >= LARGE_MACS for kernel in unseen.kernels])
-    part = _part(told, f"of these, those of {LARGE_MACS / 1e9:g} GMACs and more", large)
-    return [_marked(told, 15), part, _marked(alone, 15), _marked(untold, 15)]
+    part = _part(placed, f"of these, those of {LARGE_MACS / 1e9:g} GMACs and more", large)
+    return [_marked(placed, 15), part, _marked(alone, 15), _marked(average, 15)]
 
 
 def _fitted(rows: Measured, fit: Fit = fit_kinds) -> tuple[dict[str, Fitted], Measured]:
@@ -67,7 +67,7 @@ def _by_kind(seen: Measured) -> dict[str, Fitted]:
 
 
 def _plus(found: Evaluation, ms: Array, name: str) -> Evaluation:
-    """Measured and foretold times, each `ms` later: (N,)."""
+    """Measured and foreplaced times, each `ms` later: (N,)."""
     assert found.low_ms is not None and found.high_ms is not None
     measured, predicted = found.measured_ms + ms, found.predicted_ms + ms
     return Evaluation(name, found.names, measured, predicted, found.low_ms + ms, found.high_ms + ms, found.coverage)

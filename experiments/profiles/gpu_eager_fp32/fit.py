@@ -1,7 +1,7 @@
 """Single kernels of an A100 under eager PyTorch, fp32: a form and a residual per kernel kind.
 
 A table's rows may be of two kinds (convolutions over an image, and others): they share the form, not the residual.
-Needs scipy. Not for whole profiles (`gpu_eager`) nor for finding length scales (`gpu_eager_scales`).
+Needs scipy. Not for whole profiles (`profile`) nor for finding length scales (`scales`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FORMS: Mapping[str, tuple[str, ...]] = {
 # A convolution's time grows by its place in the table, whatever its size: the shortest of the first hundred is 0.07 ms,
 # of the last 0.35. The run slowed down as it went on, and left-out folds follow a square better than a line.
 DRIFT_POWERS = {"conv_kxk": 2, "conv_image": 2}
-# Found on the rows of the split's seen part alone: python -m experiments.profiles.gpu_eager_fp32.scales source=DIR
+# Found on the rows of the split's seen part alone: python -m experiments.profiles.gpu_eager_fp32.scales
 _CONV_RESIDUAL = Residual(
     {
         "log_in_channels": 1.04,

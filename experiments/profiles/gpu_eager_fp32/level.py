@@ -1,6 +1,6 @@
 """The eager A100's kinds that no table lists, and the whole networks that set the level of all kinds. Needs scipy.
 
-Not for the measured kinds (`gpu_eager_fit`) nor for the profile (`gpu_eager`).
+Not for the measured kinds (`fit`) nor for the profile (`profile`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Single kernels of an A100 under eager PyTorch, fp32, as the public tables list them, and their split.
 
-Not for fitting (`gpu_eager_fit`).
+Not for fitting (`fit`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SPLIT_SEED, UNSEEN_SHARE = 0, 0.2
 
 @dataclass(frozen=True)
 class Drift:
-    """What a run adds to every time as it goes on, whatever the kernel: ms by power of the run's share gone by."""
+    """What a run adds to every time the later it is taken, whatever the kernel: ms by power of the run's elapsed share."""
 
     ms_by_power: tuple[float, ...] = ()
 

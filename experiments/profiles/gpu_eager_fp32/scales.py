@@ -1,9 +1,9 @@
-"""Where the residuals of `gpu_eager_fit` come from: length scales, amplitude and noise of the highest likelihood.
+"""Where the residuals of `fit` come from: length scales, amplitude and noise of the highest likelihood.
 
-    python -m experiments.profiles.gpu_eager_fp32.scales source=DIR
+    python -m experiments.profiles.gpu_eager_fp32.scales [source=FOLDER]
 
 Prints them for every kind, from the seen part of the split alone. About a minute; needs scipy. The printed numbers
-are copied into `RESIDUALS` by hand, so that a profile's rebuild does not hang on an optimiser's last digits.
+are copied into `RESIDUALS` by hand, so that a profile's rebuild does not depend on an optimiser's last digits.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from device_profiles import Residual
+from experiments.profiles import DATA
 from experiments.profiles.gpu_eager_fp32.fit import SCREENED, fit_form, log_ratios, without_outliers
 from experiments.profiles.gpu_eager_fp32.rows import (
     OPS,
@@ -29,8 +30,8 @@ from experiments.profiles.gpu_eager_fp32.rows import (
 from latency_models.features import BLOCKS, COORDINATES
 from latency_models.options import Options, run
 
-USAGE = "usage: python -m experiments.profiles.gpu_eager_fp32.scales source=DIR"
-OPTIONS = {"source": "folder of the public latency measurements"}
+USAGE = "usage: python -m experiments.profiles.gpu_eager_fp32.scales [source=FOLDER]"
+OPTIONS = {"source": "folder of the public rows (default: experiments/profiles/data)"}
 _SIZES = ("log_in_channels", "log_out_channels", "log_pixels")
 NAMES: Mapping[str, tuple[str, ...]] = {
     "linear": (
@@ -92,7 +93,7 @@ def residual_of(kind: str, seen: Measured) -> Residual:
 
 
 def _scales(options: Options) -> str:
-    folder = Path(options.text("source"))
+    folder = Path(options.text("source", str(DATA)))
     found = {
         "linear": residual_of("linear", split(linear_rows(folder))[0]),
         "conv_kxk": residual_of("conv_kxk", split(conv_rows(folder))[0]),

@@ -1,6 +1,6 @@
 """What was measured on the Myriad X, as samples: single layers, micro-benchmarks and whole networks.
 
-A sample's group is the network it was counted in, or the family of a whole network. Not for fitting (`vpu_fit`).
+A sample's group is the network it was counted in, or the family of a whole network. Not for fitting (`fit`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from experiments.profiles.vpu.networks import (
 from latency_models.fit.regression import Form, Sample, Terms
 from latency_models.neural_engine import EngineConv
 
-LANES = Lanes()  # the engine's rounding stands in its modes (`neural_engine`)
+LANES = Lanes()  # the engine's rounding is in its modes (`neural_engine`)
 _ENGINE = {
     "launch": "launch",
     "engine_cycles": "cycle",
