@@ -104,6 +104,7 @@ def calibrate(device: str, architecture: Path, measured_ms: float, resolution: i
 
 
 def main(arguments: Sequence[str]) -> int:
+    """The command; its exit status."""
     return run(_calibrate, OPTIONS, USAGE, arguments)
 
 

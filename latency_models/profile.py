@@ -54,6 +54,7 @@ _NOT_WITH = {
 
 
 def main(arguments: Sequence[str]) -> int:
+    """The command; its exit status."""
     return run(_profile, OPTIONS, USAGE, arguments)
 
 

@@ -49,6 +49,7 @@ class Evaluation:
 
     @property
     def rmse_ms(self) -> float:
+        """Root mean square error in ms."""
         return float(np.sqrt(((self.predicted_ms - self.measured_ms) ** 2).mean()))
 
     @property

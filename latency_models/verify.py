@@ -62,8 +62,11 @@ Networks = Mapping[str, tuple[Segment, ...]]
 
 @dataclass(frozen=True)
 class Verification:
-    """`evaluation` is of times scaled to the reference's speed when the profile was taken; `as_timed` of times
-    without that; reference_ratio: the reference's time now over then."""
+    """What was found.
+
+    evaluation: of times scaled to the reference's speed when the profile was taken; as_timed: of times without that;
+    reference_ratio: the reference's time now over then.
+    """
 
     evaluation: Evaluation
     as_timed: Evaluation
@@ -110,10 +113,10 @@ def verify(
 
 
 def time_here(profile: DeviceProfile, items: Sequence[Item], what: str, partial_file: Path, noise: bool) -> TimedHere:
-    """Time models on the machine and in the runtime of the profile. what: names the work, so that a killed run
-    resumes from `partial_file`, which is gone in the end; noise: accept a busy machine.
+    """Time models on the machine and in the runtime of the profile.
 
-    Raises `UserError` for a profile of another machine, and `Refused` for a busy one.
+    what: names the work, so that a killed run resumes from `partial_file`, which is gone in the end; noise: accept a
+    busy machine. Raises `UserError` for a profile of another machine, and `Refused` for a busy one.
     """
     reference_ms, header, begin = _refuse_others(profile), profile.header, time.monotonic()
     settings = make_settings(header.runtime, header.runtime_options["optimization"], header.precision, header.threads)
@@ -214,6 +217,7 @@ def _csv(found: Verification) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """The command; its exit status."""
     return run(_verify, OPTIONS, USAGE, arguments)
 
 

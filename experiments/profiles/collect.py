@@ -132,8 +132,10 @@ def _uses_v100(row: Row) -> bool:
 
 
 def gpunet_layers(folder: Path) -> list[list[str]]:
-    """A row a layer of every network of `GPUNET_FILES`: its name, then `GPUNET_COLUMNS`, empty where the file says
-    nothing. Raises `BadFile`."""
+    """GPUNet's layers as rows, network by network.
+
+    A row is the network's name, then `GPUNET_COLUMNS`, empty where the file says nothing. Raises `BadFile`.
+    """
     found = []
     for name, file in GPUNET_FILES.items():
         path = folder / "gpunet" / file

@@ -21,8 +21,10 @@ class Cell:
 
     @property
     def rectifications(self) -> int:
-        """ReLUs that are kernels of their own: a convolution begins with one, which merges into the convolution
-        before where that alone feeds it."""
+        """ReLUs that are kernels of their own.
+
+        A convolution begins with one, which merges into the convolution before where that alone feeds it.
+        """
         return sum(name.startswith("nor_conv") and not self._merges(start) for (start, _), name in self.used.items())
 
     def describe(self) -> list[float]:

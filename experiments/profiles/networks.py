@@ -29,6 +29,7 @@ class KernelList:
     ops: list[Op] = field(default_factory=list)
 
     def conv(self, out_channels: int, kernel_size: int = 1, stride: int = 1, *, adds: bool = False) -> None:
+        """A convolution; `adds`: a residual addition follows."""
         inputs = 2 if adds and self.merged_add else 1
         kernel = square(Kind.CONV, self.channels, out_channels, self.size, kernel_size, stride, inputs)
         self.ops.append(kernel)
@@ -37,19 +38,23 @@ class KernelList:
             self.ops.append(square(Kind.ADD, self.channels, self.channels, self.size, inputs=2))
 
     def dwconv(self, kernel_size: int, stride: int = 1) -> None:
+        """A depthwise convolution."""
         kernel = square(Kind.DWCONV, self.channels, self.channels, self.size, kernel_size, stride)
         self.ops.append(kernel)
         self.size = kernel.spec.out_height
 
     def max_pool(self, stride: int = 2) -> None:
+        """A window pooling."""
         self.ops.append(MovedElements("pool", self.channels * self.size**2))
         self.size = -(-self.size // stride)
 
     def global_pool(self) -> None:
+        """The mean over all pixels."""
         self.ops.append(square(Kind.GLOBAL_POOL, self.channels, self.channels, self.size))
         self.size = 1
 
     def linear(self, out_features: int) -> None:
+        """A fully connected layer over everything before it."""
         self.ops.append(Kernel(LayerSpec(Kind.LINEAR, self.channels * self.size**2, out_features, 1, 1)))
         self.channels, self.size = out_features, 1
 
@@ -143,10 +148,10 @@ def mobilenet_v2(width_mult: float, resolution: int, merged_add: bool = False) -
 
 
 def gpunet(layers: Sequence[Row]) -> list[Op]:
-    """A GPUNet (arXiv 2205.00841) from the rows of its layers, the image first; cells that a layer has no use for are
-    empty.
+    """A GPUNet (arXiv 2205.00841) from the rows of its layers, the image first.
 
-    Raises `UserError` for a layer type whose sizes are not published (GPUNet-D2's `head_large`).
+    Cells that a layer has no use for are empty. Raises `UserError` for a layer type whose sizes are not published
+    (GPUNet-D2's `head_large`).
     """
     net = KernelList(3, layers[0].integer("img_resolution"), merged_add=True)
     for layer in layers[1:]:

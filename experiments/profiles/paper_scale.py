@@ -75,11 +75,10 @@ def _drawn(space: str, macs: float) -> NDArray[np.int64]:
 
 
 def random_choices(space: SearchSpace, macs: float, seed: int = 0) -> NDArray[np.int64]:
-    """(2000, slots) gate paths drawn at random among networks within 5 % of `macs`; where the space has
-    too few (its edge), the nearest of those drawn.
+    """Gate paths drawn at random among networks within 5 % of `macs`: (2000, slots).
 
-    Slots are drawn independently with candidates weighted by exp(t x MACs), t set so that the mean is `macs`:
-    the most even distribution with that mean.
+    Where the space has too few (its edge), the nearest of those drawn. Slots are drawn independently with candidates
+    weighted by exp(t x MACs), t set so that the mean is `macs`: the most even distribution with that mean.
     """
     costs, fixed = _macs(space)
     rng = np.random.default_rng(seed)

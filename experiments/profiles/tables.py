@@ -63,8 +63,10 @@ class Row:
 
 
 def read_rows(folder: Path, name: str) -> list[Row]:
-    """The rows of one table, in its order. Raises `BadFile` where neither `name` nor `name`.gz is in the folder, or
-    where it is damaged."""
+    """The rows of one table, in its order.
+
+    Raises `BadFile` where neither `name` nor `name`.gz is in the folder, or where it is damaged.
+    """
     path = folder / name
     if not path.is_file():
         path = folder / f"{name}.gz"

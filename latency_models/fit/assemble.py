@@ -28,8 +28,11 @@ WIDENING_RULE = (
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where a kind's coefficients come from, how many measured rows of each kernel size stand behind
-    them, and whether the networks that set the interval contain the kind."""
+    """What a kind's coefficients rest on.
+
+    origin: 'measured', 'fitted' or 'derived'; source: from what, in words; support: kernel size -> how many measured
+    rows; in_networks: whether the networks that set the interval contain the kind.
+    """
 
     origin: str
     source: str

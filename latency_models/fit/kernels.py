@@ -260,8 +260,11 @@ def _fit_residual(kind: str, rows: Sequence[KernelRow], ratios: Array) -> Residu
 
 
 def kernel_interval(errors: Array, amplitude: float) -> tuple[float, float]:
-    """Ends for a kernel not timed, from rows left out: tolerance limits where they reach; below, normal ones
-    that are no narrower than the residual's amplitude, since so few rows say little."""
+    """Ends for a kernel not timed, from rows left out.
+
+    Tolerance limits where they reach; below, normal ones that are no narrower than the residual's amplitude, since so
+    few rows say little.
+    """
     half = NORMAL_90 * max(amplitude, float(np.sqrt((errors**2).mean())))
     low, high = tolerance_limits(np.exp(errors).tolist(), COVERAGE) or (exp(-half), exp(half))
     return min(1.0, round(low, 4)), max(1.0, round(high, 4))

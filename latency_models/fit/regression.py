@@ -42,6 +42,7 @@ class Terms:
     values: dict[str, float] = field(default_factory=dict)
 
     def add(self, kernel: Kernel, count: int = 1) -> None:
+        """A kernel, `count` times. Raises `KeyError` for a kind that the form does not price."""
         for feature, name in self.form[kernel.price_kind].items():
             self.add_value(name, FEATURES[feature](kernel, self.lanes) * count)
 
@@ -60,8 +61,10 @@ def fit_coefficients(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def fit_absolute(samples: Sequence[Sample]) -> dict[str, float]:
-    """Coefficients >= 0 that minimise the weighted absolute relative error (squared below 3 %): a few samples that
-    no form explains pull less than in `fit_coefficients`. By re-weighted least squares."""
+    """Coefficients >= 0 that minimise the weighted absolute relative error (squared below 3 %).
+
+    A few samples that no form explains pull less than in `fit_coefficients`. By re-weighted least squares.
+    """
     from scipy.optimize import nnls
 
     names = list(dict.fromkeys(name for sample in samples for name in sample.terms))
@@ -89,10 +92,10 @@ def held_out_ratios(samples: Sequence[Sample], among: Sequence[Sample]) -> NDArr
 
 
 def conformal_factors(ratios: NDArray[np.float64], coverage: float) -> tuple[float, float]:
-    """(low, high) on a prediction: between them lies a new network's measured time with at least
-    `coverage`, if its error is exchangeable with these. ratios: predicted over measured, (N,).
+    """The interval's ends as factors on a prediction: (low, high).
 
-    Raises `UserError` where N is too small for the coverage.
+    Between them lies a new network's measured time with at least `coverage`, if its error is exchangeable with these.
+    ratios: predicted over measured, (N,). Raises `UserError` where N is too small for the coverage.
     """
     factors = sorted(float(factor) for factor in 1 / ratios)
     low, high = rank_quantiles(factors, factors, coverage)
@@ -117,6 +120,7 @@ def summary(ratios: NDArray[np.float64]) -> str:
 
 
 def round_significant(value: float) -> float:
+    """The value to five significant digits, as coefficients are stored."""
     return float(f"{value:.{DIGITS}g}")
 
 

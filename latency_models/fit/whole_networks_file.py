@@ -48,8 +48,11 @@ def is_mix(profile: DeviceProfile) -> bool:
 
 
 def read_measurements(file: Path) -> list[Measurement]:
-    """The rows of a CSV with columns architecture (path of an architecture.json, from the CSV's folder) and
-    latency_ms, and optionally resolution and num_classes. Raises `BadFile` naming the row (the header is row 1)."""
+    """The rows of a CSV of timed networks.
+
+    Columns are architecture (path of an architecture.json, from the CSV's folder) and latency_ms, and optionally
+    resolution and num_classes. Raises `BadFile` naming the row (the header is row 1).
+    """
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:

@@ -49,8 +49,10 @@ def next_kernels(
     counts: Mapping[Kernel, float],
     number: int,
 ) -> list[Kernel]:
-    """The kernels not yet timed whose uncertainty in ms of an average network is largest, one after the other:
-    every choice lowers the uncertainty of those near it."""
+    """The kernels not yet timed that are least certain, in ms of an average network.
+
+    One after the other: every choice lowers the uncertainty of those near it.
+    """
     measured = {row.kernel for row in rows}
     waiting: dict[str, list[Kernel]] = {}
     for kernel in kernels:

@@ -94,8 +94,11 @@ def run_steps(
 
 
 def next_step(workload: Workload, records: Sequence[Record], wanted: float, network_share: float, late: bool) -> Step:
-    """What to time after `records`. wanted: error at which kernels are enough; network_share: of the time spent
-    so far; late: whether the time is over, so that only what a fit cannot do without is still taken."""
+    """What to time after `records`.
+
+    wanted: error at which kernels are enough; network_share: of the time spent so far; late: whether the time is over,
+    so that only what a fit cannot do without is still taken.
+    """
     timed = results(records)
     rows = kernel_rows(workload, timed)
     kernels = list(workload.kernels.values())

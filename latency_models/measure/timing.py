@@ -58,8 +58,11 @@ class Refused(ValueError):
 
 
 class Item(NamedTuple):
-    """A kernel or a network to time. onnx: gives its model; layers: the same as records
-    (a kind, its sizes and `inputs`: positions of earlier layers, -1 the first input, -2 the second)."""
+    """A kernel or a network to time.
+
+    onnx: gives its model; layers: the same as records (a kind, its sizes and `inputs`: positions of earlier layers, -1
+    the first input, -2 the second).
+    """
 
     name: str
     onnx: Callable[[], bytes]
@@ -136,7 +139,7 @@ def make_settings(runtime: str, optimization: str = "", precision: str = "", thr
 
 
 def sample(run: Run, warm_ms: float, fewest_ms: float) -> list[float]:
-    """ms of every run after a warm-up of so many ms at least."""
+    """Time every run, in ms, after a warm-up of so many ms at least."""
     spent, runs = 0.0, 0
     while (runs < WARM_RUNS or spent < warm_ms) and runs < MOST_RUNS:
         spent, runs = spent + run(), runs + 1
@@ -404,6 +407,7 @@ class OnnxRuntime:
         options.log_severity_level = 3
 
     def load(self, item: Item) -> Run:
+        """See `Runtime`."""
         session = self._library.InferenceSession(item.onnx(), self._options, providers=["CPUExecutionProvider"])
         binding = session.io_binding()
         for value in session.get_inputs():
@@ -444,6 +448,7 @@ class OpenVino:
         }
 
     def load(self, item: Item) -> Run:
+        """See `Runtime`."""
         model = self._core.read_model(item.onnx())
         if model.is_dynamic():
             model.reshape({x: [n.get_length() if n.is_static else 1 for n in x.partial_shape] for x in model.inputs})
@@ -481,6 +486,7 @@ class Cuda:
         self._dtype = torch.float16 if settings.precision == "fp16" else torch.float32
 
     def load(self, item: Item) -> Run:
+        """See `Runtime`."""
         torch = self._torch
         place = {"device": "cuda", "dtype": self._dtype}
         weights = [[torch.from_numpy(w).to(**place) for w in random_weights(layer)] for layer in item.layers]
@@ -656,6 +662,7 @@ def machine_facts(settings: Settings, runtime: Runtime) -> dict[str, Any]:
 
 
 def load_average() -> float | None:
+    """Processes waiting for a core over the last minute; None where the system does not say."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
@@ -710,7 +717,7 @@ def _read(path: str) -> str:
 
 
 class Bench:
-    """This machine at work: a runtime, the reference, and the timings so far, which `path` always holds.
+    """A bench on this machine: a runtime, the reference, and the timings so far, which `path` always holds.
 
     `facts`, a name of the work among them as `manifest`, are written in the file, and timings that it already holds
     are not taken anew. Raises `Refused` for a file of other facts and, unless noise is accepted, a busy machine.

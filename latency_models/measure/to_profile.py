@@ -40,6 +40,7 @@ def kernel_rows(workload: Workload, timed: Mapping[str, Result]) -> list[KernelR
 
 
 def measured_networks(workload: Workload, timed: Mapping[str, Result]) -> list[MeasuredNetwork]:
+    """The whole networks that were timed, in the workload's order."""
     return [
         MeasuredNetwork(name, segments, timed[name].ms, timed[name].spread_ms)
         for name, segments in workload.networks.items()

@@ -99,6 +99,7 @@ class Workload:
 
     @property
     def reference(self) -> Item:
+        """The network that is timed before and after every timing."""
         return reference_item()
 
     def export_facts(self) -> dict[str, Any]:
@@ -137,8 +138,11 @@ def workload_of(facts: Mapping[str, Any], settings: Settings) -> Workload:
 
 
 def random_network(space: SearchSpace, number: int, resolution: int) -> tuple[Segment, ...]:
-    """The number-th random network of a space: slots draw three candidates and keep the largest, else the smallest,
-    with a probability that differs from network to network, so that sizes spread."""
+    """The number-th random network of a space.
+
+    Slots draw three candidates and keep the largest, else the smallest, with a probability that differs from network
+    to network, so that sizes spread.
+    """
     rng = random.Random(f"{space.name} {number}")
     level = (number * GOLDEN) % 1
     choices = []

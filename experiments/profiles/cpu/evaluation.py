@@ -40,8 +40,10 @@ def evaluations(folder: Path) -> list[Evaluation]:
 
 
 def network_evaluations(folder: Path, variant: Variant) -> list[Evaluation]:
-    """Without the network and its twins, then without its family; intervals from the networks left that were held out
-    in the same way."""
+    """Without the network and its twins, then without its family.
+
+    Intervals come from the networks left that were held out in the same way.
+    """
     networks = samples(folder, variant)
     named = {"leave one network out (twins together)": networks, "leave one family out": by_family(networks)}
     sets = []
@@ -52,8 +54,11 @@ def network_evaluations(folder: Path, variant: Variant) -> list[Evaluation]:
 
 
 def _nas_bench(folder: Path) -> list[Evaluation]:
-    """Half of NAS-Bench-201 predicted from the other half: by a form fitted to it, and by the one of the ImageNet
-    networks with one scale, of another version of the runtime. Intervals from the other half too."""
+    """Half of NAS-Bench-201 predicted from the other half.
+
+    By a form fitted to it, and by the one of the ImageNet networks with one scale, of another version of the runtime.
+    Intervals come from the other half too.
+    """
     found = nas_bench_samples(folder)
     order = np.random.default_rng(SEED).permutation(len(found))
     seen, unseen = ([found[i] for i in part] for part in (order[:TRAINED], order[TRAINED:]))

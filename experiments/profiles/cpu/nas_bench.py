@@ -26,8 +26,10 @@ def nas_bench_samples(folder: Path) -> list[Sample]:
 
 
 def executed(cell: Cell) -> Cell:
-    """The cell as it runs. Unused edges are dropped, but the sum of two 'none' edges is a tensor of zeros like any
-    other: what reads it runs."""
+    """The cell as it runs.
+
+    Unused edges are dropped, but the sum of two 'none' edges is a tensor of zeros like any other: what reads it runs.
+    """
     zeros = cell.named[0, 2] == cell.named[1, 2] == "none"
     if zeros and cell.named[2, 3] != "none":
         return replace(cell, used={**cell.used, (2, 3): cell.named[2, 3]})

@@ -24,8 +24,10 @@ def evaluations(folder: Path) -> list[Evaluation]:
 
 
 def _networks(folder: Path) -> Evaluation:
-    """Each network by a level fitted to the others, its interval from the others' own errors: one network fewer than
-    the shipped interval stands on, so the claim is a little smaller."""
+    """Each network by a level fitted to the others, its interval from the others' own errors.
+
+    That is one network fewer than the shipped interval rests on, so the claim is a little smaller.
+    """
     networks = network_samples(folder, work_of_kernels(folder))
     ratios = held_out_ratios(networks, networks)
     coverage = round(largest_coverage(len(networks) - 1) - 0.025, 1)

@@ -97,8 +97,10 @@ def _part(found: Evaluation, name: str, inside: Array) -> Evaluation:
 
 
 def _networks(folder: Path) -> Evaluation:
-    """Whole networks by a level fitted to those of other groups, with an interval from their errors. None ran in
-    fp32: at batch 1 launches bind, so that TF32 and fp16 say about as much."""
+    """Whole networks by a level fitted to those of other groups, with an interval from their errors.
+
+    None ran in fp32: at batch 1 launches bind, so that TF32 and fp16 say about as much.
+    """
     networks = network_samples(folder, fit_alone(folder))
     ratios = held_out_ratios(networks, networks)
     groups = np.array([str(network.group) for network in networks])

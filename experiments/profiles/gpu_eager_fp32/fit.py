@@ -85,10 +85,10 @@ FOLDS, FOLD_SEED = 4, 1
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A kind's form and residual. rows: those that stand behind the residual, without their run's drift; seen: how
-    many the form was fitted to.
+    """A kind's form and residual.
 
-    low_factor, high_factor: between which multiples of a prediction 90 % of unseen rows lie.
+    rows: those behind the residual, without their run's drift; seen: how many the form was fitted to; low_factor,
+    high_factor: between which multiples of a prediction 90 % of unseen rows lie.
     """
 
     coefficients: Mapping[str, float]
@@ -150,7 +150,7 @@ def fit_form(rows: Measured) -> tuple[dict[str, float], Drift]:
 
 
 def form_ms(coefficients: Mapping[str, float], kernels: list[Kernel]) -> Array:
-    """ms of the form alone, (N,)."""
+    """Times by the form alone, in ms: (N,)."""
     lanes = Lanes()
     return np.array([sum(c * FEATURES[name](kernel, lanes) for name, c in coefficients.items()) for kernel in kernels])
 
@@ -175,8 +175,10 @@ def without_outliers(rows: Measured, coefficients: Mapping[str, float], residual
 
 
 def spread_out(points: Array, count: int) -> Places:
-    """Places of at most `count` points, each the furthest from those before it, the first the one nearest to the
-    middle. No two lie at one place. points: (N, D)."""
+    """Places of at most `count` points, each the furthest from those before it.
+
+    The first is the one nearest to the middle, and no two lie at one place. points: (N, D).
+    """
     nearest = ((points - points.mean(0)) ** 2).sum(1)
     chosen = [int(nearest.argmin())]
     nearest = ((points - points[chosen[0]]) ** 2).sum(1)

@@ -44,7 +44,7 @@ class Kinds:
     derived: Mapping[str, Derived]
 
     def ms(self, kernels: Sequence[Kernel]) -> list[float]:
-        """ms of every kernel, in order."""
+        """Times of all kernels in ms, in order."""
         times: dict[Kernel, float] = {}
         for kind, part in _by_kind(kernels).items():
             known = self.fitted.get(kind)
@@ -59,6 +59,7 @@ def tables(folder: Path) -> list[Measured]:
 
 
 def fit_alone(folder: Path) -> Kinds:
+    """Every kind of a kernel timed alone, fitted or derived, before any network sets the level."""
     fitted = {kind: model for table in tables(folder) for kind, model in fit_kinds(table).items()}
     return Kinds(fitted, _derived(folder, {kind: model.coefficients for kind, model in fitted.items()}))
 

@@ -16,8 +16,10 @@ from search_space.space import divisible
 
 
 def efficientnet(width: float, depth: float, size: int, wide_squeeze: bool = False) -> list[Kernel]:
-    """EfficientNet (arXiv 1905.11946) by its multiples of B0's width and depth. wide_squeeze: the squeezed width is a
-    quarter of the block's inner width, not of its input's."""
+    """EfficientNet (arXiv 1905.11946) by its multiples of B0's width and depth.
+
+    wide_squeeze: the squeezed width is a quarter of the block's inner width, not of its input's.
+    """
     net = KernelList(3, size)
     _conv(net, divisible(32 * width), 3, 2, then=Kind.GELU)
     for expansion, kernel_size, first_stride, out, blocks in EFFICIENTNET_B0:

@@ -27,7 +27,7 @@ SPLIT_SEED, UNSEEN_SHARE = 0, 0.2
 
 @dataclass(frozen=True)
 class Drift:
-    """What a run adds to every time the later it is taken, whatever the kernel: ms by power of the run's elapsed share."""
+    """What a run adds to a time, whatever the kernel: ms by power of the share of the run that has elapsed."""
 
     ms_by_power: tuple[float, ...] = ()
 
@@ -50,6 +50,7 @@ class Measured:
     elapsed: Array
 
     def at(self, places: Places) -> Measured:
+        """The rows at these places. places: (M,), from 0."""
         return Measured([self.kernels[i] for i in places], self.latency_ms[places], self.elapsed[places])
 
     def without(self, drift: Drift) -> Measured:
@@ -74,8 +75,11 @@ def split(rows: Measured) -> tuple[Measured, Measured]:
 
 
 def linear_rows(folder: Path) -> Measured:
-    """A matrix product keeps its rows as the tensor's height. The file's n is the dimension that is summed over, its k
-    the width of the output: only so do times step where the output's blocks fill the 108 multiprocessors."""
+    """Matrix products; a product keeps its rows as the tensor's height.
+
+    The file's n is the dimension that is summed over, its k the width of the output: only so do times step where the
+    output's blocks fill the 108 multiprocessors.
+    """
     return _measured(
         read_rows(folder, A100_LINEAR),
         lambda row: Kernel(LayerSpec(Kind.LINEAR, row.integer("n"), row.integer("k"), row.integer("m"), 1)),

@@ -48,8 +48,11 @@ MOST, PULL, ITERATIONS = 1000, 4.0, 100  # PULL: standard deviations (of the log
 
 
 def likely_residual(names: Sequence[str], rows: Measured, coefficients: Mapping[str, float]) -> Residual:
-    """On at most `MOST` rows, the scales held weakly to the spread of their coordinates. Of a marginal likelihood
-    with its gradient, since there are up to 19 numbers to find."""
+    """The residual of the highest likelihood on at most `MOST` rows.
+
+    The scales are held weakly to the spread of their coordinates. Of a marginal likelihood with its gradient, since
+    there are up to 19 numbers to find.
+    """
     from scipy.optimize import minimize
 
     few = rows.at(np.sort(np.random.default_rng(0).permutation(len(rows.kernels))[:MOST]))
@@ -104,6 +107,7 @@ def _scales(options: Options) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """The command; its exit status."""
     return run(_scales, OPTIONS, USAGE, arguments)
 
 

@@ -36,6 +36,7 @@ class Distinct:
 
 
 def distinct_layers(layers: list[Sample], ratios: Array) -> Distinct:
+    """Layers of one network and shape as one. ratios: predicted over measured, one a layer, (N,)."""
     places: dict[Hashable, list[int]] = {}
     for index, layer in enumerate(layers):
         places.setdefault((layer.group, tuple(layer.terms.items())), []).append(index)

@@ -48,8 +48,11 @@ def unseen_engine_layers(data: Measured) -> Ratios:
 
 
 def unseen_networks(data: Measured) -> Ratios:
-    """Predicted over measured time of `data.networks` (N,), each by a level without its family and, for those whose
-    layers were counted, a form without its own layers (those of its two relatives stay)."""
+    """Predicted over measured time of `data.networks`: (N,).
+
+    Each by a level without its family and, for those whose layers were counted, a form without its own layers (those
+    of its two relatives stay).
+    """
     fits = {network: fit_layers(data, network) for network in (None, *COUNTED.values())}
     ratios = []
     for network in data.networks:

@@ -85,8 +85,11 @@ class UnseenHalf:
 
 
 def unseen_half(folder: Path, coverage: float) -> UnseenHalf:
-    """Fit on a random half, predict the other. The interval's ends are rank quantiles of the errors of the fitted
-    half's networks, each left out of the process in turn, in standard deviations of the process."""
+    """Fit on a random half, predict the other.
+
+    The interval's ends are rank quantiles of the errors of the fitted half's networks, each left out of the process in
+    turn, in standard deviations of the process.
+    """
     samples = nas_bench_samples(read_rows(folder, NAS_BENCH_201))
     order = np.random.default_rng(SEED).permutation(len(samples))
     seen, unseen = ([samples[i] for i in part] for part in (order[:TRAINED], order[TRAINED:]))

@@ -81,6 +81,7 @@ class Measured:
 
 
 def measured(folder: Path) -> Measured:
+    """All samples of the Myriad's tables. Raises `BadFile`."""
     layers = layer_samples(read_rows(folder, MYRIAD_LAYERS))
     return Measured(
         layers=layers,
@@ -181,8 +182,11 @@ def uses_layer(row: Row) -> bool:
 
 
 def uses_micro(row: Row) -> bool:
-    """Whether a micro-benchmark row is a sample. The convolution rows hold a call's overhead (0.076 ms for one pixel,
-    where networks hold whole layers of 0.02 ms) and are left out."""
+    """Whether a micro-benchmark row is a sample.
+
+    The convolution rows hold a call's overhead (0.076 ms for one pixel, where networks hold whole layers of 0.02 ms)
+    and are left out.
+    """
     return row.text("kind") in ("fully_connected", "depthwise_conv")
 
 
@@ -204,8 +208,10 @@ def source_ratios(folder: Path) -> list[float]:
 
 
 def _listed(folder: Path) -> Mapping[tuple[str, str], Sequence[Op]]:
-    """(family, dl-benchmark's name) -> kernels, of every network there whose layers are known here and whose frames/s
-    agree between releases within 20 %."""
+    """Every network there whose layers are known here: (family, dl-benchmark's name) -> kernels.
+
+    Only those whose frames/s agree between releases within 20 %.
+    """
     ops = read_rows(folder, A76_OPS)
     return {
         **{("densenet", f"densenet-{depth}"): densenet(depth) for depth in (121, 161, 169, 201)},
@@ -228,6 +234,7 @@ def _listed(folder: Path) -> Mapping[tuple[str, str], Sequence[Op]]:
 
 
 def network_terms(name: str, ops: Sequence[Op]) -> dict[str, float]:
+    """A network's features by coefficient. Raises `ValueError` for a grouped convolution."""
     terms = Terms(FORM, LANES)
     for op in ops:
         match op:
