@@ -1,7 +1,7 @@
 """How the Myriad X's neural engine runs a convolution: its modes, and the stripes a large input is cut into.
 
 Constants and rules are those of OpenVINO's graph compiler for this chip (`hwConvTiling` in its public source,
-2019-2020), simplified: its tables for single shapes are left out. Only counts stand here; what one costs is fitted
+2019-2020), simplified: its tables for single shapes are left out. Only counts are here; what one costs is fitted
 (`experiments.profiles.vpu`). A larger convolution may have fewer stripes than a smaller one, as on the device.
 """
 

@@ -82,7 +82,7 @@ def random_choices(space: SearchSpace, macs: float, seed: int = 0) -> NDArray[np
     """
     costs, fixed = _macs(space)
     rng = np.random.default_rng(seed)
-    probabilities = _tilted(costs, macs - fixed)
+    probabilities = _probabilities_of_mean(costs, macs - fixed)
     draws = np.stack([rng.choice(p.size, DRAWS, p=p) for p in probabilities], axis=1)
     totals = fixed + costs[np.arange(len(costs)), draws].sum(1)
     off = np.abs(totals / macs - 1)
@@ -109,14 +109,14 @@ def _sum_macs(nodes: Sequence[Node]) -> float:
     return float(sum(node.spec.macs for node in nodes))
 
 
-def _tilted(costs: NDArray[np.float64], target: float) -> NDArray[np.float64]:
+def _probabilities_of_mean(costs: NDArray[np.float64], target: float) -> NDArray[np.float64]:
     """(slots, candidates) probabilities whose expected sum of costs is as near to `target` as can be."""
     scale = float(np.nanmax(costs))
     exists = ~np.isnan(costs)
     known = np.where(exists, costs, 0.0)
 
-    def probabilities(tilt: float) -> NDArray[np.float64]:
-        logits = np.where(exists, tilt * known / scale, -np.inf)
+    def probabilities(strength: float) -> NDArray[np.float64]:
+        logits = np.where(exists, strength * known / scale, -np.inf)
         weights = np.exp(logits - logits.max(1, keepdims=True))
         result: NDArray[np.float64] = weights / weights.sum(1, keepdims=True)
         return result

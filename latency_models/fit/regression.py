@@ -1,4 +1,4 @@
-"""Non-negative least squares on relative error, and intervals from held-out networks. Needs scipy.
+"""Non-negative least squares on relative error, and figures of errors. Needs scipy.
 
 A sample is a sum of features, so that layers and whole networks are fitted alike. Not for prediction.
 """
@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 
 from device_profiles import Kernel, Lanes
 from latency_models.features import FEATURES
-from latency_models.intervals import rank_quantiles
 
 Form = Mapping[str, Mapping[str, str]]
 """Kernel kind -> feature -> name of its coefficient. Features with one name share one coefficient."""
 
 DIGITS = 5  # significant digits of a stored coefficient
-REWEIGHTINGS, SQUARED_BELOW = 50, 0.03  # of `fit_absolute`
 
 
 @dataclass(frozen=True)
@@ -56,50 +54,8 @@ def fit_coefficients(samples: Sequence[Sample]) -> dict[str, float]:
     from scipy.optimize import nnls
 
     names = list(dict.fromkeys(name for sample in samples for name in sample.terms))
-    solution, _ = nnls(_scaled(samples, names), np.array([sample.weight for sample in samples]))
+    solution, _ = nnls(relative_terms(samples, names), np.array([sample.weight for sample in samples]))
     return {name: round_significant(float(value)) for name, value in zip(names, solution, strict=True)}
-
-
-def fit_absolute(samples: Sequence[Sample]) -> dict[str, float]:
-    """Coefficients >= 0 that minimise the weighted absolute relative error (squared below 3 %).
-
-    A few samples that no form explains pull less than in `fit_coefficients`. By re-weighted least squares.
-    """
-    from scipy.optimize import nnls
-
-    names = list(dict.fromkeys(name for sample in samples for name in sample.terms))
-    design, weights = _scaled(samples, names), np.array([sample.weight for sample in samples])
-    share = design / weights[:, None]
-    solution, _ = nnls(design, weights)
-    for _ in range(REWEIGHTINGS):
-        root = np.sqrt(weights / np.maximum(np.abs(share @ solution - 1), SQUARED_BELOW))
-        solution, _ = nnls(share * root[:, None], root)
-    return {name: round_significant(float(value)) for name, value in zip(names, solution, strict=True)}
-
-
-def predicted_ratios(samples: Sequence[Sample], coefficients: Mapping[str, float]) -> NDArray[np.float64]:
-    """Predicted over measured, one a sample: (N,)."""
-    totals = [sum(coefficients.get(n, 0.0) * v for n, v in s.terms.items()) / s.latency_ms for s in samples]
-    return np.array(totals)
-
-
-def held_out_ratios(samples: Sequence[Sample], among: Sequence[Sample]) -> NDArray[np.float64]:
-    """Predicted over measured for `among` (N,), every one predicted by a fit without its group."""
-    fits: dict[Hashable, dict[str, float]] = {}
-    for group in {sample.group for sample in among}:
-        fits[group] = fit_coefficients([other for other in samples if other.group != group])
-    return np.array([predicted_ratios([sample], fits[sample.group])[0] for sample in among])
-
-
-def conformal_factors(ratios: NDArray[np.float64], coverage: float) -> tuple[float, float]:
-    """The interval's ends as factors on a prediction: (low, high).
-
-    Between them lies a new network's measured time with at least `coverage`, if its error is exchangeable with these.
-    ratios: predicted over measured, (N,). Raises `UserError` where N is too small for the coverage.
-    """
-    factors = sorted(float(factor) for factor in 1 / ratios)
-    low, high = rank_quantiles(factors, factors, coverage)
-    return min(1.0, low), max(1.0, high)
 
 
 def mape(ratios: NDArray[np.float64]) -> float:
@@ -124,6 +80,7 @@ def round_significant(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def _scaled(samples: Sequence[Sample], names: Sequence[str]) -> NDArray[np.float64]:
+def relative_terms(samples: Sequence[Sample], names: Sequence[str]) -> NDArray[np.float64]:
+    """Every sample's terms over its measured ms, times its weight: (samples, names)."""
     rows = [[s.terms.get(name, 0.0) * s.weight / s.latency_ms for name in names] for s in samples]
     return np.array(rows)

@@ -26,7 +26,7 @@ from device_profiles import (
     Lanes,
     Source,
 )
-from latency_models.fit.assemble import WIDENING_RULE, Evidence, kind_model
+from latency_models.fit.kind_model import WIDENING_RULE, Evidence, kind_model
 from latency_models.fit.regression import Form, Sample, Terms, fit_coefficients, round_significant, summary
 from latency_models.fuse import fuse
 from latency_models.grid import grid_kernels

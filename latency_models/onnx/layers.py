@@ -149,7 +149,7 @@ class Translation:
         raise Refused("with a padding that no even padding stands for")
 
     def _matrix(self, operator: Operator, value: _Value) -> _Value:
-        """A tensor (..., C) times constant weights (C, C'): a 1x1 convolution over the other axes, or a linear layer."""
+        """A tensor (..., C) times constant weights (C, C'): a 1x1 convolution over the other axes, or linear."""
         x, weight = operator.inputs[:2]
         if weight not in self.static:
             raise Refused("of two computed tensors")

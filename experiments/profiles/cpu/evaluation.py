@@ -15,13 +15,8 @@ from numpy.typing import NDArray
 
 from experiments.profiles.cpu.nas_bench import nas_bench_samples
 from experiments.profiles.cpu.networks import FP32, Variant, by_family, samples
-from latency_models.fit.regression import (
-    Sample,
-    conformal_factors,
-    fit_coefficients,
-    held_out_ratios,
-    predicted_ratios,
-)
+from experiments.profiles.regression import conformal_factors, held_out_ratios, predicted_ratios
+from latency_models.fit.regression import Sample, fit_coefficients
 from latency_models.scores import Evaluation
 
 Ratios = NDArray[np.float64]

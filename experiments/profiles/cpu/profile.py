@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from device_profiles import MEASURED, FusionRules, Header, KernelRow, KindModel, Source
+from experiments.profiles.assemble import into, network_interval, solved_model, table_rows
 from experiments.profiles.cpu.evaluation import COVERAGE, evaluations, network_evaluations
 from experiments.profiles.cpu.networks import FORM, FP32, LANES, Variant, samples, support
+from experiments.profiles.regression import conformal_factors
 from experiments.profiles.tables import A76_NETWORKS
-from latency_models.fit.assemble import Evidence, into, kind_model, network_interval, solved_model, table_rows
-from latency_models.fit.regression import conformal_factors, fit_coefficients, summary
+from latency_models.fit.kind_model import Evidence, kind_model
+from latency_models.fit.regression import fit_coefficients, summary
 from search_space.layer import Kind
 
 __all__ = ["evaluations", "rebuild"]

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from experiments.profiles.gpu.fit import network_samples, v100_samples, work_of_kernels
-from latency_models.fit.regression import conformal_factors, fit_coefficients, held_out_ratios, predicted_ratios
+from experiments.profiles.regression import conformal_factors, held_out_ratios, predicted_ratios
+from latency_models.fit.regression import fit_coefficients
 from latency_models.intervals import largest_coverage
 from latency_models.scores import Evaluation
 

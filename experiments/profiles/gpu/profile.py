@@ -10,18 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from device_profiles import MEASURED, FusionRules, Header, KernelRow, KindModel, Lanes, Source
+from experiments.profiles.assemble import into, network_interval, table_rows
 from experiments.profiles.gpu.evaluation import evaluations
 from experiments.profiles.gpu.fit import A100_GB_PER_S, V100_FORM, network_samples, v100_samples, work_of_kernels
+from experiments.profiles.regression import conformal_factors, held_out_ratios, predicted_ratios
 from experiments.profiles.tables import A100_ELEMENTWISE, A100_NETWORKS, V100_OPS
-from latency_models.fit.assemble import Evidence, into, kind_model, network_interval, table_rows
-from latency_models.fit.regression import (
-    conformal_factors,
-    fit_coefficients,
-    held_out_ratios,
-    mape,
-    predicted_ratios,
-    summary,
-)
+from latency_models.fit.kind_model import Evidence, kind_model
+from latency_models.fit.regression import fit_coefficients, mape, summary
 from search_space.layer import Kind
 
 __all__ = ["evaluations", "rebuild"]

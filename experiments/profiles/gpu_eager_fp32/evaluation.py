@@ -17,8 +17,8 @@ import numpy as np
 from experiments.profiles.gpu_eager_fp32.fit import Fitted, fit_kinds
 from experiments.profiles.gpu_eager_fp32.level import fit_alone, network_samples
 from experiments.profiles.gpu_eager_fp32.rows import Array, Measured, conv_rows, element_wise_rows, linear_rows, split
+from experiments.profiles.regression import conformal_factors, held_out_ratios
 from latency_models.fit.kernels import COVERAGE as KERNEL_COVERAGE
-from latency_models.fit.regression import conformal_factors, held_out_ratios
 from latency_models.intervals import largest_coverage
 from latency_models.scores import Evaluation
 from search_space.layer import Kind

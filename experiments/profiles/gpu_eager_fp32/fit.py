@@ -13,9 +13,10 @@ import numpy as np
 
 from device_profiles import Kernel, Lanes, Residual
 from experiments.profiles.gpu_eager_fp32.rows import OPS, Array, Drift, Measured, Places
+from experiments.profiles.regression import fit_absolute
 from latency_models.features import FEATURES
 from latency_models.fit.kernels import kernel_interval
-from latency_models.fit.regression import Sample, fit_absolute
+from latency_models.fit.regression import Sample
 from latency_models.residual import GaussianProcess, coordinates, fit_residual
 
 _CONV = ("launch", "winograd_macs", "wave_macs", "input_elements", "output_elements", "weights", "depth")

@@ -13,14 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from device_profiles import MEASURED, FusionRules, Header, Kernel, KernelRow, KindModel, Lanes, Source
+from experiments.profiles.assemble import network_interval
 from experiments.profiles.gpu_eager_fp32.evaluation import evaluations
 from experiments.profiles.gpu_eager_fp32.fit import Fitted
 from experiments.profiles.gpu_eager_fp32.level import Kinds, fit_alone, network_samples
 from experiments.profiles.gpu_eager_fp32.rows import Drift
+from experiments.profiles.regression import conformal_factors, held_out_ratios
 from experiments.profiles.tables import A100_CONV, A100_ELEMENTWISE, A100_LINEAR, A100_NETWORKS
-from latency_models.fit.assemble import Evidence, kind_model, network_interval
 from latency_models.fit.kernels import NORMAL_90
-from latency_models.fit.regression import conformal_factors, fit_coefficients, held_out_ratios, summary
+from latency_models.fit.kind_model import Evidence, kind_model
+from latency_models.fit.regression import fit_coefficients, summary
 from latency_models.grid import grid_kernels
 from search_space.layer import Kind
 from search_space.space import available_spaces, load_space

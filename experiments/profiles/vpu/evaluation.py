@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.profiles.regression import conformal_factors
 from experiments.profiles.vpu.fit import unseen_engine_layers, unseen_networks
 from experiments.profiles.vpu.nas_bench import unseen_half
 from experiments.profiles.vpu.samples import Measured, measured
-from latency_models.fit.regression import Sample, conformal_factors
+from latency_models.fit.regression import Sample
 from latency_models.scores import Evaluation
 
 Array = NDArray[np.float64]

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.profiles.regression import fit_absolute, predicted_ratios
 from experiments.profiles.vpu.samples import COUNTED, Measured
-from latency_models.fit.regression import Sample, fit_absolute, predicted_ratios, round_significant
+from latency_models.fit.regression import Sample, round_significant
 
 Ratios = NDArray[np.float64]
 

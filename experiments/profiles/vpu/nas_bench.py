@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from device_profiles import Kernel
 from experiments.profiles.nas_bench_201 import CELLS, CLASSES, STAGES, WINDOWS, Cell, parse_cell
+from experiments.profiles.regression import predicted_ratios
 from experiments.profiles.tables import MILLION, NAS_BENCH_201, MovedElements, Row, read_rows, square
 from experiments.profiles.vpu.samples import FORM, LANES, moved
-from latency_models.fit.regression import Sample, Terms, fit_coefficients, predicted_ratios
+from latency_models.fit.regression import Sample, Terms, fit_coefficients
 from latency_models.intervals import rank_quantiles
 from latency_models.residual import GaussianProcess
 from search_space.layer import Kind, LayerSpec

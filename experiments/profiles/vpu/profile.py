@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from device_profiles import IMAGE_CHANNELS, MEASURED, FusionRules, Header, KernelRow, KindModel, Source
+from experiments.profiles.assemble import into, network_interval, solved_model, table_rows
+from experiments.profiles.regression import conformal_factors
 from experiments.profiles.tables import MYRIAD_LAYERS, MYRIAD_MICRO, read_rows
 from experiments.profiles.vpu.evaluation import COVERAGE, distinct_layers, evaluations
 from experiments.profiles.vpu.fit import Level, fit_layers, fit_level, unseen_engine_layers, unseen_networks
@@ -27,8 +29,8 @@ from experiments.profiles.vpu.samples import (
     source_ratios,
     synchronous,
 )
-from latency_models.fit.assemble import Evidence, into, kind_model, network_interval, solved_model, table_rows
-from latency_models.fit.regression import conformal_factors, summary
+from latency_models.fit.kind_model import Evidence, kind_model
+from latency_models.fit.regression import summary
 from search_space.layer import Kind
 
 __all__ = ["evaluations", "rebuild"]

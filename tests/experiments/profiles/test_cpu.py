@@ -18,9 +18,10 @@ from experiments.profiles.cpu.nas_bench import cell_terms, executed, nas_bench_s
 from experiments.profiles.cpu.networks import FORM, FP32, INT8, LANES, by_family, samples
 from experiments.profiles.cpu_int8 import profile as cpu_int8
 from experiments.profiles.nas_bench_201 import parse_cell
+from experiments.profiles.regression import held_out_ratios
 from experiments.profiles.tables import square
 from latency_models.features import FEATURES
-from latency_models.fit.regression import held_out_ratios, within
+from latency_models.fit.regression import within
 from latency_models.model import fit_latency_model
 from search_space.layer import Kind, LayerSpec
 

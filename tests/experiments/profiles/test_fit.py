@@ -13,8 +13,9 @@ from experiments.profiles import DEVICES
 from experiments.profiles.evaluate import main as evaluate
 from experiments.profiles.fit import SHIPPED, main
 from experiments.profiles.networks import mobilenet_v1, mobilenet_v2, resnet50, vgg
+from experiments.profiles.regression import conformal_factors, held_out_ratios, predicted_ratios
 from experiments.profiles.tables import MovedElements
-from latency_models.fit.regression import Sample, conformal_factors, fit_coefficients, held_out_ratios, predicted_ratios
+from latency_models.fit.regression import Sample, fit_coefficients
 
 BRIEF = ["cpu", "cpu_int8", "vpu", "gpu"]  # a second or two each
 

@@ -8,6 +8,7 @@ import pytest
 from device_profiles import Header, Kernel
 from experiments.profiles import DATA
 from experiments.profiles.nas_bench_201 import parse_cell
+from experiments.profiles.regression import fit_absolute
 from experiments.profiles.tables import Op
 from experiments.profiles.vpu.evaluation import distinct_layers
 from experiments.profiles.vpu.networks import (
@@ -21,7 +22,7 @@ from experiments.profiles.vpu.networks import (
 )
 from experiments.profiles.vpu.profile import evaluations, rebuild
 from experiments.profiles.vpu.samples import source_ratios
-from latency_models.fit.regression import Sample, fit_absolute, fit_coefficients
+from latency_models.fit.regression import Sample, fit_coefficients
 from latency_models.neural_engine import EngineConv
 from latency_models.scores import Evaluation
 

@@ -6,38 +6,17 @@ Not for fitting coefficients (`regression`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from device_profiles import FusionRules, Interval, KernelRow, KindModel, Lanes
 from latency_models.features import FEATURES
-from latency_models.fit.regression import Form, round_significant
+from latency_models.fit.kind_model import WIDENING_RULE, Evidence, kind_model
+from latency_models.fit.regression import Form
 from latency_models.grid import grid_kernels
 from search_space.layer import Kind
 from search_space.space import available_spaces, load_space
-
-WIDENING = 2.0
-WIDENING_RULE = (
-    "A derived kind that none of these networks contains has its low end divided and its high end multiplied "
-    f"by {WIDENING:g}: a judgement, not a quantile. The ends add up over kernels, so an interval widens with the "
-    "share of predicted time in such kinds."
-)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a kind's coefficients rest on.
-
-    origin: 'measured', 'fitted' or 'derived'; source: from what, in words; support: kernel size -> how many measured
-    rows; in_networks: whether the networks that set the interval contain the kind.
-    """
-
-    origin: str
-    source: str
-    support: Mapping[int, int]
-    in_networks: bool
 
 
 def solved_model(
@@ -46,20 +25,6 @@ def solved_model(
     """The model of a kind whose form was fitted; terms that came out 0 are left out."""
     values = {feature: coefficients.get(name, 0.0) for feature, name in form[kind].items()}
     return kind_model({feature: value for feature, value in values.items() if value}, evidence, factors)
-
-
-def kind_model(coefficients: Mapping[str, float], evidence: Evidence, factors: tuple[float, float]) -> KindModel:
-    """A model with its interval's ends, widened where no calibrating network contains the kind."""
-    widen = 1.0 if evidence.in_networks else WIDENING
-    return KindModel(
-        coefficients={feature: round_significant(value) for feature, value in coefficients.items()},
-        origin=evidence.origin,
-        source=evidence.source,
-        support=dict(evidence.support),
-        low_factor=round(factors[0] / widen, 3),
-        high_factor=round(factors[1] * widen, 3),
-        widen=widen,
-    )
 
 
 def network_interval(coverage: float, ratios: NDArray[np.float64], calibrated_on: str) -> Interval:
