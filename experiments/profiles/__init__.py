@@ -27,6 +27,11 @@ DEVICES: Mapping[str, str] = {
 """Device -> the module that rebuilds it."""
 
 
+EVALUATED_BY = "python -m latency_models.evaluate device={device} source=DIR"
+"""What the shipped headers name as the command of their figures: where `experiments.profiles.evaluate` was when they
+were written. A new text changes every profile's digest, which results hold, so it waits for the next refit."""
+
+
 class Device(Protocol):
     """What a device's module offers; both read the tables of a folder and raise `BadFile` for a missing or bad one."""
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from device_profiles import MEASURED, FusionRules, Header, KernelRow, KindModel, Source
+from experiments.profiles import EVALUATED_BY
 from experiments.profiles.assemble import into, network_interval, solved_model, table_rows
 from experiments.profiles.cpu.evaluation import COVERAGE, evaluations, network_evaluations
 from experiments.profiles.cpu.networks import FORM, FP32, LANES, Variant, samples, support
@@ -84,7 +85,7 @@ def rebuild(folder: Path, variant: Variant = FP32) -> tuple[Header, list[KernelR
             "leave_one_network_out": f"{summary(twins.ratios)}; n = {len(networks)}, "
             "twins of equal MACs left out together",
             "leave_one_family_out": f"{summary(families.ratios)}; n = {len(networks)}",
-            "command": f"python -m latency_models.evaluate device={variant.device} source=DIR",
+            "command": EVALUATED_BY.format(device=variant.device),
             "note": NOTES[variant.precision],
         },
     )

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from device_profiles import MEASURED, FusionRules, Header, KernelRow, KindModel, Lanes, Source
+from experiments.profiles import EVALUATED_BY
 from experiments.profiles.assemble import into, network_interval, table_rows
 from experiments.profiles.gpu.evaluation import evaluations
 from experiments.profiles.gpu.fit import A100_GB_PER_S, V100_FORM, network_samples, v100_samples, work_of_kernels
@@ -79,7 +80,7 @@ def rebuild(folder: Path) -> tuple[Header, list[KernelRow]]:
             "leave_one_network_out": f"{summary(unseen)}; n = {len(unseen)}",
             "v100_kernels": "MAPE of the forms on the V100 rows fitted on: "
             + ", ".join(f"{kind} {error:.0f} %" for kind, error in _v100_errors(folder).items()),
-            "command": "python -m latency_models.evaluate device=gpu source=DIR",
+            "command": EVALUATED_BY.format(device="gpu"),
             "note": "The form was chosen among three on these same networks. "
             "GPUNet-D2 is not used: its configuration does not give the sizes of its first layers. GELU and a "
             "residual addition are taken to ride in the convolution before them.",

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from device_profiles import MEASURED, FusionRules, Header, Kernel, KernelRow, KindModel, Lanes, Source
+from experiments.profiles import EVALUATED_BY
 from experiments.profiles.assemble import network_interval
 from experiments.profiles.gpu_eager_fp32.evaluation import evaluations
 from experiments.profiles.gpu_eager_fp32.fit import Fitted
@@ -78,7 +79,7 @@ def rebuild(folder: Path) -> tuple[Header, list[KernelRow]]:
         calibration={"measured": MEASURED},
         accuracy={
             "leave_one_network_out": f"{summary(unseen)}; n = {len(unseen)}, twins left out together",
-            "command": "python -m latency_models.evaluate device=gpu_eager_fp32 source=DIR",
+            "command": EVALUATED_BY.format(device="gpu_eager_fp32"),
             "note": f"Kernels inside a network take {level} of their time alone. LayerNorm over channels is priced as "
             "measured, over the last dimension: the permutations around it are not counted. The run of the 3x3 "
             "convolutions slowed down as it went on, by a time that does not depend on the kernel: it was fitted "

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from device_profiles import IMAGE_CHANNELS, MEASURED, FusionRules, Header, KernelRow, KindModel, Source
+from experiments.profiles import EVALUATED_BY
 from experiments.profiles.assemble import into, network_interval, solved_model, table_rows
 from experiments.profiles.regression import conformal_factors
 from experiments.profiles.tables import MYRIAD_LAYERS, MYRIAD_MICRO, read_rows
@@ -93,7 +94,7 @@ def rebuild(folder: Path) -> tuple[Header, list[KernelRow]]:
             "sources": f"synchronous ms x frames/s / 1000 of the networks that both tables hold: {agree[0]:.2f} to "
             f"{agree[-1]:.2f}, n = {len(agree)}; networks with frames/s alone are taken at {FPS_TO_LATENCY:.2f}, "
             "uncertain by 15 %",
-            "command": "python -m latency_models.evaluate device=vpu source=DIR",
+            "command": EVALUATED_BY.format(device="vpu"),
             "note": "The forms were compared on these same held-out sets. Layers of the Inception networks carry the "
             f"convolutions; networks add two numbers, kernels x {level.in_network} + {level.network_ms} ms.",
         },
