@@ -52,14 +52,17 @@ class DeviceProfile:
 
     @property
     def title(self) -> str:
+        """The device, in words."""
         return self.header.title
 
     @property
     def runtime(self) -> str:
+        """The runtime and its version."""
         return f"{self.header.runtime} {self.header.runtime_version}"
 
     @property
     def precision(self) -> str:
+        """The number format that its times are of, such as 'fp32'."""
         return self.header.precision
 
 
@@ -69,9 +72,10 @@ def available_devices() -> tuple[str, ...]:
 
 
 def load_profile(name: str) -> DeviceProfile:
-    """A device by name, from `$NAS_DEVICE_PROFILES/NAME`, `./device_profiles/NAME` or the shipped ones, in that order.
+    """Load a device by name.
 
-    Raises `UnknownName`, or `BadFile` naming file and row.
+    Looked for in `$NAS_DEVICE_PROFILES/NAME`, `./device_profiles/NAME` and the shipped ones, in that order. Raises
+    `UnknownName`, or `BadFile` naming file and row.
     """
     for folder in _folders():
         for entry in folder.iterdir():

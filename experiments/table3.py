@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.jobs import Work, run_jobs
+from experiments.profiles.paper_scale import SCALES
 from experiments.results import Results, Row, Value
 from experiments.table3_tables import render
 from experiments.table3_work import (
@@ -42,7 +43,6 @@ from experiments.table3_work import (
     model_of,
     published,
 )
-from latency_models.table3 import SCALES
 from search_space.errors import UnknownName
 
 if TYPE_CHECKING:

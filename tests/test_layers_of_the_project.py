@@ -138,7 +138,10 @@ def test_spaces_are_values_that_know_no_block_family() -> None:
     """So that a family, of this project or of another, can import what it is a family of."""
     source = (ROOT / "search_space" / "space.py").read_text(encoding="utf-8")
     known = {module_name(path) for path in SOURCES}
-    assert imported_modules(source, "search_space.space", known, functions=True) == {"search_space.errors", "search_space.reading"}
+    assert imported_modules(source, "search_space.space", known, functions=True) == {
+        "search_space.errors",
+        "search_space.reading",
+    }
 
 
 def test_planted_circles_are_found() -> None:

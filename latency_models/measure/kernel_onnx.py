@@ -75,8 +75,11 @@ def network_item(name: str, segments: Sequence[Segment]) -> Item:
 
 
 def reference_item() -> Item:
-    """Timed before and after every timing, to see drift. A whole network, a few ms on a laptop: on a shared machine
-    networks drift by some percent against a kernel or two that stay in the cache, and far less against each other."""
+    """Timed before and after every timing, to see drift.
+
+    A whole network, a few ms on a laptop: on a shared machine networks drift by some percent against a kernel or two
+    that stay in the cache, and far less against each other.
+    """
     return network_item("reference", lower(load_space("quadranet").smallest(), RESOLUTION, NUM_CLASSES))
 
 
