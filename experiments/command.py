@@ -51,15 +51,15 @@ def run_experiment(
                 if quick:
                     raise UserError(f"'{path}' exists; a quick trial writes over no results")
             results = measure(options, quick, " ".join([f"python -m experiments.{name}", *arguments]))
-        told = [render(results)]
+        parts = [render(results)]
         if "show" not in flags:
             if quick and not options.given("out"):
-                told.append("A quick trial, not written (out=FILE writes it).")
+                parts.append("A quick trial, not written (out=FILE writes it).")
             else:
                 save_results(path, results)
-                told.append(f"-> {path}")
+                parts.append(f"-> {path}")
         if draw is not None and options.given("figure"):
             write_whole(Path(options.text("figure")), draw(results))
-        return "\n\n".join(told)
+        return "\n\n".join(parts)
 
     return run(task, {**known, **of_any_run}, usage, rest)

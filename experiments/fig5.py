@@ -5,7 +5,7 @@ Question   What do three depthwise convolutions in a quadratic neuron bring over
 Command    python -m experiments.fig5 data=FOLDER [sizes=12x8,12x16,12x32] [seeds=3] [epochs=3] [images=10000]
            python -m experiments.fig5 show [figure=fig5.svg]
 Cost       About 20 minutes of one core in all; minutes=N starts no further training after N, and the same command
-           later goes on where the file ends. Seeds come one after another, so that an unfinished file is useful.
+           later resumes where the file ends. Seeds come one after another, so that an unfinished file is useful.
 Expected   The quadratic form a little ahead at the smallest size, by less as the networks grow, within what seeds
            scatter: with so few seeds undecided. The accuracies of the paper's Fig. 5 were not found. A short
            schedule on small images says which form learns faster at this scale, and nothing of ImageNet.
@@ -120,7 +120,7 @@ def _kept(path: Path | None, settings: Mapping[str, Value]) -> list[Row]:
     earlier = load_results(path, "fig5")
     if earlier.settings != settings:
         raise UserError(
-            f"'{path}' holds trainings of {_said(earlier.settings)}, not {_said(settings)}; another out= begins anew"
+            f"'{path}' holds trainings of {_said(earlier.settings)}, not {_said(settings)}; another out= starts anew"
         )
     return list(earlier.rows)
 

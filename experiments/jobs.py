@@ -1,4 +1,4 @@
-"""The door of experiments made of many jobs: rows are kept as each job ends, and a later call goes on from there.
+"""The door of experiments made of many jobs: rows are kept as each job ends, and a later call resumes from there.
 
 `python -m experiments.NAME [show] [--quick] [jobs=N] [minutes=M] [out=FILE] [option=value ...]`. The results file is
 written whole after every job, so it can be read, and the call stopped, at any moment. Not for what a job does.
@@ -38,7 +38,7 @@ J = TypeVar("J", bound=Job)
 class Work(Generic[J]):
     """do(job) -> its rows; settings: what a file's rows have in common; device: 'cpu' or 'cuda', where it is done.
 
-    jobs: in the order to be done; where that hangs on what others found, a function of the rows so far.
+    jobs: in the order to be done; where that depends on what others found, a function of the rows so far.
     """
 
     settings: Mapping[str, Value]
@@ -69,7 +69,7 @@ def run_jobs(
         **figure,
         "jobs": "processes that work at the same time, one thread each (default: 1)",
         "minutes": "begin no job after so long (default: until all are done)",
-        "out": f"the results file, gone on with if it exists (default: {FOLDER.name}/{experiment}.json beside this)",
+        "out": f"the results file, resumed if it exists (default: {FOLDER.name}/{experiment}.json beside this)",
     }
 
     def task(options: Options) -> str:
@@ -113,7 +113,7 @@ def run_jobs(
             raise Stopped(f"stopped; {count} jobs were added{f' to {path}' if kept else ''}") from error
         waiting = len(left())
         end = f"-> {path}" if kept else "A quick trial, not written (out=FILE writes it)."
-        return f"{render(results)}\n\n{end}{f'; {waiting} jobs are left, the same command goes on' if waiting else ''}"
+        return f"{render(results)}\n\n{end}{f'; {waiting} jobs are left, the same command resumes' if waiting else ''}"
 
     return run(task, known, usage, rest)
 

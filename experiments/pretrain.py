@@ -12,7 +12,7 @@ Command    python -m experiments.pretrain data.root=FOLDER
 Cost       10 CPU minutes of training and 8 of measuring on an x86-64 core; --quick: digits, a CPU minute.
 Expected   Nothing beforehand but that the images' choice beats the gates' alone, and both a random network.
 
-The training goes on from its last checkpoint, in `folder`. Not for searches that train: see `nas.search`.
+The training resumes from its last checkpoint, in `folder`. Not for searches that train: see `nas.search`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def draw(each: Sequence[Budgeted], rng: np.random.Generator, count: int) -> NDAr
 
 
 def train_supernet(plan: Plan, data: DataSet, checkpoints: Checkpoints) -> Supernet:
-    """Weight steps on drawn networks, one a step; goes on from the checkpoints, if any. Raises `NotFinite`."""
+    """Weight steps on drawn networks, one a step; resumes from the checkpoints, if any. Raises `NotFinite`."""
     from nas.strategies.weights import WeightTraining, new_supernet
 
     settings, each = plan.settings, regions(plan)

@@ -41,7 +41,7 @@ def render(results: Results) -> str:
         f"Storing as {s['stored']} changes the accuracy of 16 networks by "
         f"{100 * number(supernet, 'stored_gain'):+.2f} points on average.",
         "Not for: use as a classifier as it is. It was trained for minutes; `finetune.epochs=N`, or `nas.train` on the "
-        "network found, goes on from there.",
+        "network found, starts from there.",
     ]
     share = fmean(number(row, "test") for row in found)
     error = sqrt(share * (1 - share) / int(str(s["test_images"])))

@@ -206,16 +206,16 @@ def _with_published_rest(results: Results) -> str:
     if (results.settings["batch"], results.settings["resolution"]) != (BATCH, RESOLUTION):
         return ""
     derived = {(row["block"], row["width"]): float(str(row["derived_bytes"])) * MIB for row in results.rows}
-    told = ""
+    words = ""
     for width, conv in PUBLISHED_MB["conv"].items():
         if ("conv", width) in derived:
             rest = conv - derived["conv", width]
             lean, star = derived["quad, lean path", width] + rest, PUBLISHED_MB["quad, X only"][width]
-            told += (
+            words += (
                 f"\n\nC = {width}: the published ConvBlock needs {rest:.0f} MB beyond what is derived; with as much "
                 f"added, QuadraBlock in the lean path would need {lean:.0f} MB, {lean / star:.2f} of QuadraBlock*."
             )
-    return told
+    return words
 
 
 def main(arguments: Sequence[str]) -> int:

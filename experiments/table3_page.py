@@ -33,14 +33,14 @@ FIGURE_5 = FOLDER / "fig5.svg"
 
 def render_page(results: Results) -> str:
     story = Story(results)
-    told = [table_html(table) for table in tables(results)]
+    shown = [table_html(table) for table in tables(results)]
     scales = sum(scale in SCALES for scale in story.begun)
     parts = [
         "<header><p class='kicker'>Table III of QuadraNet (arXiv 2311.17956), searched and trained again</p>"
         f"<h1>Six searches, three devices</h1><p class='lead'>{escape(introduction(results))}</p></header><main>",
-        *told[:scales],
+        *shown[:scales],
         _section("Accuracy against latency", legend() + charts(story)),
-        *told[scales:],
+        *shown[scales:],
         _section("The networks found", networks(story)),
         _section("Fig. 5: quadratic networks against their linear twins", figure_5()),
         _section("Marks", f"<ul>{''.join(f'<li>{escape(mark)}</li>' for mark in marks(story))}</ul>"),
@@ -130,29 +130,29 @@ def chart(story: Story, device: str) -> str:
 
 def networks(story: Story) -> str:
     """Every searched network of the first seed, block by block."""
-    told = []
+    shown = []
     for calibration, budgets in BUDGETS_MS.items():
         for space in SPACES:
             for device in budgets:
                 rows = story.searched(Target(space, calibration, device))
                 if rows:
-                    told.append(network(story, rows[0]))
-    if not told:
+                    shown.append(network(story, rows[0]))
+    if not shown:
         return f"<p>{NOT_RUN}</p>"
     return (
         "<p>Colour: kernel size; height: expansion; the bar below: share of the predicted time on the device searched "
         "for. Point at a block for its time on every device and its kernels.</p>"
         "<p class='legend'><span><i class='swatch k0'></i>3×3</span><span><i class='swatch k1'></i>5×5</span>"
-        f"<span><i class='swatch k2'></i>7×7</span></p>{''.join(told)}"
+        f"<span><i class='swatch k2'></i>7×7</span></p>{''.join(shown)}"
     )
 
 
 def network(story: Story, row: Row) -> str:
     """One searched network: its heading and its boxes."""
     architecture = Architecture.from_dict(json.loads(str(row["architecture"])))
-    told: dict[str, dict[str, Any]] = json.loads(str(row["blocks"]))
+    shown: dict[str, dict[str, Any]] = json.loads(str(row["blocks"]))
     device = str(row["device"])
-    times = {name: block["ms"][DEVICES.index(device)] for name, block in told.items()}
+    times = {name: block["ms"][DEVICES.index(device)] for name, block in shown.items()}
     segments = lower(architecture, RESOLUTION, NUM_CLASSES)
     most = max(times.values())
     blocks = iter([block for stage in architecture.stages for block in stage])
@@ -162,7 +162,7 @@ def network(story: Story, row: Row) -> str:
         x, middle = PITCH * place, 34.0
         height = 26.0 if block is None else 20.0 + 8.0 * block.expand_ratio
         kernel = "fixed" if block is None else f"kernel k{architecture.space.kernel_sizes.index(block.kernel_size)}"
-        tip = tooltip(segment.name, told[segment.name], device)
+        tip = tooltip(segment.name, shown[segment.name], device)
         top = middle - height / 2
         shape = rect(x, top, BOX, height, f"box {kernel}", tip, radius=6, tabindex=0, role="img", aria_label=tip)
         parts.append(shape)

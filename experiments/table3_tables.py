@@ -55,8 +55,8 @@ def render(results: Results) -> str:
 def cost(results: Results) -> str:
     """In one sentence."""
     found = Story(results).cost()
-    told = [f"{minutes:.1f} CPU minutes in {count} jobs of kind '{kind}'" for kind, (count, minutes) in found.items()]
-    return f"So far {', '.join(told) or 'no search and no training'}."
+    words = [f"{minutes:.1f} CPU minutes in {count} jobs of kind '{kind}'" for kind, (count, minutes) in found.items()]
+    return f"So far {', '.join(words) or 'no search and no training'}."
 
 
 def introduction(results: Results) -> str:
@@ -67,7 +67,7 @@ def introduction(results: Results) -> str:
         f"Latencies are predictions of the device profiles at 224 pixels, batch 1, 1000 classes. Top-1 is measured on "
         f"the test images of {s['data']} at {s['resolution']} pixels ({images}; a supernet for the three "
         f"devices, {s['warmup']} + {s['search']} epochs, then every network from scratch: recipe {s['recipe']}, "
-        f"{epochs} epochs). '{NOT_RUN}': the same command goes on. "
+        f"{epochs} epochs). '{NOT_RUN}': the same command resumes. "
         "±: standard deviation over seeds."
     )
 
@@ -82,9 +82,9 @@ def paper_table(story: Story, scale: str) -> Table:
             loose = "" if all(row["binds"] for row in rows) else " (does not bind)"
             lines.append([paper.name, *_costs(story, rows, paper), _used(rows) + loose, *_top1(story, rows, paper)])
         else:
-            told = f"infeasible: the fastest network takes {infeasible:.1f} ms"
+            words = f"infeasible: the fastest network takes {infeasible:.1f} ms"
             published = [f"- ({value:g})" for value in (paper.macs / 1e6, *(paper.latency_ms[d] for d in DEVICES))]
-            lines.append([paper.name, *published, told, "-", f"- ({paper.top1})"])
+            lines.append([paper.name, *published, words, "-", f"- ({paper.top1})"])
             name = f"{paper.name} at {nearest_feasible(infeasible):g} ms"
             lines.append([name, *_costs(story, rows), _used(rows), spread(story.top1(rows), 2), "-"])
     budgets = ", ".join(f"{device} {budget:g} ms" for device, budget in BUDGETS_MS[scale].items())
@@ -186,18 +186,18 @@ def gain_table(story: Story) -> Table:
         for device, budget_ms in BUDGETS_MS[calibration].items():
             top1 = [spread(story.top1(story.searched(Target(space, calibration, device))), 2) for space in SPACES]
             gains = story.gains(calibration, device)
-            told = "not comparable: one budget is infeasible" if gains is None else _points(gains)
+            words = "not comparable: one budget is infeasible" if gains is None else _points(gains)
             published = "-"
             if calibration in SCALES:
                 published = f"{PAPER['quadranet', device].top1 - PAPER['proxyless', device].top1:+.1f}"
-            lines.append([f"{device} {budget_ms:g} ms, {calibration}", *top1, told, published])
+            lines.append([f"{device} {budget_ms:g} ms, {calibration}", *top1, words, published])
     header = ("budget", "Proxyless top-1 %", "QuadraNet top-1 %", "QuadraNet is better by, points", "published")
     return Table("The quadratic space against ProxylessNAS' at the same budget", header, lines)
 
 
 def _points(values: Sequence[float]) -> str:
-    told = spread(values, 2)
-    return told if told.startswith(("-", NOT_RUN)) else f"+{told}"
+    words = spread(values, 2)
+    return words if words.startswith(("-", NOT_RUN)) else f"+{words}"
 
 
 def worth_table(story: Story) -> Table:

@@ -2,7 +2,7 @@
 
 GPU: Swin's protocol (its released main.py), in TF32 and channels_last: the ConvNeXt rows of Table I agree with
 ConvNeXt's own table on an A100, which is so (arXiv 2201.03545, its appendix). 50 passes to warm up, 30 timed between
-two events of the GPU. CPU: one pass of every network a round, in an order drawn anew each round, so that what else
+two events of the GPU. CPU: one pass of every network a round, in an order drawn again each round, so that what else
 the machine does hits all alike. Figures are medians over rounds with their quartiles; how many times as fast one
 network is as another is taken within each round.
 """

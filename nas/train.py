@@ -83,7 +83,7 @@ def full_training(
 ) -> tuple[SearchResult, Path] | None:
     """Train the network of an architecture.json from scratch, or from weights, and export it to a new folder.
 
-    `resume`: go on in the folder where it was begun. Of several processes only the first has a result, the others
+    `resume`: continue in the folder where it was begun. Of several processes only the first has a result, the others
     return None. Raises `UserError` for anything that cannot be done.
     """
     import torch

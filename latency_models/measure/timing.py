@@ -720,7 +720,7 @@ class Bench:
     """A bench on this machine: a runtime, the reference, and the timings so far, which `path` always holds.
 
     `facts`, a name of the work among them as `manifest`, are written in the file, and timings that it already holds
-    are not taken anew. Raises `Refused` for a file of other facts and, unless noise is accepted, a busy machine.
+    are not taken again. Raises `Refused` for a file of other facts and, unless noise is accepted, a busy machine.
     """
 
     def __init__(

@@ -306,13 +306,15 @@ def _help(config: str, overrides: Sequence[str]) -> str:
 
 def _help_lines(config: str, values: Mapping[Any, Any]) -> Iterator[str]:
     data = str(values.get(DATA, {}).get("name", DataSettings.name))
-    told = {name: f"{text} [{wanted}]" if wanted else text for name, _, wanted, text in _declared_options(config, data)}
+    explained = {
+        name: f"{text} [{wanted}]" if wanted else text for name, _, wanted, text in _declared_options(config, data)
+    }
 
     def walk(inside: Mapping[Any, Any], prefix: str, indent: str) -> Iterator[str]:
         for key, value in inside.items():
             name, is_group = f"{prefix}{key}", isinstance(value, Mapping)
             begin = f"  {indent}{key}:" + ("" if is_group else f" {_written(value)}")
-            yield from _with_comment(begin, told.get(name, ""))
+            yield from _with_comment(begin, explained.get(name, ""))
             if is_group:
                 yield from walk(value, f"{name}.", f"{indent}  ")
 

@@ -16,7 +16,7 @@ START = 3  # networks ahead of the first model
 PARENTS = 10
 CHILDREN = 300  # proposed an evaluation; most break a tight budget
 IMMIGRANTS = 200  # uniform draws beside them, so that no part of the region is out of reach
-CHANGES = 4  # slots drawn anew in a child, at most
+CHANGES = 4  # slots drawn again in a child, at most
 
 
 class Evolution:
@@ -36,7 +36,7 @@ class Evolution:
         return [Trial(choices, accuracy) for choices, accuracy in self.known.items()]
 
     def tell(self, choices: Choices, accuracy: float) -> None:
-        """Keep an accuracy; the surrogate is fitted anew by the next `ask`."""
+        """Keep an accuracy; the surrogate is fitted again by the next `ask`."""
         self.known[choices] = accuracy
 
     def ask(self) -> Choices | None:
@@ -60,7 +60,7 @@ class Evolution:
         return effort
 
     def _children(self) -> list[Choices]:
-        """Feasible children of the best networks: half of them crossed with a mate, then some slots drawn anew."""
+        """Feasible children of the best networks: half of them crossed with a mate, then some slots drawn again."""
         best = sorted(self.known, key=lambda choices: -self.known[choices])[:PARENTS]
         parents = np.array(best)[self.rng.integers(len(best), size=(2, CHILDREN))]
         slots = len(self.region.widths)

@@ -191,7 +191,7 @@ class Checkpoints:
             self.folder.rmdir()
 
     def _save(self, phase: str, state: Checkpoint) -> None:
-        """A disk that refuses is said, not raised: the run goes on, and the earlier checkpoints are still there."""
+        """A disk that refuses is said, not raised: the run continues, and the earlier checkpoints are still there."""
         self._last = time.monotonic()
         journals = json.dumps({name: make() for name, make in self.journals.items()})
         tensors = {
@@ -204,7 +204,7 @@ class Checkpoints:
             self.folder.mkdir(exist_ok=True)
             write_whole(self.folder / f"{number:06d}.safetensors", Checkpoint(tensors, facts).to_bytes())
         except (CannotWrite, OSError) as error:
-            self.say(f"note: no checkpoint was written, the run goes on: {error}")
+            self.say(f"note: no checkpoint was written, the run continues: {error}")
             return
         for path in self._paths()[:-KEPT]:
             path.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ _SAID = "an error was said"
 
 
 class OtherStopped(UserError):
-    """Another process is gone, so that this one cannot go on."""
+    """Another process is gone, so that this one cannot continue."""
 
 
 @dataclass(frozen=True)

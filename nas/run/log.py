@@ -116,11 +116,11 @@ class SearchLog:
         self._gates = gates.astype(object).to_numpy().tolist()
 
     def save_meanwhile(self) -> None:
-        """`save`, and go on if the disk refuses: checkpoints carry the rows too."""
+        """`save`, and continue if the disk refuses: checkpoints carry the rows too."""
         try:
             self.save()
         except CannotWrite as error:
-            self.checkpoints.say(f"note: {error}; the run goes on")
+            self.checkpoints.say(f"note: {error}; the run continues")
 
     def _journal(self) -> str:
         return json.dumps({"rows": [astuple(row) for row in self.rows], "gates": self._gates})

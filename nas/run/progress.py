@@ -14,7 +14,7 @@ class SearchProgress(Bar):
         super().__init__(total_steps, enabled, 9, TextColumn("left"), TimeRemainingColumn(compact=True))
 
     def skip(self, steps: int) -> None:
-        """Of a run that goes on: steps done before."""
+        """Of a run that resumes: steps done before."""
         self._progress.update(self._task, completed=steps)
 
     def advance(

@@ -49,7 +49,7 @@ class Begun:
         if not path.is_file():
             if any((folder / name).is_file() for name in ("architecture.json", "front.csv")):
                 return None
-            raise BadFile(f"resume={folder}: no run was begun there ('{path}' is missing); start it anew")
+            raise BadFile(f"resume={folder}: no run was begun there ('{path}' is missing); start a new run")
         try:
             begun = read(Begun, without_schema(read_json(path), SCHEMA, f"'{path}'"), f"'{path}'")
         except BadFile as error:

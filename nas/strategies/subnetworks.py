@@ -98,7 +98,7 @@ optuna = Subnetworks(_optuna)
 
 
 def study_name(plan: Plan, data: DataSet) -> str:
-    """The same for runs whose trials can be told from one to another: equal supernets, one region, one data set."""
+    """The same for runs whose trials one can take from the other: equal supernets, one region, one data set."""
     settings = plan.settings
     kept = replace(settings, out=None, trials=1, rerank=1, accelerator="auto", optuna=type(settings.optuna)())
     facts = [asdict(kept), plan.space.to_dict(), plan.profile.digest, data.digest]
@@ -115,7 +115,7 @@ class _Run:
         self.settings = self.plan.settings
         self.supernet: Supernet = first_supernet(self.plan, self.data)
         self.weights = WeightTraining(self.plan, self.data, self.supernet)
-        self.looked: dict[Choices, float] = {}  # in this run; reported again to a searcher that starts anew
+        self.looked: dict[Choices, float] = {}  # in this run; reported again to a searcher that starts again
 
     def state(self) -> Checkpoint:
         """Between two steps or trials, everything that the next ones depend on."""

@@ -1,6 +1,7 @@
 """Where a search starts with `init=`: a supernet that an earlier training left. No torch here.
 
-`init=pretrained` is the one that ships (nas/supernets); a run's folder, or any checkpoint.safetensors, will do as well.
+`init=pretrained` is the one that ships (nas/supernets); a run's folder, any checkpoint.safetensors, or a weight source
+of your own by its dotted path will do as well.
 The file says what the supernet was trained for, and that becomes the default of a search from it: its space
 and images, and no epochs. Networks are then chosen and compared with the weights as they are. Not for resuming.
 """
@@ -11,7 +12,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,12 @@ from nas.run.result import InputFormat, load_result
 from nas.run.settings import SearchSettings, settings_from_dict
 from search_space import load_space
 from search_space.errors import BadFile, UserError
+from search_space.named import is_dotted, load_named
 
 CHECKPOINT = "checkpoint.safetensors"  # of a run folder: the supernet and its gates
-SHIPPED = {"pretrained": "quadranet-cifar10.safetensors"}
+SOURCES = {"pretrained": "nas.supernets:quadranet_cifar10"}
+"""Weight sources by name: functions without arguments that give the path of a supernet's file. Anybody's own is named
+by its full dotted path, `init=package.module:function`."""
 KEPT = ("space", "space_width", "data", "train")  # settings of the training that a search from it keeps
 
 TRAINED_FOR = "trained_for"  # in a supernet's file: JSON in UTF-8, a tensor since the header's entries have no order
@@ -141,13 +144,11 @@ def _asked_of(missing: Path) -> str:
 
 @cache
 def origin_of(init: str) -> Origin:
-    """What `init=` names. Raises `BadFile`."""
-    if init in SHIPPED:
-        path, gates = Path(str(resources.files("nas") / "supernets" / SHIPPED[init])), gates_key()
-    else:
-        path, gates = Path(init).expanduser(), gates_key()
-        if path.is_dir():
-            path, gates = find_checkpoint(path)
+    """What `init=` names: a weight source, a run's folder or a supernet's file. Raises `UserError`, `BadFile` too."""
+    named = init in SOURCES or is_dotted(init)
+    path, gates = load_named("init", init, SOURCES)() if named else Path(init).expanduser(), gates_key()
+    if path.is_dir():
+        path, gates = find_checkpoint(path)
     try:
         with safe_open(path, framework="numpy") as file:
             names = set(file.keys())
