@@ -102,18 +102,18 @@ class LatencyModels:
         )
 
 
-def chosen_by_search(plan: Plan, path: GatePath, models: LatencyModels) -> Chosen:
+def chosen_by_search(plan: Plan, path: GatePath, num_classes: int, models: LatencyModels) -> Chosen:
     """A search's network, checked against its budget by the full predictor and the full count, not by the tables that
     chose it.
 
+    num_classes: of the images; those of the plan, which budget and limits are for, may be others.
     Raises `AssertionError` where the budget is exceeded, which no choice may do.
     """
     settings = plan.settings
     architecture = plan.space.architecture(path)
-    segments = lower(architecture, settings.deployment_resolution, plan.num_classes)
-    cost = cost_of(segments)
-    plan.limits.check(cost)
-    predicted = plan.model.predict(segments)
+    planned = lower(architecture, settings.deployment_resolution, plan.num_classes)
+    plan.limits.check(cost_of(planned))
+    predicted = plan.model.predict(planned)
     kept_ms = predicted.high_ms if settings.confidence else predicted.latency_ms
     used = kept_ms / settings.budget_ms
     if used > 1 + 1e-9:
@@ -132,10 +132,12 @@ def chosen_by_search(plan: Plan, path: GatePath, models: LatencyModels) -> Chose
         limits=plan.limits.most,
     )
     resolution = Resolution(settings.deployment_resolution, settings.data.resolution)
+    same = num_classes == plan.num_classes
+    segments = planned if same else lower(architecture, settings.deployment_resolution, num_classes)
     latency, unpriced = models.everywhere(segments, budget)
     names = tuple(str(slot.candidates[choice]) for slot, choice in zip(plan.space.slots, path.choices, strict=True))
     return Chosen(
-        architecture, plan.num_classes, resolution, segments, cost, budget, latency, unpriced, gate_path=names
+        architecture, num_classes, resolution, segments, cost_of(segments), budget, latency, unpriced, gate_path=names
     )
 
 

@@ -34,11 +34,11 @@ def run_folder(out: str | None, default_name: str, begun: Begun, resumed: Path |
         state = folder / CHECKPOINTS
         raise NotFinite(f"{error}; the state before it is in '{state}'" if state.is_dir() else str(error)) from error
     except OtherStopped as error:
-        raise OtherStopped(f"{error}; resume with resume={folder}") from error
+        raise OtherStopped(f"{error}; resume it with resume={folder}") from error
     except KeyboardInterrupt as error:
-        raise Stopped(f"stopped; resume with resume={folder}") from error
+        raise Stopped(f"stopped; resume it with resume={folder}") from error
     except CannotWrite as error:
-        raise CannotWrite(f"{error}; fix that and resume with resume={folder}") from error
+        raise CannotWrite(f"{error}; fix that and resume it with resume={folder}") from error
     except UserError:
         if here.first and resumed is None and [p.name for p in folder.iterdir()] == [RUN]:
             begun.forget(folder)  # refused before anything was done: nothing to resume

@@ -157,7 +157,7 @@ def _finish(task: Task, number: int, supernet: Supernet, models: LatencyModels, 
         _finetune(task, number, network, found, plan.table.path_ms(path))
     if not data.place.first:
         return None
-    chosen = chosen_by_search(plan, path, models)
+    chosen = chosen_by_search(plan, path, data.num_classes, models)
     origin = {
         "settings": asdict(replace(plan.settings, out=None)),
         "profile_hash": plan.profile.digest,

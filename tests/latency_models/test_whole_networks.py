@@ -220,7 +220,7 @@ def test_sizes_come_from_the_row_then_the_result_then_the_defaults(tmp_path: Pat
         ({"latency_ms": "-1"}, "row 3: latency_ms is '-1'"),
         ({"latency_ms": "nan"}, "row 3: latency_ms is 'nan'"),
         ({"architecture": []}, "row 3: '.*' holds no object"),
-        ({"architecture": {"space": 1}}, "row 3: not an architecture"),
+        ({"architecture": {"space": 1}}, "row 3: architecture: space is 1"),
         ({"resolution": "0"}, "row 3: resolution is '0'"),
         ({"resolution": "8"}, "row 3: resolution 8 is too small"),
         ({"num_classes": "1"}, "row 3: a classifier needs"),

@@ -98,14 +98,14 @@ def test_an_impossible_request_is_refused_within_a_second(arguments: list[str], 
 def test_torch_is_not_imported_before_the_request_is_known_to_be_possible(budget: str) -> None:
     script = (
         f"import sys, runpy; sys.argv = ['search', 'device=vpu', 'budget_ms={budget}']\n"
-        "import nas.run.plan as p; plan = p.plan_search\n"
+        "import nas.run.plan as p; plan = p.plan_targets\n"
         "def checked(s):\n"
         "    try:\n"
         "        return plan(s)\n"
         "    finally:\n"
         "        print([m for m in ('torch', 'sklearn', 'pandas', 'scipy', 'onnxruntime') if m in sys.modules])\n"
         f"        if {budget} == 30: raise SystemExit(0)\n"
-        "p.plan_search = checked\n"
+        "p.plan_targets = checked\n"
         "runpy.run_module('nas.search', run_name='__main__')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)

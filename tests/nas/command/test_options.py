@@ -12,7 +12,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from nas.command.options import COMMANDS, Option, _help, compose_options, describe
-from nas.run.settings import DATA_SETS, GATE_MODES, PENALTIES, STRATEGIES, SearchSettings, settings_from_dict
+from nas.data import DATA_SETS
+from nas.penalties import FORMS
+from nas.run.settings import GATE_MODES, SearchSettings, settings_from_dict
+from nas.strategies import STRATEGIES
 from nas.training.recipes import Recipe, available_recipes, load_recipe
 from search_space.errors import UserError
 
@@ -61,7 +64,7 @@ def test_an_option_in_words() -> None:
     assert (budget.type, budget.default, budget.wanted) == ("a number", "30", "above 0")
     assert options["confidence"].wanted == "above 0.5 and below 1" and options["confidence"].default == "null"
     assert (options["epochs"].default, options["warmup.epochs"].default) == ("5", "4"), "as data=digits has them"
-    for name, known in (("gates.mode", GATE_MODES), ("strategy", STRATEGIES), ("penalty.form", PENALTIES)):
+    for name, known in (("gates.mode", GATE_MODES), ("strategy", STRATEGIES), ("penalty.form", FORMS)):
         assert options[name].wanted == f"one of {', '.join(sorted(known))}"
     assert options["data"].wanted == f"one of {', '.join(DATA_SETS)}"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from nas.api import make_folder
 from nas.command.options import _quoted
+from nas.run.folder import make_folder
 from search_space import UserError
 from tests.nas.run.test_resume import BUDGETS_MS, SPACES
 

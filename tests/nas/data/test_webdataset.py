@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import nas.training.loop
-from nas.api import resume_search
+from nas.api import search
 from nas.data import DataSet, DataSettings, Split, peek
 from nas.data import load as load_data
 from nas.data.order import batches_of
@@ -328,7 +328,7 @@ def test_a_streamed_search_is_resumed_to_the_same_result(
     with pytest.raises(Stopped):
         begin(folder_of_spaces, "quadra", tmp_path / "run", data=data)
     monkeypatch.undo()
-    assert files_of(resume_search(tmp_path / "run", progress=False).folder) == files_of(whole.folder)
+    assert files_of(search(resume=tmp_path / "run", progress=False).folder) == files_of(whole.folder)
 
 
 # ------------------------------------------------------------------ bad input

@@ -463,7 +463,7 @@ def test_a_full_disk_leaves_the_old_page_and_says_how_to_go_on(tmp_path: Path, m
     begun = Begun("search", {}, None, datetime.now(UTC))
     with (
         pytest.raises(
-            CannotWrite, match=r"cannot write '.*report\.html': No space.*; mend that and go on with resume="
+            CannotWrite, match=r"cannot write '.*report\.html': No space.*; fix that and resume it with resume="
         ),
         run_folder(str(tmp_path / "run"), "unused", begun, None, Place()) as folder,
     ):

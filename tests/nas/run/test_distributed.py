@@ -127,7 +127,7 @@ def test_a_killed_process_ends_the_other_by_one_line_and_nothing_is_lost(tmp_pat
     children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
     os.kill(int(children[1]), signal.SIGKILL)
     _, said = running.communicate(timeout=100)
-    assert error_lines(said) == ["error: another process stopped; go on with resume=killed"]
+    assert error_lines(said) == ["error: another process stopped; resume it with resume=killed"]
 
     done = run([*TORCHRUN, "-m", "nas.search", "resume=killed"], tmp_path)
     assert done.returncode == 0, done.stderr

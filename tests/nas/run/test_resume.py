@@ -68,8 +68,8 @@ def files_of(folder: Path) -> dict[str, Any]:
     """All that a run leaves, times apart."""
     names = {p.name for p in folder.iterdir()}
     architecture = json.loads((folder / "architecture.json").read_text())
-    for key in ("started", "wall_time_s", "command"):
-        architecture["provenance"].pop(key)
+    for key in ("started", "wall_time_s", "search_s", "command"):
+        architecture["provenance"].pop(key, None)
     rows = [line.rsplit(",", 1)[0] for line in (folder / "search.csv").read_text().splitlines()]  # seconds stand last
     same = ("weights.safetensors", "model.onnx", "checkpoint.safetensors", "gates.csv")
     return {"names": names, "json": architecture, "rows": rows, **{n: (folder / n).read_bytes() for n in same}}
@@ -144,7 +144,7 @@ def test_a_stopped_run_goes_on_to_the_same_files(
         interrupting = Interrupting(call)
         for module in ("nas.strategies.proxyless", "nas.training.loop"):
             monkeypatch.setattr(f"{module}.checked", interrupting)
-        with pytest.raises(Stopped, match=f"go on with resume={folder}"):
+        with pytest.raises(Stopped, match=f"resume it with resume={folder}"):
             if begun:
                 search(resume=folder, progress=False)
             else:
@@ -248,7 +248,7 @@ def test_damaged_checkpoints_are_said_and_passed_over(
 
 # names of tensors and facts, numbers and the supernet's own names left out
 LAYOUT = {
-    2: {
+    3: {
         "figures.gate_loss",
         "figures.val_accuracy",
         "gate_steps",
@@ -356,7 +356,7 @@ def test_ctrl_c_from_the_shell_waits_for_the_step_and_loses_nothing(
             done.append(len(done))
             checkpoints.keep("count", len(done), lambda: Checkpoint({}, {"step": len(done)}))
     assert len(done) == 4
-    saved = Checkpoints(tmp_path, resume=True).going_on("count")
+    saved = Checkpoints(tmp_path, resume=True).saved_in("count")
     assert saved is not None and saved.facts == {"step": 4}
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -382,7 +382,7 @@ def test_a_full_disk_does_not_stop_the_training_but_the_export(
         (full_disk if 3 <= calls <= 6 or calls >= 12 else fsync)(descriptor)
 
     monkeypatch.setattr(os, "fsync", filling)
-    with pytest.raises(CannotWrite, match=r"No space left on device; mend that and go on with resume="):
+    with pytest.raises(CannotWrite, match=r"No space left on device; fix that and resume it with resume="):
         begin(folder_of_spaces, space, folder, **options)
     monkeypatch.undo()
     assert not list(folder.rglob(".*.partial"))
@@ -398,7 +398,7 @@ def test_full_training_goes_on_too(folder_of_spaces: Path, tmp_path: Path, monke
     commands = [TrainCommand(architecture=str(source), resolution=16, out=str(folder)) for folder in folders]
     full_training(commands[0], data, recipe, progress=False)
     monkeypatch.setattr("nas.training.loop.checked", Interrupting(9))
-    with pytest.raises(Stopped, match="go on with resume="):
+    with pytest.raises(Stopped, match="resume it with resume="):
         full_training(commands[1], data, recipe, progress=False)
     monkeypatch.undo()
     begun = Begun.load(folders[1], "train")
