@@ -15,7 +15,7 @@ lint: $(VENV)/.ready-dev
 
 # The site, in build/site; nothing in it is loaded from the network.
 docs: $(VENV)/.ready-dev
-	$(VENV)/bin/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,19 @@
+"""Search for a network that keeps 30 ms on a Myriad X, load it from its folder, and classify one image with it."""
+
+import torch
+
+from nas.api import search
+from nas.build import build
+from nas.data import load_digits
+
+finished = search(device="vpu", budget_ms=30, data="digits")
+result, network = build(finished.folder / "architecture.json")  # the torch module, with the trained weights
+print(
+    f"{result.architecture}: {result.budget.predicted_ms:.1f} ms predicted, {result.accuracy.test:.1%} of the test images"
+)
+
+data = load_digits()
+images, labels = next(data.batches(data.test, result.resolution.training, batch_size=1))
+with torch.no_grad():
+    answer = int(network.eval()(images).argmax())
+print(f"a {result.input.class_names[int(labels)]} was taken for a {result.input.class_names[answer]}")
