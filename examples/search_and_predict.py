@@ -8,9 +8,7 @@ from nas.data import load_digits
 
 finished = search(device="vpu", budget_ms=30, data="digits")
 result, network = build(finished.folder / "architecture.json")  # the torch module, with the trained weights
-print(
-    f"{result.architecture}: {result.budget.predicted_ms:.1f} ms predicted, {result.accuracy.test:.1%} of the test images"
-)
+print(f"{result.architecture}: {result.budget.predicted_ms:.1f} ms predicted, {result.accuracy.test:.1%} accurate")
 
 data = load_digits()
 images, labels = next(data.batches(data.test, result.resolution.training, batch_size=1))
