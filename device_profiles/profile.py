@@ -13,12 +13,17 @@ from functools import cached_property
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from device_profiles.header import Header, parse_header, render_header
 from device_profiles.kernel import Kernel
-from device_profiles.table import KernelRow, parse_rows, render_rows
+from device_profiles.table import KernelRow, kernel_table, read_kernels, render_kernels
 from search_space.errors import BadFile, UnknownName
 from search_space.files import ensure_folder, write_whole
+from search_space.tables import decode
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 HEADER_FILE = "device.yaml"
 TABLE_FILE = "kernels.csv"
@@ -40,6 +45,11 @@ class DeviceProfile:
         """The row of every kernel that has one."""
         return {row.kernel: row for row in self.rows}
 
+    @cached_property
+    def table(self) -> DataFrame:
+        """The rows as a pandas table, with the columns of `device_profiles.table.KERNELS`."""
+        return kernel_table(self.rows)
+
     @property
     def title(self) -> str:
         return self.header.title
@@ -59,8 +69,10 @@ def available_devices() -> tuple[str, ...]:
 
 
 def load_profile(name: str) -> DeviceProfile:
-    """A device by name, from `$NAS_DEVICE_PROFILES/NAME`, `./device_profiles/NAME` or the shipped ones, in
-    that order. Raises `UnknownName`, or `BadFile` naming file and row."""
+    """A device by name, from `$NAS_DEVICE_PROFILES/NAME`, `./device_profiles/NAME` or the shipped ones, in that order.
+
+    Raises `UnknownName`, or `BadFile` naming file and row.
+    """
     for folder in _folders():
         for entry in folder.iterdir():
             if entry.name == name and _is_device(entry):
@@ -81,7 +93,7 @@ def save_profile(folder: Path, header: Header, rows: Iterable[KernelRow]) -> Dev
     header_text = yaml.safe_dump(render_header(header), sort_keys=False, width=110, allow_unicode=True)
     ensure_folder(folder)
     # the table first: between the two renames the old header refuses a table of another length
-    write_whole(folder / TABLE_FILE, render_rows(rows))
+    write_whole(folder / TABLE_FILE, render_kernels(rows))
     write_whole(folder / HEADER_FILE, header_text)
     return load_folder(folder)
 
@@ -113,13 +125,13 @@ def load_folder(folder: Traversable) -> DeviceProfile:
     header_name, table_name = f"{folder.name}/{HEADER_FILE}", f"{folder.name}/{TABLE_FILE}"
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is there
     try:
-        data = yaml.load(_decode(header_bytes, header_name), Loader=loader)
+        data = yaml.load(decode(header_bytes, header_name), Loader=loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         row = f" row {mark.line + 1}" if mark else ""
         raise BadFile(f"{header_name}{row}: not YAML ({getattr(error, 'problem', error)})") from error
     header = parse_header(data, header_name)
-    rows = parse_rows(_decode(table_bytes, table_name), table_name)
+    rows = read_kernels(decode(table_bytes, table_name), table_name)
     if header.device != folder.name:
         raise BadFile(f"{header_name}: device is '{header.device}', its folder '{folder.name}'")
     if header.kernel_rows != len(rows):
@@ -135,10 +147,3 @@ def _read(folder: Traversable, name: str) -> bytes:
     if not path.is_file():
         raise BadFile(f"device '{folder.name}' has no {name}; a device is a folder with {HEADER_FILE} and {TABLE_FILE}")
     return path.read_bytes()
-
-
-def _decode(raw: bytes, where: str) -> str:
-    try:
-        return raw.decode("utf-8-sig")  # spreadsheets begin a file with a byte order mark
-    except UnicodeDecodeError as error:
-        raise BadFile(f"{where}: not UTF-8 text at byte {error.start}") from error

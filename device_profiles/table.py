@@ -1,23 +1,46 @@
 """The table of a profile, `kernels.csv`: one row per distinct fused kernel, times in ms at batch 1.
 
-Reading refuses whatever is not a number of milliseconds, naming file and row. Not for prediction.
+`KERNELS` says what stands in it; what does not fit is refused by file, row and column. Not for prediction.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from device_profiles.kernel import Kernel
 from search_space.errors import BadFile
 from search_space.layer import Kind, LayerSpec
+from search_space.tables import Column, Schema, make_table, parse_rows, render_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 ORIGINS = ("measured", "fitted", "derived")
-_SIZES = ("in_channels", "out_channels", "height", "width", "kernel_size", "stride", "padding")
-COLUMNS = ("kind", "fused", "inputs", *_SIZES, "latency_ms", "spread_ms", "count", "origin", "source")
+_SIZES = (
+    Column("in_channels", "int", "of the first layer's input", least=1),
+    Column("out_channels", "int", "of the first layer's output", least=1),
+    Column("height", "int", "of the input, pixels", least=1),
+    Column("width", "int", "of the input, pixels", least=1),
+    Column("kernel_size", "int", "of the first layer, pixels", least=1),
+    Column("stride", "int", "of the first layer, pixels", least=1),
+    Column("padding", "int", "of the first layer on every side, pixels", least=0),
+)
+KERNELS = Schema(
+    "kernels.csv",
+    (
+        Column("kind", "str", "the first layer's", allowed=tuple(Kind)),
+        Column("fused", "str", "kinds of the layers that run within the kernel after it, with + between", empty=True),
+        Column("inputs", "int", "how many tensors it reads", least=1),
+        *_SIZES,
+        Column("latency_ms", "float", "time at batch 1, ms; a kernel that costs nothing has no row", above=0),
+        Column("spread_ms", "float", "half the width of the time's interval, ms", least=0),
+        Column("count", "int", "measured rows of its kind and kernel size behind it", least=0),
+        Column("origin", "str", "where the time comes from", allowed=ORIGINS),
+        Column("source", "str", "a note", empty=True),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,49 +59,34 @@ class KernelRow:
     source: str
 
 
-def parse_rows(text: str, where: str) -> tuple[KernelRow, ...]:
-    """The rows of a table. Raises `BadFile` naming `where` and the line (the header line is row 1)."""
-    if not text.endswith("\n"):
-        raise BadFile(f"{where}: the last row is cut off (no newline at the end of the file)")
-    reader = csv.reader(io.StringIO(text))
-    header = next(reader)
-    if missing := [name for name in COLUMNS if name not in header]:
-        raise BadFile(f"{where} row 1: no column {', '.join(missing)}; it needs {','.join(COLUMNS)}")
-    if len(set(header)) != len(header) or len(header) != len(COLUMNS):
-        raise BadFile(f"{where} row 1: columns must be exactly {','.join(COLUMNS)}, got {','.join(header)}")
-    rows: list[KernelRow] = []
-    first_seen: dict[Kernel, int] = {}
-    for number, fields in enumerate(reader, start=2):
-        here = f"{where} row {number}"
-        if len(fields) != len(header):
-            raise BadFile(f"{here}: {len(fields)} fields where {len(header)} are needed")
-        row = _parse_row(dict(zip(header, fields, strict=True)), here)
-        if row.kernel in first_seen:
-            raise BadFile(f"{here}: the kernel {row.kernel} already stands in row {first_seen[row.kernel]}")
-        first_seen[row.kernel] = number
-        rows.append(row)
+def read_kernels(text: str, where: str) -> tuple[KernelRow, ...]:
+    """The rows of a table. Raises `BadFile` naming `where`, row (the header line is row 1) and column.
+
+    Row by row, not by pandas: every search reads a profile before it refuses a budget, and importing pandas alone
+    takes several times as long as reading the largest shipped table so.
+    """
+    rows: dict[Kernel, tuple[str, KernelRow]] = {}
+    for here, values in parse_rows(text, KERNELS, where):
+        row = _kernel_row(values, here)
+        if row.kernel in rows:
+            before = rows[row.kernel][0].removeprefix(f"{where} ")
+            raise BadFile(f"{here}: the kernel {row.kernel} already stands in {before}")
+        rows[row.kernel] = here, row
     if not rows:
         raise BadFile(f"{where}: no rows")
-    return tuple(rows)
+    return tuple(row for _, row in rows.values())
 
 
-def _parse_row(fields: dict[str, str], here: str) -> KernelRow:
-    kind = _kind(fields["kind"], here)
-    fused = tuple(_kind(name, here) for name in fields["fused"].split("+") if name)
-    c_in, c_out, height, width, kernel_size, stride = (_integer(fields, name, here, least=1) for name in _SIZES[:-1])
-    spec = LayerSpec(kind, c_in, c_out, height, width, kernel_size, stride, _integer(fields, "padding", here, least=0))
-    if fields["origin"] not in ORIGINS:
-        raise BadFile(f"{here}: origin is '{fields['origin']}', not one of {', '.join(ORIGINS)}")
-    latency_ms = _number(fields, "latency_ms", here)
-    if latency_ms == 0:
-        raise BadFile(f"{here}: latency_ms is 0; a kernel that costs nothing has no row")
+def _kernel_row(values: Mapping[str, Any], here: str) -> KernelRow:
+    fused = tuple(_kind(name, here) for name in (values["fused"] or "").split("+") if name)
+    spec = LayerSpec(Kind(values["kind"]), *(values[size.name] for size in _SIZES))
     return KernelRow(
-        kernel=Kernel(spec, fused, _integer(fields, "inputs", here, least=1)),
-        latency_ms=latency_ms,
-        spread_ms=_number(fields, "spread_ms", here),
-        count=_integer(fields, "count", here, least=0),
-        origin=fields["origin"],
-        source=fields["source"],
+        kernel=Kernel(spec, fused, values["inputs"]),
+        latency_ms=values["latency_ms"],
+        spread_ms=values["spread_ms"],
+        count=values["count"],
+        origin=values["origin"],
+        source=values["source"] or "",
     )
 
 
@@ -86,35 +94,22 @@ def _kind(name: str, here: str) -> Kind:
     try:
         return Kind(name)
     except ValueError:
-        raise BadFile(f"{here}: unknown layer kind '{name}'; known: {', '.join(Kind)}") from None
+        raise BadFile(f"{here}: fused names {name!r}, not one of {', '.join(Kind)}") from None
 
 
-def _integer(fields: dict[str, str], name: str, here: str, least: int) -> int:
-    text = fields[name]
-    if not text.isascii() or not text.isdecimal() or int(text) < least:
-        raise BadFile(f"{here}: {name} is '{text}', not an integer >= {least}")
-    return int(text)
+def kernel_table(rows: Iterable[KernelRow]) -> DataFrame:
+    """The rows with the columns of `KERNELS`, times as they are; NaN where nothing is fused or noted."""
+    return make_table(map(_values, rows), KERNELS)
 
 
-def _number(fields: dict[str, str], name: str, here: str) -> float:
-    try:
-        value = float(fields[name])
-    except ValueError:
-        raise BadFile(f"{here}: {name} is '{fields[name]}', not a number") from None
-    if not math.isfinite(value) or value < 0:
-        raise BadFile(f"{here}: {name} is {fields[name]}, not a finite number >= 0")
-    return value
+def _values(row: KernelRow) -> list[str | int | float | None]:
+    spec = row.kernel.spec
+    fused = "+".join(kind.value for kind in row.kernel.fused) or None
+    sizes = [getattr(spec, size.name) for size in _SIZES]
+    times = (row.latency_ms, row.spread_ms)
+    return [spec.kind.value, fused, row.kernel.inputs, *sizes, *times, row.count, row.origin, row.source or None]
 
 
-def render_rows(rows: Iterable[KernelRow]) -> str:
-    """The table as text, the inverse of `parse_rows` (times keep six significant digits)."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        spec = row.kernel.spec
-        fused = "+".join(kind.value for kind in row.kernel.fused)
-        sizes = [getattr(spec, name) for name in _SIZES]
-        times = [f"{row.latency_ms:.6g}", f"{row.spread_ms:.6g}"]
-        writer.writerow([spec.kind.value, fused, row.kernel.inputs, *sizes, *times, row.count, row.origin, row.source])
-    return out.getvalue()
+def render_kernels(rows: Iterable[KernelRow]) -> str:
+    """The table as text, the inverse of `read_kernels` (times keep six significant digits)."""
+    return render_table(kernel_table(rows), KERNELS)

@@ -13,7 +13,6 @@ Expected   No network over its budget; at least 97 % of it used in the median.
 
 from __future__ import annotations
 
-import csv
 import statistics
 import sys
 import tempfile
@@ -25,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.jobs import Work, run_jobs
 from experiments.results import NOT_MEASURED, Results, Row, markdown
+from nas.run.log import load_search_log
 
 if TYPE_CHECKING:
     from latency_models.options import Options
-    from nas.api import Finished
+    from nas.run.finished import FinishedTarget
 
 DEVICES = ("cpu", "vpu", "gpu")
 KINDS = ("front", "single")
@@ -79,11 +79,9 @@ def jobs_of(kinds: Iterable[str], space: str, seeds: int, quick: bool) -> list[J
 
 def do(job: Job) -> list[Row]:
     """Run the search and read what it left."""
-    from nas.api import run_search
-    from nas.front import run_front
-    from nas.run.plan import plan_front, plan_search
-    from nas.run.settings import SearchSettings, settings_from_dict, with_data_defaults
-    from nas.run.targets import each_target
+    from nas.api import search
+    from nas.run.plan import plan_search
+    from nas.run.settings import SearchSettings
 
     table = plan_search(SearchSettings(device=job.device, budget_ms=1e9, space=job.space)).table
     span = table.maximum_ms - table.minimum_ms
@@ -103,12 +101,8 @@ def do(job: Job) -> list[Row]:
             "threads": 1,
             "out": str(Path(folder) / "run"),
         }
-        each = [settings_from_dict(SearchSettings, one) for one in each_target(with_data_defaults(options))]
         clock = time.monotonic(), time.process_time()
-        if job.share is None:
-            finished: Sequence[Finished] = run_front(plan_front(each), progress=False).targets
-        else:
-            finished = [run_search(plan_search(each[0]), progress=False)]
+        finished = search(**options, progress=False).targets
         seconds, processor_s = time.monotonic() - clock[0], time.process_time() - clock[1]
         return [
             {
@@ -124,13 +118,11 @@ def do(job: Job) -> list[Row]:
         ]
 
 
-def _kept(run: Finished) -> Row:
+def _kept(run: FinishedTarget) -> Row:
     budget = run.result.budget
     assert budget is not None
-    with (run.folder / "search.csv").open(encoding="utf-8") as file:
-        course = [
-            float(row["expected_ms"]) / budget.budget_ms for row in csv.DictReader(file) if row["phase"] == "search"
-        ]
+    steps = load_search_log(run.folder)
+    course = (steps.loc[steps["phase"] == "search", "expected_ms"] / budget.budget_ms).tolist()
     return {
         "budget_ms": budget.budget_ms,
         "predicted_ms": round(budget.predicted_ms, 6),

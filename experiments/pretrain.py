@@ -83,7 +83,7 @@ def train_supernet(plan: Plan, data: DataSet, checkpoints: Checkpoints) -> Super
     settings, each = plan.settings, regions(plan)
     supernet = new_supernet(plan, data)
     weights = WeightTraining(plan, data, supernet)
-    if saved := checkpoints.going_on("pretraining"):
+    if saved := checkpoints.saved_in("pretraining"):
         weights.restore(saved)
     per_epoch = weights.epoch_steps
     with checkpoints.stopping_between_steps():
@@ -140,12 +140,12 @@ def held_out(plan: Plan, networks: NDArray[np.int64], accuracies: NDArray[np.flo
 def measure(options: Options, quick: bool, command: str) -> Results:
     import torch
 
-    from nas.api import load_data
     from nas.run.checkpoint import Checkpoints
-    from nas.run.export import load_supernet, save_supernet
+    from nas.run.images import load_data
     from nas.run.plan import plan_search
     from nas.run.settings import SearchSettings, settings_from_dict
     from nas.supernet.origin import gates_key, trained_for
+    from nas.supernet.saved import load_supernet, save_supernet
 
     torch.set_num_threads(1)
     provenance = take_provenance(command, "cpu")

@@ -61,7 +61,7 @@ def take_provenance(command: str, device: str) -> Provenance:
     import torch
 
     from latency_models.measure.timing import cpu_name
-    from nas.api import git_commit
+    from nas.run.provenance import git_commit
 
     cpu = f"{cpu_name()}, {os.cpu_count()} cores"
     return Provenance(

@@ -180,10 +180,9 @@ class Worker:
 
     def _search(self, job: Job) -> list[Row]:
         """All devices' budgets in one run."""
-        from nas.front import run_front
-        from nas.run.plan import plan_front
-        from nas.run.settings import SearchSettings, settings_from_dict
-        from nas.run.targets import each_target
+        from nas.run.plan import plan_targets
+        from nas.run.search import carry_out
+        from nas.run.targets import settings_of
 
         wanted = targets(job.space, job.calibration)
         rows: list[Row] = []
@@ -203,8 +202,9 @@ class Worker:
                 "threads": 1,
                 "out": str(Path(folder) / "run"),
             }
-            each = [settings_from_dict(SearchSettings, one) for one in each_target(options)]
-            front = run_front(plan_front(each, NUM_CLASSES), _for_searches(self.scale.data), progress=False)
+            plans = plan_targets(settings_of(options), NUM_CLASSES)
+            front = carry_out(plans, _for_searches(self.scale.data), progress=False)
+            assert front is not None  # this is the only process
         for device, finished in zip(wanted, front.targets, strict=True):
             result = finished.result
             assert result.budget is not None
@@ -292,7 +292,7 @@ def _short(value: float) -> float:
 @cache
 def load_images(settings: DataSettings) -> DataSet:
     """Raises `UserError` or `BadFile` where the images are not."""
-    from nas.api import load_data
+    from nas.run.images import load_data
 
     return load_data(settings)
 

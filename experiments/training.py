@@ -109,8 +109,8 @@ class Trainer:
         """Inherited accuracy of some paths, then one of them fine-tuned in several ways."""
         import numpy as np
 
-        from nas.api import load_data
         from nas.discrete.budgeted import within_budget
+        from nas.run.images import load_data
         from nas.strategies.weights import weight_steps
         from search_space import GatePath
 
@@ -141,8 +141,8 @@ class Trainer:
 
     def _finetune(self, supernet: Supernet, path: GatePath, plan: Plan, data: DataSet) -> tuple[float, float]:
         """Accuracies on validation and test images of the network as it would be exported."""
-        from nas.api import finetune_recipe
         from nas.training.loop import accuracy, recalibrate, train_network
+        from nas.training.recipes import finetune_recipe
         from search_space.build import to_channels_last
 
         settings, pixels = plan.settings, plan.settings.data.resolution

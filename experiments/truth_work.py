@@ -201,20 +201,22 @@ class Worker:
 
     def _search(self, job: Job) -> list[Row]:
         """One search through the front door; the network is the exported one, before its weights are trained on."""
-        from nas.api import run_search
+        from nas.run.search import carry_out
 
         plan = self.plan(job.seed, job.share_weights, job.budget)
         with tempfile.TemporaryDirectory() as folder:
-            result = run_search(_into(plan, folder), self._search_images(), progress=False).result
-        return [self._found(job, "proxyless", result)]
+            finished = carry_out([_into(plan, folder)], self._search_images(), progress=False)
+        assert finished is not None  # this is the only process
+        return [self._found(job, "proxyless", finished.result)]
 
     def _front(self, job: Job) -> list[Row]:
         """All budgets in one run."""
-        from nas.front import run_front
+        from nas.run.search import carry_out
 
         plans = [self.plan(job.seed, job.share_weights, budget) for budget in self.scale.budgets]
         with tempfile.TemporaryDirectory() as folder:
-            front = run_front([_into(plan, folder) for plan in plans], self._search_images(), progress=False)
+            front = carry_out([_into(plan, folder) for plan in plans], self._search_images(), progress=False)
+        assert front is not None  # this is the only process
         return [self._found(job, "proxyless, all budgets in one run", target.result) for target in front.targets]
 
     def _search_images(self) -> DataSet:

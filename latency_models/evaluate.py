@@ -8,7 +8,6 @@ device of your own on its own rows, each left out. Writes a table, every point a
 
 from __future__ import annotations
 
-import csv
 import io
 import sys
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from latency_models.residual import fit_residual
 from latency_models.scores import Evaluation
 from search_space.errors import BadFile, UserError
 from search_space.files import ensure_folder, write_whole
+from search_space.tables import Column, Schema, make_table, render_table
 
 USAGE = "usage: python -m latency_models.evaluate device=NAME [source=DIR] [out=FOLDER]"
 OPTIONS = {
@@ -35,6 +35,18 @@ OPTIONS = {
 }
 FEWEST_ROWS = 3
 COLUMNS = ("set", "n", "MAPE %", "within 5 %", "within 10 %", "RMSE ms", "Spearman", "interval", "mark", "reached")
+
+POINTS = Schema(
+    "points.csv",
+    (
+        Column("set", "str", "name of the held-out set"),
+        Column("name", "str", "the kernel or network"),
+        Column("measured_ms", "float", "measured latency, ms", above=0),
+        Column("predicted_ms", "float", "predicted without having seen it, ms"),
+        Column("low_ms", "float", "lower end of the prediction's interval, ms", empty=True),
+        Column("high_ms", "float", "upper end of the prediction's interval, ms", empty=True),
+    ),
+)
 
 
 def evaluate(device: str, source: Path | None) -> list[Evaluation]:
@@ -87,17 +99,15 @@ def render(sets: Sequence[Evaluation]) -> str:
 
 
 def points(sets: Sequence[Evaluation]) -> str:
-    """Every prediction as CSV."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("set", "name", "measured_ms", "predicted_ms", "low_ms", "high_ms"))
+    """Every prediction as CSV, with the columns of `POINTS`."""
+    rows: list[tuple[str | float | None, ...]] = []
     for s in sets:
         none = [None] * len(s.names)
         low = none if s.low_ms is None else s.low_ms.tolist()
         high = none if s.high_ms is None else s.high_ms.tolist()
         for name, *times in zip(s.names, s.measured_ms.tolist(), s.predicted_ms.tolist(), low, high, strict=True):
-            writer.writerow((s.name, name, *("" if t is None else f"{t:.6g}" for t in times)))
-    return out.getvalue()
+            rows.append((s.name, name, *times))
+    return render_table(make_table(rows, POINTS), POINTS)
 
 
 def plot(device: str, sets: Sequence[Evaluation]) -> bytes:

@@ -5,10 +5,7 @@ Not for the mix (`few`). `python -m latency_models.profile few=FILE device=NAME`
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +16,18 @@ from search_space.architecture import Architecture
 from search_space.errors import BadFile, UserError
 from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.lower import lower
+from search_space.tables import Column, Schema, parse_rows, read_text
 
-COLUMNS = ("architecture", "latency_ms")
-OPTIONAL = ("resolution", "num_classes")
+TIMED_NETWORKS = Schema(
+    "few.csv",
+    (
+        Column("architecture", "str", "path of an architecture.json, from the table's folder"),
+        Column("latency_ms", "float", "measured latency of the whole network at batch 1, ms", above=0),
+        Column("resolution", "int", "pixels of the input's side", empty=True, least=1, optional=True),
+        Column("num_classes", "int", "outputs of the network", empty=True, least=1, optional=True),
+    ),
+    by_hand=True,
+)
 
 
 def profile_from_few(file: Path, name: str, out: Path) -> str:
@@ -48,51 +54,29 @@ def is_mix(profile: DeviceProfile) -> bool:
 
 
 def read_measurements(file: Path) -> list[Measurement]:
-    """The rows of a CSV with columns architecture (path of an architecture.json, from the CSV's folder) and
-    latency_ms, and optionally resolution and num_classes. Raises `BadFile` naming the row (the header is row 1)."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise BadFile(f"no file '{file}'") from error
-    except OSError as error:
-        raise BadFile(f"cannot read '{file}': {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise BadFile(f"'{file}' is not UTF-8 text") from error
-    reader = csv.reader(io.StringIO(text))
-    header = next(reader, [])
-    allowed = (*COLUMNS, *OPTIONAL)
-    if not set(COLUMNS) <= set(header) <= set(allowed) or len(set(header)) < len(header):
-        raise BadFile(f"'{file}' row 1: columns must be {', '.join(COLUMNS)} and at will {', '.join(OPTIONAL)}")
+    """The rows of a CSV with the columns of `TIMED_NETWORKS`, where a missing resolution or num_classes is that of
+    the architecture.json. Raises `BadFile` naming row (the header is row 1) and column."""
+    where = f"'{file}'"
     measured: list[Measurement] = []
-    first_seen: dict[tuple[object, ...], int] = {}
-    for number, fields in enumerate(reader, start=2):
-        if not fields:
-            continue
-        here = f"'{file}' row {number}"
-        if len(fields) != len(header):
-            raise BadFile(f"{here}: {len(fields)} fields where {len(header)} are needed")
-        row = _measurement(dict(zip(header, fields, strict=True)), file.parent, here)
+    first_seen: dict[tuple[object, ...], str] = {}
+    for here, values in parse_rows(read_text(file, where), TIMED_NETWORKS, where):
+        row = _measurement(values, file.parent, here)
         if row[:3] in first_seen:
-            raise BadFile(f"{here}: the network of row {first_seen[row[:3]]} again; give one time for each network")
-        first_seen[row[:3]] = number
+            before = first_seen[row[:3]].removeprefix(f"{where} ")
+            raise BadFile(f"{here}: the network of {before} again; give one time for each network")
+        first_seen[row[:3]] = here
         measured.append(row)
     return measured
 
 
-def _measurement(fields: Mapping[str, str], folder: Path, here: str) -> Measurement:
-    try:
-        latency_ms = float(fields["latency_ms"])
-    except ValueError:
-        latency_ms = math.nan
-    if not math.isfinite(latency_ms) or latency_ms <= 0:
-        raise BadFile(f"{here}: latency_ms is '{fields['latency_ms']}', not a number of ms above 0")
-    data = _json(folder / fields["architecture"], here)
+def _measurement(values: Mapping[str, Any], folder: Path, here: str) -> Measurement:
+    data = _json(folder / values["architecture"], here)
     resolution = data.get("resolution", {})
     deployed = resolution.get("deployment", RESOLUTION) if isinstance(resolution, dict) else resolution
-    pixels = _integer(fields.get("resolution", "") or deployed, "resolution", here)
-    classes = _integer(fields.get("num_classes", "") or data.get("num_classes", NUM_CLASSES), "num_classes", here)
+    pixels = _integer(values.get("resolution") or deployed, "resolution", here)
+    classes = _integer(values.get("num_classes") or data.get("num_classes", NUM_CLASSES), "num_classes", here)
     try:
-        row = Measurement(Architecture.from_dict(data.get("architecture", data)), pixels, classes, latency_ms)
+        row = Measurement(Architecture.from_dict(data.get("architecture", data)), pixels, classes, values["latency_ms"])
         lower(*row[:3])
     except UserError as error:
         raise BadFile(f"{here}: {error}") from error

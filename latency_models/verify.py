@@ -7,8 +7,6 @@ Other networks than those the profile was fitted on, by the same protocol. Not f
 
 from __future__ import annotations
 
-import csv
-import io
 import random
 import sys
 import time
@@ -17,6 +15,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -40,9 +39,13 @@ from latency_models.options import Options, run
 from latency_models.scores import Evaluation
 from search_space.errors import BadFile, Stopped, UserError
 from search_space.family import NUM_CLASSES, RESOLUTION
-from search_space.files import ensure_folder, write_whole
+from search_space.files import ensure_folder
 from search_space.lower import Segment, lower
 from search_space.space import SearchSpace, load_space
+from search_space.tables import Column, Schema, make_table, write_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 USAGE = "usage: python -m latency_models.verify device=NAME [n=50] [space=NAME,...] [key=value ...]"
 OPTIONS = {
@@ -54,7 +57,17 @@ OPTIONS = {
     "busy": "refuse (default) or accept a machine that does other work",
     "out": "where verify.csv goes (default: ./verify-NAME)",
 }
-COLUMNS = ("network", "predicted_ms", "low_ms", "high_ms", "measured_ms", "spread_ms")
+VERIFICATION = Schema(
+    "verify.csv",
+    (
+        Column("network", "str", "space and number of a random network"),
+        Column("predicted_ms", "float", "predicted latency, ms", above=0),
+        Column("low_ms", "float", "lower end of the prediction's interval, ms", least=0),
+        Column("high_ms", "float", "upper end of the prediction's interval, ms", above=0),
+        Column("measured_ms", "float", "measured latency at the reference's speed of then, ms", above=0),
+        Column("spread_ms", "float", "half the width of the measurement's interval, ms", least=0),
+    ),
+)
 Networks = Mapping[str, tuple[Segment, ...]]
 
 
@@ -103,7 +116,7 @@ def verify(
         timed=here.scaled,
         notes=here.notes,
     )
-    write_whole(out / "verify.csv", _csv(found))
+    write_table(out / VERIFICATION.name, _table(found), VERIFICATION)
     return found
 
 
@@ -200,15 +213,13 @@ def _evaluation(
     )
 
 
-def _csv(found: Verification) -> str:
+def _table(found: Verification) -> DataFrame:
     e = found.evaluation
     assert e.low_ms is not None and e.high_ms is not None
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for name, *times in zip(e.names, e.predicted_ms, e.low_ms, e.high_ms, e.measured_ms, strict=True):
-        writer.writerow([name, *(f"{ms:.6g}" for ms in times), f"{found.timed[name].spread_ms:.6g}"])
-    return out.getvalue()
+    spreads = [found.timed[name].spread_ms for name in e.names]
+    return make_table(
+        zip(e.names, e.predicted_ms, e.low_ms, e.high_ms, e.measured_ms, spreads, strict=True), VERIFICATION
+    )
 
 
 def main(arguments: Sequence[str]) -> int:

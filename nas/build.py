@@ -60,9 +60,9 @@ def _report(options: argparse.Namespace) -> None:
         f"{'weights loaded' if weighted else 'no weights: random ones'}"
     )
     if options.latency:
-        from nas.api import latency_everywhere
+        from nas.run.chosen import LatencyModels
 
-        priced, left_out = latency_everywhere(result.architecture, resolution, result.num_classes)
+        priced, left_out = LatencyModels().everywhere(segments)
         for name, p in priced.items():
             print(
                 f"{name}: {p.latency_ms:.4g} ms ({p.coverage:.0%} interval {p.low_ms:.3g}..{p.high_ms:.3g}; {p.title})"

@@ -49,7 +49,7 @@ def _pack(values: dict[str, Any]) -> None:
     folder = Path(command.out).expanduser()
     if folder.exists() and any(ensure_folder(folder).iterdir()):
         raise UserError(f"the folder '{folder}' is not empty; name another with out=")
-    from nas.api import load_data
+    from nas.run.images import load_data
 
     print_first(pack(load_data(data), folder, command.shard_mb))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.command.options import fail, print_first, run_command
-from nas.run.resume import Begun, options_to_go_on
+from nas.run.resume import Begun, options_to_resume
 from nas.run.settings import ACCELERATORS, CheckpointSettings, DataSettings, settings_from_dict
 from search_space import UserError
 from search_space.errors import UnknownName
@@ -69,7 +69,7 @@ def _train(values: dict[str, Any]) -> None:
         begun = Begun.load(begun_in, "train")
         if begun is None:
             raise UserError(f"the run in '{resume}' has finished: see {begun_in / 'architecture.json'}")
-        values = options_to_go_on(begun.options, values, sys.argv[1:])
+        values = options_to_resume(begun.options, values, sys.argv[1:])
     data, recipe, minutes = values.pop("data"), values.pop("recipe"), values.pop("checkpoint")
     command = settings_from_dict(TrainCommand, values)
     data_settings = settings_from_dict(DataSettings, data, "data.")
@@ -115,14 +115,17 @@ def full_training(
     """
     import torch
 
-    from nas.api import finish, load_data, provenance, reprice, run_folder
     from nas.run.checkpoint import Checkpoints
+    from nas.run.chosen import chosen_before
+    from nas.run.conclude import conclude
     from nas.run.distributed import joined, place, with_global_norms
     from nas.run.export import load_weights
+    from nas.run.folder import run_folder
+    from nas.run.images import load_data
     from nas.run.progress import SearchProgress
-    from nas.run.result import Resolution, load_result
+    from nas.run.provenance import provenance
+    from nas.run.result import load_result
     from nas.training.loop import steps_per_epoch, train_network
-    from search_space import lower
     from search_space.build import Network, to_channels_last
 
     assert command.architecture is not None
@@ -133,8 +136,10 @@ def full_training(
     here = place(command.accelerator)
     data = replace(load_data(data_settings), place=here)
     torch.manual_seed(command.seed)
-    segments = lower(found.architecture, command.resolution, data.num_classes)
-    network = Network(segments, recipe.layer_scale, recipe.drop_path, paper_init=recipe.layer_scale < 0.01)
+    chosen = chosen_before(found, data.num_classes, command.resolution)
+    network = Network(
+        chosen.training_segments, recipe.layer_scale, recipe.drop_path, paper_init=recipe.layer_scale < 0.01
+    )
     if command.weights is not None:
         load_weights(network, Path(command.weights).expanduser(), f"data={data_settings.name}")
     options = {
@@ -161,14 +166,11 @@ def full_training(
             train_network(network, data, data.train, command.resolution, recipe, command.seed, on_step, checkpoints)
         if not here.first:
             return None
-        result = finish(
+        result = conclude(
             folder,
             network,
-            found.architecture,
+            chosen,
             data,
-            Resolution(found.resolution.deployment, command.resolution),
-            budget=reprice(found, data.num_classes),
-            gate_path=found.gate_path,
             notes=(f"Trained in full at {command.resolution} pixels for {recipe.epochs} epochs",),
             provenance={
                 "recipe": asdict(recipe),

@@ -17,6 +17,7 @@ class Bar:
     """
 
     def __init__(self, total: int, enabled: bool | None, phase_width: int, *columns: ProgressColumn) -> None:
+        self.total = total
         console = Console(file=sys.stderr)
         self._progress = Progress(
             TextColumn(f"[bold]{{task.description:{phase_width}}}"),

@@ -1,10 +1,14 @@
-"""What a person reads at the end of a search, from its result. Not the report (`nas.report.page`)."""
+"""What a person reads at the end of a search, from its results. Not the report (`nas.report`)."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nas.run.result import Accuracy, SearchResult
+
+if TYPE_CHECKING:
+    from nas.run.finished import Finished
 
 NOT_REAL = "not real time"
 
@@ -14,7 +18,15 @@ def scale_note(calibration: str) -> str:
     return "" if calibration == "measured" else f", calibration={calibration}: {NOT_REAL}"
 
 
-def summary(result: SearchResult, folder: Path) -> str:
+def summary(finished: Finished) -> str:
+    """A line or more for every target, then where the page about several is."""
+    lines = [one_network(target.result, target.folder) for target in finished.targets]
+    if len(finished.targets) > 1:
+        lines.append(f"{len(finished.targets)} targets -> {finished.folder / 'report.html'}")
+    return "\n".join(lines)
+
+
+def one_network(result: SearchResult, folder: Path) -> str:
     """The network, what it uses of the budget, its size and accuracy; ahead of them a note where the
     interval reaches above the budget."""
     budget = result.budget

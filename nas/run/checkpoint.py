@@ -1,4 +1,4 @@
-"""The whole state of a training run on disk, so that a killed run goes on as if nothing had happened.
+"""The whole state of a training run on disk, so that a killed run resumes as if nothing had happened.
 
 A checkpoint is named tensors and facts in JSON in one safetensors file, with a digest over both; the last two
 are kept. Nothing is pickled. What belongs in a checkpoint is said by the loops that make them
@@ -29,7 +29,7 @@ from search_space import UserError
 from search_space.errors import BadFile, CannotWrite, one_line
 from search_space.files import write_whole
 
-FORMAT = 2  # of everything here and of `nas.run.export.save_supernet`; a new number when names or meanings change
+FORMAT = 3  # a new number when names or meanings change, here or in what the loops put in
 KEPT = 2  # the newest, and one to fall back on
 FOLDER = "checkpoints"
 AGREE_EVERY = 5  # steps, by which several processes stop together
@@ -39,17 +39,17 @@ class OtherFormat(BadFile):
     """A checkpoint of another version of this program, or of another program."""
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the header of a file of this format. Raises `BadFile`, `OtherFormat` among them."""
+def load_tensors(path: Path, format_number: int = FORMAT) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the header of a file of a format. Raises `BadFile`, `OtherFormat` among them."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise BadFile(f"'{path}' is damaged: {one_line(error)}") from error
-    if (found := header.get("format", "unnumbered")) != str(FORMAT):
+    if (found := header.get("format", "unnumbered")) != str(format_number):
         raise OtherFormat(
-            f"'{path}' has checkpoint format {found}, this version reads and writes {FORMAT}; "
+            f"'{path}' has checkpoint format {found}, this version reads and writes {format_number}; "
             "use the version that wrote it, or start a new run"
         )
     return tensors, header
@@ -100,11 +100,12 @@ class Checkpoints:
         resume: bool = False,
         writes: bool = True,
     ) -> None:
-        """`resume`: go on from what an earlier process left there, if anything. `writes`: whether this process does.
+        """`resume`: from what an earlier process left there, if anything. `writes`: whether this process does.
 
         Raises `OtherFormat`; damaged files are passed over.
         """
         self.writes = writes
+        self.run_folder = run_folder
         self.folder = run_folder / FOLDER
         self.minutes, self.steps, self.say = minutes, steps, say
         self.journals: dict[str, Callable[[], str]] = {}
@@ -128,8 +129,8 @@ class Checkpoints:
                     f"the {name} changed since the run in '{self.folder.parent}' was begun; start a new run"
                 )
 
-    def going_on(self, phase: str) -> Checkpoint | None:
-        """What the phase had saved, if it is the one to go on with."""
+    def saved_in(self, phase: str) -> Checkpoint | None:
+        """What the phase had saved, if it is the one to resume in."""
         if self.restored is None or self.restored.facts["phase"] != phase:
             return None
         return Checkpoint(part(self.restored.tensors, "state"), self.restored.facts["state"])

@@ -1,12 +1,10 @@
 """From a trained network to files: weights and ONNX graphs, checked against torch.
 
-Not for searching, nor for what the files are worth: `nas.api.finish` measures model.onnx in onnxruntime.
+Not for searching, nor for what the files are worth: `nas.run.conclude` measures model.onnx in onnxruntime.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import onnxruntime
@@ -15,12 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from nas.run.checkpoint import FORMAT, load_tensors, part, under
-from nas.run.result import InputFormat, Resolution, SearchResult
-from nas.supernet.gates import Gates
-from nas.supernet.network import Supernet
-from nas.supernet.origin import TRAINED_FOR
-from search_space import Architecture, UserError, lower
+from nas.run.chosen import Chosen
+from nas.run.result import InputFormat, SearchResult
+from search_space import Segment, UserError, lower
 from search_space.build import Network
 from search_space.errors import BadFile, one_line
 from search_space.files import write_whole
@@ -37,8 +32,7 @@ class ParityError(UserError):
 def export_network(
     folder: Path,
     network: Network,
-    architecture: Architecture,
-    resolution: Resolution,
+    chosen: Chosen,
     inputs: InputFormat,
     images: Tensor,
 ) -> None:
@@ -48,33 +42,32 @@ def export_network(
     if onnxruntime and torch differ on them by more than `TOLERANCE`.
     """
     network.eval()
-    num_classes = len(inputs.class_names)
     state = {key: value.contiguous() for key, value in network.state_dict().items()}
     arrays = {key: value.numpy() for key, value in state.items()}
     common = {
-        "architecture": str(architecture),
-        "space": architecture.space.name,
+        "architecture": str(chosen.architecture),
+        "space": chosen.architecture.space.name,
         "classes": "\n".join(inputs.class_names),
         "mean": " ".join(map(str, inputs.mean)),
         "std": " ".join(map(str, inputs.std)),
     }
 
-    def graph(pixels: int, purpose: str) -> bytes:
+    def graph(segments: tuple[Segment, ...], pixels: int, purpose: str) -> bytes:
         metadata = {**common, "purpose": purpose, "resolution": str(pixels)}
-        return to_onnx(lower(architecture, pixels, num_classes), arrays, metadata).SerializeToString(deterministic=True)
+        return to_onnx(segments, arrays, metadata).SerializeToString(deterministic=True)
 
-    model = graph(resolution.training, "trained and accurate at this resolution")
+    trained, deployed = chosen.resolution.training, chosen.resolution.deployment
+    model = graph(chosen.training_segments, trained, "trained and accurate at this resolution")
     with torch.no_grad():
         expected = network(images)
         difference = float((OnnxPredictor(model)(images) - expected).abs().max())
     allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:
         raise ParityError(f"the ONNX graph differs from torch by {difference:.2e}, more than {allowed:.0e}")
-    write_whole(folder / "weights.safetensors", save(state, {"architecture": str(architecture)}))
+    write_whole(folder / "weights.safetensors", save(state, {"architecture": str(chosen.architecture)}))
     write_whole(folder / "model.onnx", model)
-    write_whole(
-        folder / f"latency_{resolution.deployment}.onnx", graph(resolution.deployment, "for timing, not trained")
-    )
+    timing = graph(chosen.segments, deployed, "for timing, not trained")
+    write_whole(folder / f"latency_{deployed}.onnx", timing)
 
 
 class OnnxPredictor:
@@ -102,46 +95,6 @@ def load_network(result: SearchResult, weights: Path | None) -> Network:
     if weights is not None:
         load_weights(network, weights)
     return network.eval()
-
-
-def save_supernet(
-    checkpoint: Path,
-    supernet: Supernet,
-    alphas: Mapping[str, Tensor],
-    purpose: bytes,
-    dtype: torch.dtype = torch.float32,
-) -> None:
-    """alphas: by `nas.supernet.origin.gates_key`; purpose: `nas.supernet.origin.trained_for`; dtype: as stored.
-
-    Raises `CannotWrite`.
-    """
-    state = under("supernet", {name: v.to("cpu", dtype).contiguous() for name, v in supernet.state_dict().items()})
-    state |= {key: alpha.detach().cpu() for key, alpha in alphas.items()}
-    state[TRAINED_FOR] = torch.frombuffer(bytearray(purpose), dtype=torch.uint8)
-    write_whole(checkpoint, save(state, {"format": str(FORMAT)}))
-
-
-def load_supernet(checkpoint: Path, supernet: Supernet) -> None:
-    """Fill a supernet from what a search left. Raises `BadFile`."""
-    with _reading(checkpoint) as state:
-        supernet.load_state_dict(part(state, "supernet"))
-
-
-def load_gates(checkpoint: Path, gates: Gates, key: str) -> None:
-    """Fill gates, by their name there, from what a search left. Raises `BadFile`."""
-    with _reading(checkpoint) as state:
-        gates.alpha.data.copy_(state[key])
-
-
-@contextmanager
-def _reading(checkpoint: Path) -> Iterator[dict[str, Tensor]]:
-    if not checkpoint.is_file():
-        raise BadFile(f"no file '{checkpoint}'; a search leaves it at the end of its search phase")
-    state, _ = load_tensors(checkpoint)
-    try:
-        yield state
-    except (RuntimeError, KeyError) as error:
-        raise BadFile(f"'{checkpoint}' is not of this search: {' '.join(str(error).split())[:160]}") from error
 
 
 def load_weights(network: Network, weights: Path, classes_of: str = "the architecture") -> None:

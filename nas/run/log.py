@@ -5,22 +5,58 @@ Rows are kept in memory and the files rewritten whole, so that they are never ha
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from nas.run.checkpoint import Checkpoints
 from search_space import SearchSpace
-from search_space.errors import CannotWrite
-from search_space.files import write_whole
+from search_space.errors import BadFile, CannotWrite
+from search_space.tables import Column, Schema, make_table, read_table, row_at, write_table
+
+if TYPE_CHECKING:
+    import torch
+    from pandas import DataFrame
+
+    from nas.run.checkpoint import Checkpoints
 
 LOG_EVERY = 5  # steps
+
+SEARCH_LOG = Schema(
+    "search.csv",
+    (
+        Column(
+            "step", "int", "optimizer steps and trials since the run began; never less than in the row before", least=0
+        ),
+        Column("phase", "str", "warmup, weights, search, trials or finetune"),
+        Column("epoch", "int", "of the phase, from 1 (of trials: the trial)", least=0),
+        Column("train_loss", "float", "of a weight step, its minibatch's mean", empty=True),
+        Column("gate_loss", "float", "of an architecture step, the latency's part included", empty=True),
+        Column("val_accuracy", "float", "on validation images, a share of 1", empty=True, least=0, most=1),
+        Column(
+            "expected_ms", "float", "latency over the gates, or of the network of this step, ms", empty=True, least=0
+        ),
+        Column("budget_ms", "float", "the latency asked for, ms", empty=True, above=0),
+        Column("multiplier", "float", "of the latency constraint in the gates' loss", empty=True),
+        Column("gate_entropy", "float", "mean over the slots, as a share of the largest possible", empty=True),
+        Column("seconds", "float", "of work since the run began, interruptions left out", empty=True, least=0),
+    ),
+)
+GATES_LOG = Schema(
+    "gates.csv",
+    (
+        Column("step", "int", "as in search.csv", least=0),
+        Column("slot", "int", "of the search space, from 0", least=0),
+        Column("stage", "int", "of the slot, from 1", least=1),
+        Column("block", "int", "of the slot within its stage, from 1", least=1),
+        Column("candidate", "str", "operation of the slot, as the space names it"),
+        Column(
+            "probability", "float", "of the candidate; over those of a slot at one step they sum to 1", least=0, most=1
+        ),
+    ),
+)
+SUM_TOLERANCE = 0.01  # of probabilities to 1: six digits each, and a hand that rounds
 
 
 @dataclass(frozen=True)
@@ -53,6 +89,7 @@ class SearchLog:
         checkpoints.journals[name] = self._journal
 
     def add(self, row: Row) -> None:
+        """Log a step, with the seconds of work so far."""
         self.rows.append(replace(row, seconds=round(self.checkpoints.seconds, 2)))
 
     def add_gates(self, step: int, space: SearchSpace, probabilities: torch.Tensor) -> None:
@@ -66,23 +103,17 @@ class SearchLog:
         """Write the rows so far; of several processes the first does."""
         if not self.checkpoints.writes:
             return
-        names = [f.name for f in fields(Row)]
-        rows = [["" if v is None else _short(v) for v in astuple(row)] for row in self.rows]
-        write_whole(self.folder / "search.csv", _csv(names, rows))
-        header = ["step", "slot", "stage", "block", "candidate", "probability"]
-        gates = [[_short(v) for v in row] for row in self._gates]
-        write_whole(self.folder / "gates.csv", _csv(header, gates))
+        rows = make_table(map(astuple, self.rows), SEARCH_LOG)
+        write_table(self.folder / SEARCH_LOG.name, rows, SEARCH_LOG)
+        write_table(self.folder / GATES_LOG.name, make_table(self._gates, GATES_LOG), GATES_LOG)
 
     def read_back(self) -> None:
-        """Begin with the rows that `save` wrote to this folder before, if any."""
-        if not (self.folder / "search.csv").is_file():
+        """Begin with the rows that `save` wrote to this folder before, if any. Raises `BadFile`."""
+        if not (self.folder / SEARCH_LOG.name).is_file():
             return
-        self.rows = [_row(texts) for texts in _rows(self.folder / "search.csv")]
-        whole = ("step", "slot", "stage", "block")
-        self._gates = [
-            [*(int(row[name]) for name in whole), row["candidate"], float(row["probability"])]
-            for row in _rows(self.folder / "gates.csv")
-        ]
+        rows, gates = load_search_log(self.folder), load_gates_log(self.folder)
+        self.rows = [Row(*values) for values in rows.astype(object).where(rows.notna(), None).to_numpy().tolist()]
+        self._gates = gates.astype(object).to_numpy().tolist()
 
     def save_meanwhile(self) -> None:
         """`save`, and go on if the disk refuses: checkpoints carry the rows too."""
@@ -95,24 +126,52 @@ class SearchLog:
         return json.dumps({"rows": [astuple(row) for row in self.rows], "gates": self._gates})
 
 
-def _short(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def load_search_log(folder: Path) -> DataFrame:
+    """A run folder's search.csv, one row per logged step, with the columns of `SEARCH_LOG`; NaN: not measured there.
+
+    Raises `BadFile` naming file, row and column, also where a step stands after a later one.
+    """
+    where = f"{folder.name}/{SEARCH_LOG.name}"
+    rows = read_table(folder / SEARCH_LOG.name, SEARCH_LOG, where)
+    back = rows.index[rows["step"].diff() < 0]
+    if len(back):
+        step, before = rows["step"][back[0]], rows["step"][back[0] - 1]
+        raise BadFile(f"{row_at(where, back[0])}: step {step} stands after step {before}")
+    return rows
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def load_gates_log(folder: Path, space: SearchSpace | None = None) -> DataFrame:
+    """A run folder's gates.csv, one row per step, slot and candidate, with the columns of `GATES_LOG`.
+
+    space: the one that was searched; its slots must be there with all of their candidates at every step. Raises
+    `BadFile` naming file, row and column, or the step and slot whose probabilities are not all there.
+    """
+    where = f"{folder.name}/{GATES_LOG.name}"
+    gates = read_table(folder / GATES_LOG.name, GATES_LOG, where)
+    twice = gates.index[gates.duplicated(["step", "slot", "candidate"])]
+    if len(twice):
+        step, slot, candidate = gates.loc[twice[0], ["step", "slot", "candidate"]]
+        raise BadFile(f"{row_at(where, twice[0])}: candidate '{candidate}' of slot {slot} at step {step} again")
+    if space is not None:
+        _check_candidates(gates, space, where)
+    sums = gates.groupby(["step", "slot"])["probability"].sum()
+    _refuse(sums.index[(sums - 1).abs() > SUM_TOLERANCE], where)
+    return gates
 
 
-def _row(texts: Mapping[str, str]) -> Row:
-    read: dict[str, Callable[[str], Any]] = {"step": int, "phase": str, "epoch": int}
-    values: dict[str, Any] = {name: read.get(name, float)(text) if text else None for name, text in texts.items()}
-    return Row(**values)
+def _check_candidates(gates: DataFrame, space: SearchSpace, where: str) -> None:
+    known = [tuple(map(str, slot.candidates)) for slot in space.slots]
+    for index, slot, candidate in zip(gates.index, gates["slot"], gates["candidate"], strict=True):
+        if slot >= len(known):
+            raise BadFile(f"{row_at(where, index)}: slot is {slot}, not one of 0..{len(known) - 1} of '{space.name}'")
+        if candidate not in known[slot]:
+            names = ", ".join(known[slot])
+            raise BadFile(f"{row_at(where, index)}: candidate is '{candidate[:40]}', not one of {names} of slot {slot}")
+    there = gates.groupby(["step", "slot"]).size()
+    for step in gates["step"].unique():
+        _refuse([(step, slot) for slot, names in enumerate(known) if there.get((step, slot), 0) != len(names)], where)
 
 
-def _csv(header: list[str], rows: list[list[str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+def _refuse(places: Iterable[tuple[int, int]], where: str) -> None:
+    for step, slot in places:
+        raise BadFile(f"{where}: step {step}, slot {slot}: probabilities are missing or do not sum to 1")

@@ -1,4 +1,4 @@
-"""Is the question answerable? Everything that can be told before torch is imported.
+"""Is the question answerable? Everything that can be said before torch is imported.
 
 Resolves space, device and latency table, and refuses an infeasible budget at once.
 """
@@ -13,10 +13,10 @@ from pathlib import Path
 from device_profiles import DeviceProfile, load_profile
 from latency_models import LatencyModel, LatencyTable, fit_latency_model, latency_table
 from nas.choose.limits import Limits, check_feasible, limits_of
+from nas.penalties import penalty_form
 from nas.run.settings import SearchSettings, count_classes
-from nas.run.targets import target_name
 from nas.supernet.origin import images_at_hand, origin_of
-from search_space import SearchSpace, UserError, available_spaces, load_space
+from search_space import SearchSpace, UserError, available_spaces, load_space, lower
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,16 @@ def check_out(out: str | None) -> None:
 
 
 def plan_search(settings: SearchSettings, num_classes: int | None = None) -> Plan:
-    """Look everything up; `num_classes` is found from the data unless given.
+    """The plan of one target. Raises `UserError` as `plan_targets`."""
+    return plan_targets([settings], num_classes)[0]
 
-    Raises `UserError` for unknown names and for a budget below the space's fastest network.
+
+def plan_targets(each: Sequence[SearchSettings], num_classes: int | None = None) -> tuple[Plan, ...]:
+    """A plan a target, every device priced once; the settings differ in device and budget alone.
+
+    `num_classes` is found from the data unless given. Raises `UserError` for unknown names and for a budget below the
+    space's fastest network.
     """
-    return _plan(settings, _priced(settings, num_classes))
-
-
-def plan_front(each: Sequence[SearchSettings], num_classes: int | None = None) -> tuple[Plan, ...]:
-    """A plan a target; the settings differ in device and budget alone. Raises `UserError` as `plan_search`."""
-    if each[0].strategy != "proxyless":
-        raise UserError(
-            f"strategy={each[0].strategy} searches for one budget on one device at a time; "
-            "several need strategy=proxyless, or --multirun"
-        )
-    names = [target_name(settings) for settings in each]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"the target {twice[0]} is asked for twice")
     priced: dict[str, Priced] = {}
     for settings in each:
         if settings.device not in priced:
@@ -102,17 +95,15 @@ def _plan(settings: SearchSettings, priced: Priced) -> Plan:
             f"{settings.deployment_resolution} pixels), "
             f"the slowest {table.maximum_ms:.4g} ms{hint}"
         )
-    if settings.penalty.form == "mul_log" and min(budget, table.minimum_ms) <= 1:
-        raise UserError(
-            f"penalty.form=mul_log only works above 1 ms; '{space.name}' starts at {table.minimum_ms:.3g} ms on "
-            f"{settings.device} and the budget is {budget:g} ms; use penalty.form=multiplier"
-        )
+    penalty_form(settings.penalty.form)(settings.penalty, table, budget)  # refuses a budget that it cannot work with
     if limits:
         check_feasible(limits, table, budget, f"{settings.device} ({what_is_kept(settings)})")
     notes = []
     if settings.init is not None:
         origin = origin_of(settings.init)
         origin.check(settings)
+        if settings.warmup.epochs + settings.epochs + settings.finetune.epochs == 0:
+            notes.append(f"Chosen from the supernet in '{origin.path}'; nothing was trained")
         if not images_at_hand(settings.data):
             notes.append(
                 f"no images at hand (data={settings.data.name} data.root=FOLDER): the gates in '{origin.path.name}' "
@@ -125,9 +116,31 @@ def _plan(settings: SearchSettings, priced: Priced) -> Plan:
         notes.append(
             f"budget_ms={budget:g} does not bind: the slowest network of '{space.name}' takes "
             f"{table.maximum_ms:.4g} ms on {settings.device}{hint}. "
-            "The search goes on for accuracy alone and may use much less"
+            "The search is for accuracy alone and may use much less"
         )
+    notes += _resolution_notes(settings, priced)
     return Plan(**vars(priced), settings=settings, binds=binds, notes=tuple(notes))
+
+
+def _resolution_notes(settings: SearchSettings, priced: Priced) -> list[str]:
+    """What training at fewer pixels than deployment's cannot tell."""
+    trained, space = settings.data.resolution, priced.space
+    notes = [
+        f"Latency is predicted at {settings.deployment_resolution} pixels, batch 1; weights are trained at "
+        f"{trained} pixels"
+    ]
+    smallest = lower(space.smallest(), trained, priced.num_classes)
+    maps = [segment.nodes[-1].spec.out_height for segment in smallest if segment.slot is not None]
+    blind = []
+    for number, size in enumerate(maps, start=1):
+        if wide := [f"{k}x{k}" for k in space.kernel_sizes if k > size]:
+            blind.append(f"{' and '.join(wide)} in stage {number} ({size}x{size} maps)")
+    if blind:
+        notes.append(
+            f"At {trained} pixels the images cannot tell what wide kernels are worth, only latency does: "
+            + "; ".join(blind)
+        )
+    return notes
 
 
 def what_is_kept(settings: SearchSettings) -> str:

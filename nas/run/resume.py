@@ -44,7 +44,7 @@ class Begun:
         """None if the run in the folder has finished. Raises `BadFile` for a folder without such a run."""
         path = folder / NAME
         if not path.is_file():
-            if any((folder / name).is_file() for name in ("architecture.json", "front.json")):
+            if any((folder / name).is_file() for name in ("architecture.json", "front.csv")):
                 return None
             raise BadFile(f"resume={folder}: no run was begun there ('{path}' is missing); start it anew")
         try:
@@ -63,7 +63,7 @@ class Begun:
         return begun
 
 
-def options_to_go_on(begun: Mapping[str, Any], now: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+def options_to_resume(begun: Mapping[str, Any], now: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
     """What the run was begun with, but for what of `MAY_CHANGE` the command line names.
 
     Raises `UserError` if it names another option with another value.

@@ -12,14 +12,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nas.penalties import FORMS
+from nas.strategies import STRATEGIES
 from search_space.errors import BadFile, UnknownName, UserError, one_line
+from search_space.named import check_named
 
 DATA_SETS = ("cifar10", "digits", "imagefolder", "packed", "webdataset")
-STRATEGIES = ("evolution", "optuna", "proxyless", "random")
 SAMPLERS = ("nsga2", "tpe")
 GATE_MODES = ("full_v2", "two")
 GATE_STARTS = ("budget", "uniform")
-PENALTIES = ("add_linear", "hard", "mul_log", "multiplier")
 ACCELERATORS = ("auto", "cpu", "cuda")
 PRECISIONS = ("bf16", "fp32")
 
@@ -142,8 +143,7 @@ class PenaltySettings:
     beta: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.form not in PENALTIES:
-            raise UnknownName("penalty.form", self.form, PENALTIES)
+        check_named("penalty.form", self.form, FORMS)
         for name in ("strength", "alpha", "beta"):
             value = getattr(self, name)
             _require(0 <= value < math.inf, f"penalty.{name}", value, "0 or more")
@@ -233,8 +233,7 @@ class SearchSettings:
             raise UserError(f"budget_ms={budget} is not a number of milliseconds above 0")
         confidence = self.confidence
         _require(confidence is None or 0.5 < confidence < 1, "confidence", confidence, "between 0.5 and 1")
-        if self.strategy not in STRATEGIES:
-            raise UnknownName("strategy", self.strategy, STRATEGIES)
+        check_named("strategy", self.strategy, STRATEGIES)
         least = 1 if self.init is None else 0
         _require(self.epochs >= least, "epochs", self.epochs, f"{least} or more")
         _require(0 < self.gates.lr < math.inf, "gates.lr", self.gates.lr, "above 0")

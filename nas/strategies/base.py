@@ -1,7 +1,8 @@
-"""What a search strategy is: the role, what it returns, and the final choice that strategies share."""
+"""What a search strategy is: the role, what it gets and returns, and the final choice that strategies share."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -10,6 +11,7 @@ import torch
 
 from nas.choose.derive import derive
 from nas.data import DataSet
+from nas.run.checkpoint import Checkpoints
 from nas.run.log import SearchLog
 from nas.run.plan import Plan
 from nas.run.progress import SearchProgress
@@ -21,21 +23,47 @@ from search_space import GatePath
 
 @dataclass(frozen=True)
 class Found:
-    """A strategy's answer: the chosen path, its accuracy on validation images with inherited
-    weights (None without images), and the supernet that holds them."""
+    """A strategy's answer for one target: the chosen path and its accuracy on validation images with inherited
+    weights (None without images)."""
 
     path: GatePath
     validation_accuracy: float | None
-    supernet: Supernet
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a strategy works on: targets that share images and all settings but device and budget.
+
+    logs: one a target, in the order of the plans. checkpoints: the run's; a strategy saves its state there under a
+    phase of its own and resumes from it.
+    """
+
+    plans: Sequence[Plan]
+    data: DataSet
+    logs: Sequence[SearchLog]
+    checkpoints: Checkpoints
+    progress: SearchProgress
+
+    @property
+    def plan(self) -> Plan:
+        """The first; its settings but for device and budget are those of all."""
+        return self.plans[0]
 
 
 class Strategy(Protocol):
     """Searches; never sees the test split's images."""
 
+    def check(self, plans: Sequence[Plan]) -> None:
+        """Raise `UserError` for what this strategy cannot do, such as several targets at once."""
+
     def total_steps(self, plan: Plan, data: DataSet) -> int:
         """Steps that `search` will report to the progress bar."""
 
-    def search(self, plan: Plan, data: DataSet, log: SearchLog, progress: SearchProgress) -> Found: ...
+    def search(self, task: Task) -> tuple[Supernet, list[Found]]:
+        """The supernet and what was found in it for every plan, in their order.
+
+        Leaves `checkpoint.safetensors` in the run's folder where it trained anything. Raises `NotFinite`.
+        """
 
 
 def choose(plan: Plan, data: DataSet, supernet: Supernet, gates: Gates) -> Found:
@@ -54,7 +82,7 @@ def choose(plan: Plan, data: DataSet, supernet: Supernet, gates: Gates) -> Found
         plan.limits,
     )
     if not data.at_hand:
-        return Found(candidates[0].path, None, supernet)
+        return Found(candidates[0].path, None)
     scored = []
     for rank, candidate in enumerate(candidates):
         batches = data.batches(data.validation, settings.data.resolution, 128)
@@ -63,4 +91,4 @@ def choose(plan: Plan, data: DataSet, supernet: Supernet, gates: Gates) -> Found
         score = accuracy(lambda x, path=candidate.path: supernet(x, path), batches)  # type: ignore[misc]
         scored.append((score, -rank, candidate.path))
     validation, _, path = max(scored)
-    return Found(path, validation, supernet)
+    return Found(path, validation)

@@ -17,60 +17,55 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.data import DataSet
-from nas.run.checkpoint import Checkpoint, Checkpoints, part, under
+from nas.run.checkpoint import Checkpoint, part, under
 from nas.run.distributed import average
-from nas.run.export import save_supernet
-from nas.run.log import LOG_EVERY, SearchLog
+from nas.run.log import LOG_EVERY
 from nas.run.plan import Plan
-from nas.run.progress import SearchProgress
 from nas.run.settings import SearchSettings
-from nas.strategies.base import Found, choose
+from nas.run.targets import target_name
+from nas.strategies.base import Found, Task, choose
 from nas.strategies.target import Target
 from nas.strategies.weights import WeightTraining, first_supernet, weight_steps
-from nas.supernet.gates import Gates
 from nas.supernet.network import Supernet, frozen
 from nas.supernet.origin import CHECKPOINT, gates_key, trained_for
+from nas.supernet.saved import save_supernet
 from nas.training.loop import accuracy, checked, computing_in
 from search_space import GatePath
 
 PHASE = "search"  # of checkpoints; warm-up included
 
 
-def total_steps(plan: Plan, data: DataSet) -> int:
-    return weight_steps(plan, data)
+class Proxyless:
+    """`strategy=proxyless`, for any number of targets."""
+
+    def check(self, plans: Sequence[Plan]) -> None:
+        """Nothing that it cannot do."""
+
+    def total_steps(self, plan: Plan, data: DataSet) -> int:
+        """Weight steps; architecture steps come with them."""
+        return weight_steps(plan, data)
+
+    def search(self, task: Task) -> tuple[Supernet, list[Found]]:
+        """Resumes from the run's checkpoints, if they are of this phase. Raises `NotFinite`."""
+        settings, data = task.plan.settings, task.data
+        run = _Run(task, first_supernet(task.plan, data))
+        if saved := task.checkpoints.saved_in(PHASE):
+            run.restore(saved)
+        task.progress.skip(run.weights.step)
+        with task.checkpoints.stopping_between_steps():
+            for epoch in range(run.weights.step // run.weights.epoch_steps, settings.warmup.epochs + settings.epochs):
+                run.epoch(epoch)
+        run.weights.finish()
+        if task.checkpoints.writes and run.weights.total:
+            names = [target_name(plan.settings) for plan in task.plans] if len(task.plans) > 1 else [None]
+            alphas = {gates_key(name): own.gates.alpha for name, own in zip(names, run.targets, strict=True)}
+            purpose = trained_for(settings, data.inputs, data.digest)
+            save_supernet(task.checkpoints.run_folder / CHECKPOINT, run.supernet, alphas, purpose)
+        found = [choose(own.plan, data, run.supernet, own.gates) for own in run.targets]
+        return run.supernet, found
 
 
-def search(plan: Plan, data: DataSet, log: SearchLog, progress: SearchProgress) -> Found:
-    """Goes on from the log's checkpoints, if they are of this phase. Raises `NotFinite`."""
-    supernet, (gates,) = train_front([plan], data, [log], log.checkpoints, progress)
-    if log.checkpoints.writes and weight_steps(plan, data):
-        purpose = trained_for(plan.settings, data.inputs, data.digest)
-        save_supernet(log.folder / CHECKPOINT, supernet, {gates_key(): gates.alpha}, purpose)
-    return choose(plan, data, supernet, gates)
-
-
-def train_front(
-    plans: Sequence[Plan],
-    data: DataSet,
-    logs: Sequence[SearchLog],
-    checkpoints: Checkpoints,
-    progress: SearchProgress,
-) -> tuple[Supernet, list[Gates]]:
-    """One supernet and the gates of every plan, with a log each; the plans differ in device and budget alone.
-
-    Goes on from the checkpoints, if they are of this phase. Raises `NotFinite`.
-    """
-    settings = plans[0].settings
-    supernet = first_supernet(plans[0], data)
-    run = _Run(plans, data, supernet, logs, checkpoints, progress)
-    if saved := checkpoints.going_on(PHASE):
-        run.restore(saved)
-    progress.skip(run.weights.step)
-    with checkpoints.stopping_between_steps():
-        for epoch in range(run.weights.step // run.weights.epoch_steps, settings.warmup.epochs + settings.epochs):
-            run.epoch(epoch)
-    run.weights.finish()
-    return supernet, [target.gates for target in run.targets]
+strategy = Proxyless()
 
 
 @dataclass
@@ -84,20 +79,17 @@ class _Figures:
 class _Run:
     """The two kinds of steps and what they share."""
 
-    def __init__(
-        self,
-        plans: Sequence[Plan],
-        data: DataSet,
-        supernet: Supernet,
-        logs: Sequence[SearchLog],
-        checkpoints: Checkpoints,
-        progress: SearchProgress,
-    ) -> None:
-        self.data, self.supernet, self.checkpoints, self.progress = data, supernet, checkpoints, progress
-        self.settings: SearchSettings = plans[0].settings  # what targets differ in is read from their own plans
+    def __init__(self, task: Task, supernet: Supernet) -> None:
+        self.data, self.supernet, self.checkpoints, self.progress = (
+            task.data,
+            supernet,
+            task.checkpoints,
+            task.progress,
+        )
+        self.settings: SearchSettings = task.plan.settings  # what targets differ in is read from their own plans
         self.draws = torch.Generator().manual_seed(self.settings.seed)
-        self.targets = [Target(plan, log, self.draws) for plan, log in zip(plans, logs, strict=True)]
-        self.weights = WeightTraining(plans[0], data, supernet)
+        self.targets = [Target(plan, log, self.draws) for plan, log in zip(task.plans, task.logs, strict=True)]
+        self.weights = WeightTraining(task.plan, task.data, supernet)
         self.figures = _Figures()
         self.gate_steps = 0
         self.validation_batches = self._validation_batches()

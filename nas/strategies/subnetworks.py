@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,23 +19,33 @@ from nas.data import DataSet
 from nas.discrete import Choices, Evolution, RandomSearch, Region, Searcher, Trial, explore
 from nas.discrete.budgeted import Budgeted, within_budget
 from nas.discrete.optuna import OptunaSearch
-from nas.run.checkpoint import Checkpoint, Checkpoints, part, under
+from nas.run.checkpoint import Checkpoint, part, under
 from nas.run.distributed import with_global_norms
-from nas.run.export import save_supernet
-from nas.run.log import LOG_EVERY, Row, SearchLog
+from nas.run.log import LOG_EVERY, Row
 from nas.run.plan import Plan
-from nas.run.progress import SearchProgress
-from nas.strategies.base import Found
+from nas.strategies.base import Found, Task
 from nas.strategies.weights import WeightTraining, first_supernet, weight_steps
 from nas.supernet.network import Supernet
 from nas.supernet.origin import CHECKPOINT, trained_for
+from nas.supernet.saved import save_supernet
 from nas.training.loop import accuracy, recalibrate
 from search_space import GatePath, UserError
 from search_space.build import to_channels_last
-from search_space.files import write_whole
+from search_space.tables import Column, Schema, make_table, write_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 PHASE = "subnetworks"  # of checkpoints; training and trials
-TRIALS = "trials.csv"
+TRIALS = Schema(
+    "trials.csv",
+    (
+        Column("trial", "int", "from 1, in the order of the study", least=1),
+        Column("network", "str", "the blocks of every stage, stages with | between"),
+        Column("ms", "float", "predicted latency, ms", above=0),
+        Column("val_accuracy", "float", "with inherited weights, a share of 1", least=0, most=1),
+    ),
+)
 OUTSIDE = 3  # proposals; just below a tight budget lies a millionth of a space, which samplers seldom meet
 RECALIBRATION_BATCHES = 4  # of train images, that a trial's BatchNorms are measured on
 
@@ -46,24 +57,34 @@ class Subnetworks:
     searcher: Callable[[Plan, Region, str], Searcher]
 
     def total_steps(self, plan: Plan, data: DataSet) -> int:
+        """Weight steps, and one step a trial."""
         return weight_steps(plan, data) + plan.settings.trials
 
-    def search(self, plan: Plan, data: DataSet, log: SearchLog, progress: SearchProgress) -> Found:
-        """Goes on from the log's checkpoints, if they are of this phase. Raises `NotFinite`."""
+    def check(self, plans: Sequence[Plan]) -> None:
+        """Raise `UserError` for several targets: the supernet trains on the networks within one budget."""
+        if len(plans) > 1:
+            raise UserError(
+                f"strategy={plans[0].settings.strategy} searches for one budget on one device at a time; "
+                "several need strategy=proxyless, or --multirun"
+            )
+
+    def search(self, task: Task) -> tuple[Supernet, list[Found]]:
+        """Resumes from the run's checkpoints, if they are of this phase. Raises `NotFinite`."""
+        plan, data, checkpoints = task.plan, task.data, task.checkpoints
         if plan.settings.optuna.storage and data.place.ranks > 1:
             raise UserError("optuna.storage= is for searches of one process each; leave it out under torchrun")
         region = within_budget(plan.space, plan.table, plan.limits, plan.settings.budget_ms, plan.settings.use_at_least)
-        run = _Run(plan, data, region, log, progress)
-        if saved := log.checkpoints.going_on(PHASE):
+        run = _Run(task, region)
+        if saved := checkpoints.saved_in(PHASE):
             run.restore(saved)
-        progress.skip(run.weights.step)
-        with log.checkpoints.stopping_between_steps():
+        task.progress.skip(run.weights.step)
+        with checkpoints.stopping_between_steps():
             run.train()
-            if log.checkpoints.writes and run.weights.total:
+            if checkpoints.writes and run.weights.total:
                 purpose = trained_for(plan.settings, data.inputs, data.digest)
-                save_supernet(log.folder / CHECKPOINT, run.supernet, {}, purpose)
+                save_supernet(checkpoints.run_folder / CHECKPOINT, run.supernet, {}, purpose)
             trials = run.look(self.searcher(plan, region, study_name(plan, data)))
-        return run.best(trials)
+        return run.supernet, [run.best(trials)]
 
 
 def _optuna(plan: Plan, region: Region, study: str) -> Searcher:
@@ -88,13 +109,13 @@ def study_name(plan: Plan, data: DataSet) -> str:
 class _Run:
     """The supernet's training, then the trials."""
 
-    def __init__(self, plan: Plan, data: DataSet, region: Budgeted, log: SearchLog, progress: SearchProgress) -> None:
-        self.plan, self.data, self.region, self.log, self.progress = plan, data, region, log, progress
-        self.settings = plan.settings
-        self.checkpoints: Checkpoints = log.checkpoints
-        self.supernet: Supernet = first_supernet(plan, data)
-        self.weights = WeightTraining(plan, data, self.supernet)
-        self.looked: dict[Choices, float] = {}  # in this run; told again to a searcher that starts anew
+    def __init__(self, task: Task, region: Budgeted) -> None:
+        self.plan, self.data, self.region = task.plan, task.data, region
+        self.log, self.progress, self.checkpoints = task.logs[0], task.progress, task.checkpoints
+        self.settings = self.plan.settings
+        self.supernet: Supernet = first_supernet(self.plan, self.data)
+        self.weights = WeightTraining(self.plan, self.data, self.supernet)
+        self.looked: dict[Choices, float] = {}  # in this run; reported again to a searcher that starts anew
 
     def state(self) -> Checkpoint:
         """Between two steps or trials, everything that the next ones depend on."""
@@ -133,7 +154,7 @@ class _Run:
         self.progress.skip(self.weights.step + len(self.looked))
         trials = explore(searcher, evaluate, self.settings.trials)
         if self.checkpoints.writes:
-            write_whole(self.log.folder / TRIALS, self._csv(trials))
+            write_table(self.log.folder / TRIALS.name, self._table(trials), TRIALS)
         return trials
 
     def best(self, trials: Sequence[Trial]) -> Found:
@@ -144,7 +165,7 @@ class _Run:
         else:
             few = ranked[: self.settings.rerank]
             chosen = max((replace(t, accuracy=self._measure(t.choices, None)) for t in few), key=lambda t: t.accuracy)
-        return Found(GatePath(chosen.choices), chosen.accuracy, self.supernet)
+        return Found(GatePath(chosen.choices), chosen.accuracy)
 
     def _measure(self, choices: Choices, images: int | None) -> float:
         """Accuracy on so many validation images (None: all) with inherited weights and BatchNorms of its own path."""
@@ -170,10 +191,10 @@ class _Run:
         if trial or step % LOG_EVERY == 0 or step == self.weights.total:
             self.log.add(Row(step, phase, epoch, expected_ms=latency_ms, budget_ms=budget_ms, **measured))
 
-    def _csv(self, trials: Sequence[Trial]) -> str:
-        lines = ["trial,network,ms,val_accuracy"]
+    def _table(self, trials: Sequence[Trial]) -> DataFrame:
+        rows = []
         for number, trial in enumerate(trials, start=1):
             path = GatePath(trial.choices)
             network, ms = self.plan.space.architecture(path), self.plan.table.path_ms(path)
-            lines.append(f"{number},{network},{ms:.6g},{trial.accuracy:.6g}")
-        return "\n".join(lines) + "\n"
+            rows.append((number, str(network), ms, trial.accuracy))
+        return make_table(rows, TRIALS)

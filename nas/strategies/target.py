@@ -6,22 +6,21 @@ all of them, so that every target learns from every step. Not for weights: see `
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import torch
 from torch import Tensor
 
-from nas.penalties.penalty import ExpectedLatency, Multiplier, add_linear, mul_log
+from nas.penalties import penalty_form
 from nas.run.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, part, under
-from nas.run.export import load_gates
 from nas.run.log import Row, SearchLog
 from nas.run.plan import Plan
+from nas.supernet.expected_latency import ExpectedLatency
 from nas.supernet.gates import Gates, GateSample
 from nas.supernet.origin import origin_of
+from nas.supernet.saved import load_gates
 
 
 class Target:
-    """Gates that are led to a plan's budget.
+    """Gates that are led to a plan's budget by a penalty.
 
     expected_ms: the expected latency of the gates as they are.
     """
@@ -34,22 +33,25 @@ class Target:
         if settings.init is not None and (key := origin_of(settings.init).gates) is not None:
             load_gates(origin_of(settings.init).path, self.gates, key)
         self.expected = ExpectedLatency(plan.table)
-        self.multiplier = Multiplier()
+        self.penalty = penalty_form(settings.penalty.form)(settings.penalty, plan.table, self.budget_ms)
         self.optimizer = torch.optim.Adam(self.gates.parameters(), lr=settings.gates.lr, betas=(0.0, 0.999))
         follow = settings.warmup.epochs + settings.epochs > 0  # without steps, gates choose as they were left
-        if follow and (settings.gates.start == "budget" or settings.penalty.form == "hard"):
-            self.gates.keep_within(plan.table, self.budget_ms)
+        if follow:
+            if settings.gates.start == "budget":
+                self.gates.keep_within(plan.table, self.budget_ms)
+            self.penalty.constrain(self.gates)
         self.expected_ms = self._expected_ms()
 
     def state(self) -> Checkpoint:
         """Between two steps, everything that the next ones depend on."""
         tensors = {**under("gates", self.gates.state_dict()), **under("optimizer", optimizer_tensors(self.optimizer))}
-        return Checkpoint(tensors, {"multiplier": asdict(self.multiplier)})
+        return Checkpoint(tensors, {"penalty": self.penalty.state()})
 
     def restore(self, saved: Checkpoint) -> None:
+        """Put back what `state` gave."""
         self.gates.load_state_dict(part(saved.tensors, "gates"))
         load_optimizer(self.optimizer, part(saved.tensors, "optimizer"))
-        self.multiplier = Multiplier(**saved.facts["multiplier"])
+        self.penalty.restore(saved.facts["penalty"])
         self.expected_ms = self._expected_ms()
 
     def step(self, loss: Tensor, gate_gradient: Tensor, sample: GateSample) -> None:
@@ -62,26 +64,14 @@ class Target:
         probabilities = self.gates.log_probabilities(sample.involved).exp()
         task = loss.detach() + (gate_gradient * (probabilities - probabilities.detach())).sum()
         self.optimizer.zero_grad()
-        self._with_penalty(task, probabilities).backward()
+        self.penalty.loss(task, self.expected(probabilities)).backward()
         before = self.gates.alpha.detach().clone()
         self.optimizer.step()
         if settings.gates.mode == "two":
             self.gates.keep_unsampled(sample, before)
-        if settings.penalty.form == "hard":
-            self.gates.keep_within(self.plan.table, self.budget_ms)
+        self.penalty.constrain(self.gates)
         self.expected_ms = self._expected_ms()
-        self.multiplier.update(self.expected_ms, self.budget_ms)
-
-    def _with_penalty(self, loss: Tensor, probabilities: Tensor) -> Tensor:
-        penalty = self.plan.settings.penalty
-        if penalty.form == "hard":
-            return loss
-        latency_ms = self.expected(probabilities)
-        if penalty.form == "add_linear":
-            return add_linear(loss, latency_ms, self.budget_ms, penalty.strength)
-        if penalty.form == "mul_log":
-            return mul_log(loss, latency_ms, self.budget_ms, penalty.alpha, penalty.beta)
-        return self.multiplier.loss(loss, latency_ms, self.budget_ms)
+        self.penalty.observe(self.expected_ms)
 
     def _expected_ms(self) -> float:
         with torch.no_grad():
@@ -89,14 +79,13 @@ class Target:
 
     def row(self, step: int, phase: str, epoch: int, **figures: float | None) -> Row:
         """A row of the log; figures: those of `Row` that belong to the supernet."""
-        follows = phase == "search" and self.plan.settings.penalty.form == "multiplier"
         return Row(
             step=step,
             phase=phase,
             epoch=epoch,
             expected_ms=self.expected_ms,
             budget_ms=self.budget_ms,
-            multiplier=self.multiplier.strength if follows else None,
+            multiplier=self.penalty.strength if phase == "search" else None,
             gate_entropy=self.gates.entropy(),
             **figures,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,10 +14,10 @@ from torch.nn import functional as F
 from nas.data import DataSet
 from nas.run.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, part, under
 from nas.run.distributed import with_global_norms
-from nas.run.export import load_supernet
 from nas.run.plan import Plan
 from nas.supernet.network import Supernet
-from nas.supernet.origin import origin_of
+from nas.supernet.origin import CHECKPOINT, origin_of
+from nas.supernet.saved import load_supernet
 from nas.training.loop import computing_in, make_optimizer, set_cosine_lr, take_step
 from nas.training.mixing import mix
 from nas.training.moving_average import MovingAverage
@@ -64,6 +65,15 @@ def first_supernet(plan: Plan, data: DataSet) -> Supernet:
     supernet = new_supernet(plan, data)
     if plan.settings.init is not None:
         load_supernet(origin_of(plan.settings.init).path, supernet)
+    return supernet
+
+
+def last_supernet(plan: Plan, data: DataSet, folder: Path) -> Supernet:
+    """As the search of a run left it in its folder; where it trained nothing, as it started. Raises `BadFile`."""
+    if not weight_steps(plan, data):
+        return first_supernet(plan, data)
+    supernet = new_supernet(plan, data)
+    load_supernet(folder / CHECKPOINT, supernet)
     return supernet
 
 

@@ -1,4 +1,4 @@
-"""The nearest distribution within a latency budget: how far probabilities must be tilted towards fast candidates.
+"""The expected latency of gates, and the nearest gates whose expected latency keeps a budget.
 
 Minimising KL(q || p) subject to E_q[lat] <= T over independent slots gives q ~ p * exp(-t * ms) with one t >= 0 for
 all slots. E falls with t, so that t is the root of one equation. Not for the final choice: see `nas.choose.derive`.
@@ -7,7 +7,11 @@ all slots. E falls with t, so that t is the root of one equation. Not for the fi
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from latency_models import LatencyTable
 
 ROOM = 1e-6  # share of the budget left unused, so that rounding alpha to float32 does not cross it
 FAR = 1e12  # a tilt (times the budget) that leaves the fastest candidates alone
@@ -37,3 +41,16 @@ def tilt_within(logits: NDArray[np.float64], slot_ms: NDArray[np.float64], fixed
         if not low < t < high:  # Newton's step leaves what is known to hold the root
             t = (low + high) / 2 if high < np.inf else 8 * low + 1
     return min(max(t, low), high) / budget_ms
+
+
+class ExpectedLatency:
+    """E[lat] = fixed + sum over slots and candidates of p * ms (arXiv 1812.00332, eq. 5)."""
+
+    def __init__(self, table: LatencyTable, device: torch.device | None = None) -> None:
+        slot_ms = torch.from_numpy(table.slot_ms.copy()).nan_to_num(0.0)
+        self.slot_ms = slot_ms.to(device=device, dtype=torch.float32)
+        self.fixed_ms = table.fixed_ms
+
+    def __call__(self, probabilities: Tensor) -> Tensor:
+        """probabilities: (slots, candidates) -> scalar ms, differentiable."""
+        return self.fixed_ms + (probabilities * self.slot_ms).sum()

@@ -17,7 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from nas.run.result import InputFormat
+from nas.run.result import InputFormat, load_result
 from nas.run.settings import DataSettings, SearchSettings, settings_from_dict
 from search_space import load_space
 from search_space.errors import BadFile, UserError
@@ -128,6 +128,15 @@ def find_checkpoint(run_folder: Path) -> tuple[Path, str]:
     return own, gates_key()
 
 
+def _asked_of(missing: Path) -> str:
+    """Where a run trained nothing, a hint at the supernet that it was chosen from."""
+    try:
+        settings = load_result(missing.with_name("architecture.json")).provenance["settings"]
+        return f"; that run trained nothing, its supernet is init={settings['init']}" if settings["init"] else ""
+    except (BadFile, KeyError, TypeError):
+        return ""
+
+
 @cache
 def origin_of(init: str) -> Origin:
     """What `init=` names. Raises `BadFile`."""
@@ -150,7 +159,7 @@ def origin_of(init: str) -> Origin:
         )
     except FileNotFoundError as error:
         raise BadFile(
-            f"init={init}: no file '{path}'; give pretrained, a search's folder or its {CHECKPOINT}"
+            f"init={init}: no file '{path}'; give pretrained, a search's folder or its {CHECKPOINT}{_asked_of(path)}"
         ) from error
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise BadFile(f"init={init}: '{path}' is not the supernet of a search of this version") from error

@@ -163,10 +163,11 @@ def train_network(
     seed: int,
     on_step: Callable[[int, int, float], None] = lambda step, epoch, loss: None,
     checkpoints: Checkpoints | None = None,
+    phase: str = PHASE,
 ) -> None:
     """Train in place for `recipe.epochs`. The weights end as the moving average where `recipe.ema` > 0.
 
-    With `checkpoints` it goes on from them if they are of this phase, and keeps them from its first state to its last.
+    With `checkpoints` it resumes from them if they are of this `phase`, and keeps them from first state to last.
     Raises `NotFinite`; the network then holds the last state.
     """
     run = _Training(network, recipe, seed)
@@ -174,11 +175,11 @@ def train_network(
     steps = recipe.epochs * per_epoch
     warmup = min(round(recipe.warmup_epochs * per_epoch), steps // 2)
     augment = _augmentation(recipe, data)
-    if checkpoints and (saved := checkpoints.going_on(PHASE)):
+    if checkpoints and (saved := checkpoints.saved_in(phase)):
         run.restore(saved)
     with checkpoints.stopping_between_steps() if checkpoints else nullcontext():
         if checkpoints:
-            checkpoints.keep(PHASE, run.step, run.state, now=True)
+            checkpoints.keep(phase, run.step, run.state, now=True)
         network.train()
         for epoch in range(run.step // per_epoch, recipe.epochs):
             batches = data.batches(
@@ -204,7 +205,7 @@ def train_network(
                     loss.backward()
                 on_step(run.step + 1, epoch, run.take_step(value, f"training epoch {epoch + 1}"))
                 if checkpoints:
-                    checkpoints.keep(PHASE, run.step, run.state, now=run.step == steps)
+                    checkpoints.keep(phase, run.step, run.state, now=run.step == steps)
     if run.average is not None:
         run.average.put_in()
     network.eval()

@@ -1,13 +1,15 @@
-"""Training recipes by name from Python: what `recipe=NAME` gives the command `python -m nas.train`."""
+"""Training recipes: by name, as `recipe=NAME` of `python -m nas.train`, and that of a search's fine-tuning."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from search_space.errors import UnknownName
 
 if TYPE_CHECKING:
+    from nas.run.settings import SearchSettings
     from nas.training.loop import Recipe
 
 FOLDER = resources.files("nas.conf").joinpath("recipe")
@@ -28,3 +30,13 @@ def load_recipe(name: str, **changes: Any) -> Recipe:
         raise UnknownName("recipe", name, available_recipes())
     values = yaml.safe_load(FOLDER.joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
     return settings_from_dict(Recipe, {**values, **changes}, "recipe.")
+
+
+def finetune_recipe(settings: SearchSettings) -> Recipe:
+    """The supernet's training, with what `finetune` says instead. Raises `UserError` for `finetune.epochs=0`."""
+    from nas.training.loop import Recipe
+
+    of_supernet = asdict(settings.train)
+    del of_supernet["share_weights"]
+    own = {name: value for name, value in asdict(settings.finetune).items() if value is not None}
+    return Recipe(**{"warmup_epochs": 0.5, **of_supernet, **own})

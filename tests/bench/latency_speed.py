@@ -21,7 +21,7 @@ import torch
 
 from device_profiles import load_profile
 from latency_models import fit_latency_model, latency_table
-from nas.penalties.penalty import ExpectedLatency
+from nas.supernet.expected_latency import ExpectedLatency
 from search_space import available_spaces, load_space, lower
 
 NETWORKS = 200_000

@@ -145,14 +145,15 @@ def _gates_ms() -> float:
     """What the host adds to an architecture step `two`: draw, expected latency, gradients, update. ms of CPU time."""
     import torch
 
-    from nas.penalties.penalty import ExpectedLatency, Multiplier
+    from nas.penalties.multiplier import Multiplier
     from nas.run.plan import plan_search
     from nas.run.settings import SearchSettings
+    from nas.supernet.expected_latency import ExpectedLatency
     from nas.supernet.gates import Gates
 
     plan = plan_search(SearchSettings(device="cpu", budget_ms=1000.0, space="quadranet"), 10)
     gates, draws = Gates(plan.space), torch.Generator().manual_seed(0)
-    expected, multiplier = ExpectedLatency(plan.table), Multiplier()
+    expected, multiplier = ExpectedLatency(plan.table), Multiplier(30.0)
     optimizer = torch.optim.Adam(gates.parameters(), lr=0.1, betas=(0.0, 0.999))
 
     def step() -> None:
@@ -160,12 +161,12 @@ def _gates_ms() -> float:
         sample = gates.sample("two", draws)
         optimizer.zero_grad()
         loss = (sample.values * 0.1).sum()  # in place of the network
-        multiplier.loss(loss, expected(sample.probabilities), 30.0).backward()
+        multiplier.loss(loss, expected(sample.probabilities)).backward()
         before = gates.alpha.detach().clone()
         optimizer.step()
         gates.keep_unsampled(sample, before)
         with torch.no_grad():
-            multiplier.update(float(expected(gates.probabilities())), 30.0)
+            multiplier.observe(float(expected(gates.probabilities())))
 
     for _ in range(20):
         step()

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from device_profiles import DeviceProfile, available_devices, load_profile, save_profile
-from device_profiles.table import COLUMNS, ORIGINS
+from device_profiles.table import KERNELS, ORIGINS, kernel_table
 from search_space.errors import BadFile, UnknownName
 
 SHIPPED = Path(__file__).parents[2] / "device_profiles" / "data"
@@ -46,7 +46,7 @@ def edit_field(folder: Path, row: int, column: str, value: str) -> None:
     """Set one field of the table; `row` counts from 1, which is the header line."""
     lines = (folder / "kernels.csv").read_text().splitlines()
     fields = lines[row - 1].split(",")
-    fields[COLUMNS.index(column)] = value
+    fields[KERNELS.names.index(column)] = value
     lines[row - 1] = ",".join(fields)
     (folder / "kernels.csv").write_text("\n".join(lines) + "\n")
 
@@ -114,11 +114,23 @@ def test_the_digest_changes_with_either_file(home: Path) -> None:
 
 
 def test_a_table_that_a_spreadsheet_saved(home: Path) -> None:
-    """With a byte order mark in front."""
+    """With a byte order mark in front, and its own line ends."""
     table = copy_as("board", home) / "kernels.csv"
     rows = load_profile("board").rows
-    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes().replace(b"\n", b"\r\n"))
     assert load_profile("board").rows == rows
+
+
+def test_a_profile_as_a_table() -> None:
+    """Made when it is asked for; the columns are the file's, and the rows are its rows."""
+    profile = load_profile("vpu")
+    assert "table" not in vars(profile)
+    table = profile.table
+    assert tuple(table.columns) == KERNELS.names and len(table) == len(profile.rows)
+    assert table["latency_ms"].tolist() == [row.latency_ms for row in profile.rows]
+    assert table["kind"].tolist() == [row.kernel.spec.kind.value for row in profile.rows]
+    assert table["fused"].isna().tolist() == [not row.kernel.fused for row in profile.rows]
+    assert kernel_table(profile.rows).equals(table) and profile.table is table
 
 
 def load_bad(name: str) -> str:
@@ -133,18 +145,18 @@ def load_bad(name: str) -> str:
 @pytest.mark.parametrize(
     ("column", "value", "said"),
     [
-        ("latency_ms", "nan", "latency_ms is nan"),
-        ("latency_ms", "inf", "latency_ms is inf"),
-        ("latency_ms", "-0.1", "latency_ms is -0.1"),
-        ("latency_ms", "0", "latency_ms is 0"),
+        ("latency_ms", "nan", "latency_ms is 'nan', not a finite number > 0"),
+        ("latency_ms", "inf", "latency_ms is 'inf'"),
+        ("latency_ms", "-0.1", "latency_ms is '-0.1'"),
+        ("latency_ms", "0", "latency_ms is '0'"),
         ("latency_ms", "", "latency_ms is ''"),
         ("latency_ms", "fast", "latency_ms is 'fast'"),
-        ("spread_ms", "-1", "spread_ms is -1"),
+        ("spread_ms", "-1", "spread_ms is '-1', not a finite number >= 0"),
         ("count", "-3", "count is '-3'"),
         ("count", "1.5", "count is '1.5'"),
         ("in_channels", "0", "in_channels is '0'"),
-        ("kind", "warp", "unknown layer kind 'warp'"),
-        ("fused", "relu6+warp", "unknown layer kind 'warp'"),
+        ("kind", "warp", "kind is 'warp'"),
+        ("fused", "relu6+warp", "fused names 'warp'"),
         ("origin", "guessed", "origin is 'guessed'"),
     ],
 )
@@ -175,10 +187,10 @@ def drop_last_byte(folder: Path) -> None:
         (rewrite_table(lambda lines: lines[:1]), "no rows"),
         (rewrite_table(lambda lines: [*lines[:-1], lines[-1][:20]]), "fields where"),
         (rewrite_table(lambda lines: [lines[0].replace(",latency_ms", ""), *lines[1:]]), "row 1: no column latency_ms"),
-        (rewrite_table(lambda lines: [lines[0] + ",extra", *lines[1:]]), "columns must be exactly"),
+        (rewrite_table(lambda lines: [lines[0] + ",extra", *lines[1:]]), "unknown column 'extra'"),
         (rewrite_table(lambda lines: [*lines[:9], "", *lines[9:]]), "row 10: 0 fields"),
         (drop_last_byte, "the last row is cut off"),
-        (lambda folder: (folder / "kernels.csv").write_bytes(b""), "cut off"),
+        (lambda folder: (folder / "kernels.csv").write_bytes(b""), "empty"),
         (lambda folder: (folder / "kernels.csv").write_bytes(b"\xff\xfe\n"), "not UTF-8"),
         (lambda folder: (folder / "kernels.csv").unlink(), "no kernels.csv"),
         (lambda folder: (folder / "device.yaml").unlink(), "no device.yaml"),

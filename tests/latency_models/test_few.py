@@ -240,11 +240,12 @@ def test_a_bad_row_is_named(change: dict[str, object], said: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "row 1: columns must be"),
-        ("architecture,ms\n", "row 1: columns must be"),
-        ("architecture,latency_ms,colour\n", "row 1: columns must be"),
+        ("", "empty; it needs the columns architecture,latency_ms"),
+        ("architecture,ms\n", "row 1: no column latency_ms"),
+        ("architecture,latency_ms,colour\n", "row 1: unknown column 'colour'"),
         ("architecture,latency_ms\na.json\n", "row 2: 1 fields where 2 are needed"),
         ("architecture,latency_ms\nnone.json,3\n", "row 2: no file"),
+        ("architecture;latency_ms\n\nnone.json;3", "row 3: no file"),  # of a spreadsheet
     ],
 )
 def test_a_bad_file_is_named(text: str, said: str, tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from device_profiles import load_profile
 from latency_models import fit_latency_model, profile
 from latency_models.measure.workload import Workload
-from latency_models.verify import COLUMNS, main, random_networks
+from latency_models.verify import VERIFICATION, main, random_networks
 from search_space import load_space
+from search_space.tables import read_table
 from tests.latency_models.tiny import shorten, tiny_space
 
 
@@ -50,7 +52,7 @@ def test_networks_are_timed_beside_their_predictions(here: Path, capsys: pytest.
     for said in ("4 networks from", "MAPE", "within 5 %", "within 10 %", "RMSE", "Spearman", "claimed", "inside ("):
         assert said in out
     rows = verified(here)
-    assert tuple(rows[0]) == COLUMNS and len(rows) == 4
+    assert tuple(rows[0]) == VERIFICATION.names and len(rows) == 4
     networks = random_networks([load_space("tiny.yaml")], 4, 0, 32)  # at the profile's resolution
     model = fit_latency_model(load_profile("mine"))
     for row, (name, segments) in zip(rows, networks.items(), strict=True):
@@ -125,9 +127,8 @@ def test_the_reference_puts_then_and_now_on_one_scale(here: Path, capsys: pytest
     assert "the reference took" in capsys.readouterr().out
 
 
-def verified(here: Path) -> list[dict[str, str]]:
-    text = (here / "verify-mine" / "verify.csv").read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))
+def verified(here: Path) -> list[dict[Hashable, Any]]:
+    return read_table(here / "verify-mine" / "verify.csv", VERIFICATION).to_dict("records")
 
 
 def measured(here: Path) -> NDArray[np.float64]:

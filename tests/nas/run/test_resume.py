@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 
 from nas.api import Finished, search
 from nas.run.checkpoint import FORMAT, Checkpoint, Checkpoints
-from nas.run.resume import Begun, only_process, options_to_go_on
+from nas.run.resume import Begun, only_process, options_to_resume
 from nas.run.settings import DataSettings
 from nas.search import _search
 from nas.train import TrainCommand, _train, full_training
@@ -300,7 +300,7 @@ def test_what_a_resume_refuses(stopped: Path, tmp_path: Path, capsys: pytest.Cap
     assert begun is not None
     now = {**begun.options, "epochs": 9}
     with pytest.raises(UserError, match="epochs=9 cannot change: the run was begun with epochs=2"):
-        options_to_go_on(begun.options, now, ["resume=x", "epochs=9"])
+        options_to_resume(begun.options, now, ["resume=x", "epochs=9"])
     with only_process(stopped), pytest.raises(UserError, match="another process is carrying on the run"):
         search(resume=stopped)
     (stopped / "run.json").write_text('{"schema": 1, ')
@@ -311,11 +311,11 @@ def test_what_a_resume_refuses(stopped: Path, tmp_path: Path, capsys: pytest.Cap
 def test_how_a_run_goes_on_may_change() -> None:
     begun = {"seed": 3, "threads": 2, "accelerator": "auto"}
     now = {"seed": 0, "threads": 1, "accelerator": "cpu", "resume": "x"}  # as composed, with defaults
-    assert options_to_go_on(begun, now, ["resume=x"]) == begun
-    assert options_to_go_on(begun, now, ["resume=x", "threads=1"]) == {**begun, "threads": 1}
-    assert options_to_go_on(begun, now, ["accelerator=cpu", "resume=x"]) == {**begun, "accelerator": "cpu"}
+    assert options_to_resume(begun, now, ["resume=x"]) == begun
+    assert options_to_resume(begun, now, ["resume=x", "threads=1"]) == {**begun, "threads": 1}
+    assert options_to_resume(begun, now, ["accelerator=cpu", "resume=x"]) == {**begun, "accelerator": "cpu"}
     with pytest.raises(UserError, match="seed=0 cannot change"):
-        options_to_go_on(begun, now, ["resume=x", "threads=1", "seed=0"])
+        options_to_resume(begun, now, ["resume=x", "threads=1", "seed=0"])
 
 
 @pytest.mark.parametrize("kind", ["search", "train"])

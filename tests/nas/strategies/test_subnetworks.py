@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nas.api import search
-from nas.rederive import rederive
+from nas.strategies.subnetworks import TRIALS
 from search_space import UserError
 from search_space.errors import Stopped
+from search_space.tables import read_table
 
 SPACES = {
     "quadra": """
@@ -54,9 +54,8 @@ def options(space: str, folder: Path) -> dict[str, Any]:
     return {**SMALL, "space": str(file), "budget_ms": BUDGETS_MS[space]}
 
 
-def trials_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "trials.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def trials_of(folder: Path) -> list[dict[Hashable, Any]]:
+    return read_table(folder / "trials.csv", TRIALS).to_dict("records")
 
 
 class Stopping:
@@ -176,5 +175,5 @@ def test_what_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=wanted):
             search(strategy="optuna", **{**asked, **more})
     finished = search(strategy="random", out=str(tmp_path / "run"), **{**asked, "trials": 2})
-    with pytest.raises(UserError, match="strategy=random, which leaves no gates"):
-        rederive(finished.folder, {})
+    with pytest.raises(UserError, match="has no gates to choose by; add strategy=evolution"):
+        search(init=str(finished.folder), device="cpu", budget_ms=2.8, progress=False)

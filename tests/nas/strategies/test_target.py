@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.penalties.penalty import ExpectedLatency, add_linear, mul_log
+from nas.penalties.multiplier import Multiplier
 from nas.run.plan import Plan, plan_search
 from nas.run.settings import GateSettings, PenaltySettings, SearchSettings
 from nas.strategies.target import Target
+from nas.supernet.expected_latency import ExpectedLatency
 from nas.supernet.gates import GateSample
 from nas.supernet.network import Supernet, frozen
 from search_space import ZERO
@@ -49,16 +50,12 @@ def gate_gradient(loss: Tensor, sample: GateSample) -> Tensor:
 def test_the_gradient_is_that_of_loss_and_penalty_together(supernet: Supernet, form: str, mode: str) -> None:
     """Against autograd through gates, network and penalty at once."""
     target = target_of(plan(form, mode))
-    target.multiplier.strength = 3.0
+    if isinstance(target.penalty, Multiplier):
+        target.penalty.strength = 3.0
     sample = target.gates.sample(mode, torch.Generator().manual_seed(2))
     loss = task_loss(supernet, sample)
     latency_ms = ExpectedLatency(target.plan.table)(sample.probabilities)
-    whole = {
-        "multiplier": lambda: target.multiplier.loss(loss, latency_ms, 30.0),
-        "add_linear": lambda: add_linear(loss, latency_ms, 30.0, 2.0),
-        "mul_log": lambda: mul_log(loss, latency_ms, 30.0, 0.2, 0.3),
-        "hard": lambda: loss,
-    }[form]()
+    whole = target.penalty.loss(loss, latency_ms)
     (expected,) = torch.autograd.grad(whole, target.gates.alpha, retain_graph=True)
     target.step(loss, gate_gradient(loss, sample), sample)
     assert target.gates.alpha.grad is not None and bool(expected.abs().sum() > 0)
@@ -84,7 +81,8 @@ def test_a_sampled_zero_gets_its_latency_and_its_task_gradient(supernet: Superne
     moved = []
     for task, strength in ((gradient, 0.0), (torch.zeros_like(gradient), 3.0)):
         target = target_of(asked, seed)
-        target.multiplier.strength = strength
+        assert isinstance(target.penalty, Multiplier)
+        target.penalty.strength = strength
         target.step(loss, task, sample)
         grad = target.gates.alpha.grad
         assert grad is not None

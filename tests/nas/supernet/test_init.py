@@ -1,4 +1,4 @@
-"""Choosing anew from a finished search: other budgets, a corrected profile, confidence; nothing is trained."""
+"""`init=RUN`: other budgets, a corrected profile, confidence, from a finished search; nothing is trained."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load, save
@@ -14,10 +15,10 @@ import device_profiles
 from latency_models.calibrate import main as calibrate
 from nas.api import search
 from nas.data import load_digits
-from nas.rederive import main, rederive
-from nas.run.checkpoint import FORMAT
+from nas.run.finished import Finished
 from nas.run.result import load_result
 from nas.supernet.origin import CHECKPOINT
+from nas.supernet.saved import SUPERNET_FORMAT
 from search_space import UserError
 
 
@@ -38,13 +39,19 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def from_run(run: Path, out: Path | str, **options: Any) -> Finished:
+    """A network for a budget (40 ms on the CPU unless said otherwise) from the supernet of a run, nothing trained."""
+    return search(init=str(run), out=str(out), progress=False, **{"device": "cpu", "budget_ms": 40, **options})
+
+
 def test_the_same_question_gives_the_same_network(run_folder: Path, tmp_path: Path) -> None:
-    first, _ = load_result(run_folder / "architecture.json"), None
-    again, folder = rederive(run_folder, {"out": str(tmp_path / "again")})
-    assert again.architecture == first.architecture
-    assert again.accuracy.test == pytest.approx(first.accuracy.test, abs=1e-6)
-    assert (folder / "model.onnx").is_file()
-    assert "nothing was trained" in again.notes[-1]
+    first = load_result(run_folder / "architecture.json")
+    again = from_run(run_folder, tmp_path / "again")
+    assert again.result.architecture == first.architecture
+    assert again.result.accuracy is not None and first.accuracy is not None
+    assert again.result.accuracy.test == pytest.approx(first.accuracy.test, abs=1e-6)
+    assert (again.folder / "model.onnx").is_file()
+    assert any(str(run_folder) in note and "nothing was trained" in note for note in again.result.notes)
 
 
 def test_a_corrected_profile_gives_a_network_that_keeps_the_budget_on_it(
@@ -56,36 +63,34 @@ def test_a_corrected_profile_gives_a_network_that_keeps_the_budget_on_it(
     measured = 1.4 * found.budget.predicted_ms
     arguments = ["device=cpu", f"architecture={run_folder / 'architecture.json'}", f"measured_ms={measured}"]
     assert calibrate(arguments) == 0
-    again, _ = rederive(run_folder, {"out": "again"})
+    again = from_run(run_folder, "again").result
     assert again.budget is not None and 0.9 * 40 <= again.budget.predicted_ms <= 40
     assert again.cost.macs < found.cost.macs
 
 
 def test_confidence_and_another_device(run_folder: Path, tmp_path: Path) -> None:
-    sure, _ = rederive(run_folder, {"confidence": 0.9, "out": str(tmp_path / "sure")})
+    sure = from_run(run_folder, tmp_path / "sure", confidence=0.9).result
     assert sure.budget is not None and sure.budget.kept_ms is not None
     assert sure.latency["cpu"].high_ms == pytest.approx(sure.budget.kept_ms) and sure.budget.kept_ms <= 40
     assert sure.budget.predicted_ms < sure.budget.kept_ms
-    other, _ = rederive(run_folder, {"device": "vpu", "budget_ms": 60.0, "out": str(tmp_path / "other")})
+    other = from_run(run_folder, tmp_path / "other", device="vpu", budget_ms=60.0).result
     assert other.budget is not None and other.budget.device == "vpu" and other.budget.predicted_ms <= 60
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["budget_ms=1"], "cannot be met"),
-        (["budget_ms=fast"], "not a number"),
-        (["device=tpu"], "unknown device 'tpu'"),
-        (["calibration=mine"], "unknown calibration"),
-        (["confidence=2"], "not between 0.5 and 1"),
+        ({"budget_ms": 1}, "budget_ms=1 cannot be met"),
+        ({"budget_ms": "fast"}, "budget_ms='fast'"),
+        ({"device": "tpu"}, "unknown device 'tpu'"),
+        ({"calibration": "mine"}, "unknown calibration .*'mine'"),
+        ({"confidence": 2.0}, "confidence=2"),
     ],
 )
-def test_bad_questions_are_one_line(
-    run_folder: Path, changes: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([f"run={run_folder}", *changes]) == 2
-    message = capsys.readouterr().err
-    assert said in message and message.count("\n") == 1
+def test_bad_questions_are_one_line(run_folder: Path, changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said) as error:
+        from_run(run_folder, tmp_path / "new", **changes)
+    assert "\n" not in str(error.value) and not (tmp_path / "new").exists()
 
 
 def cut(content: bytes) -> bytes:
@@ -97,12 +102,12 @@ def without_number(content: bytes) -> bytes:
 
 
 def next_number(content: bytes) -> bytes:
-    return save(load(content), {"format": str(FORMAT + 1)})
+    return save(load(content), {"format": str(SUPERNET_FORMAT + 1)})
 
 
 def of_another_space(content: bytes) -> bytes:
     gates = load(content)["gates.alpha"]
-    return save({"gates.alpha": gates, "supernet.other": gates.clone()}, {"format": str(FORMAT)})
+    return save({"gates.alpha": gates, "supernet.other": gates.clone()}, {"format": str(SUPERNET_FORMAT)})
 
 
 def foreign(content: bytes) -> bytes:
@@ -114,31 +119,36 @@ def foreign(content: bytes) -> bytes:
     [
         (cut, "is damaged"),
         (foreign, "is damaged"),
-        (without_number, f"has checkpoint format unnumbered, this version reads and writes {FORMAT}; use the version"),
-        (next_number, f"has checkpoint format {FORMAT + 1}, this version reads and writes {FORMAT}; use the version"),
-        (of_another_space, "is not of this search"),
+        (
+            without_number,
+            f"format unnumbered, this version reads and writes {SUPERNET_FORMAT}",
+        ),
+        (
+            next_number,
+            f"format {SUPERNET_FORMAT + 1}, this version reads and writes {SUPERNET_FORMAT}",
+        ),
+        (of_another_space, "is not the supernet of a search"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_used_is_one_line(
-    run_folder: Path, change: Callable[[bytes], bytes], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_folder: Path, change: Callable[[bytes], bytes], said: str, tmp_path: Path
 ) -> None:
     (tmp_path / "architecture.json").write_bytes((run_folder / "architecture.json").read_bytes())
     (tmp_path / CHECKPOINT).write_bytes(change((run_folder / CHECKPOINT).read_bytes()))
-    assert main([f"run={tmp_path}", f"out={tmp_path / 'new'}"]) == 2
-    message = capsys.readouterr().err
-    assert said in message and message.count("\n") == 1
-    assert not (tmp_path / "new").exists()
+    with pytest.raises(UserError, match=said) as error:
+        from_run(tmp_path, tmp_path / "new")
+    assert "\n" not in str(error.value) and not (tmp_path / "new").exists()
 
 
 def test_images_that_the_run_did_not_see_are_refused(tmp_path: Path) -> None:
-    """A run on images given from Python says digits in its settings, and rederive would load those."""
+    """A run on images given from Python says digits in its settings, and `init` would load those."""
     digits = load_digits(limit=64)
     names = tuple("abcdefghij")
     own = replace(digits, class_names=names)
     options = {"epochs": 1, "warmup": {"epochs": 1}, "finetune": {"epochs": 0}, "progress": False, "data": own}
     search(device="cpu", budget_ms=40, out=str(tmp_path / "run"), **options)
     with pytest.raises(UserError, match="such as 'a'; the images named by data= have others"):
-        rederive(tmp_path / "run", {"out": str(tmp_path / "again")})
+        from_run(tmp_path / "run", tmp_path / "again")
 
 
 def test_profiles_of_other_devices_spoil_nothing(
@@ -150,7 +160,8 @@ def test_profiles_of_other_devices_spoil_nothing(
     for name in ("broken", "few"):
         shutil.copytree(shipped, Path("device_profiles") / name)
     Path("device_profiles/few/device.yaml").write_text("device: few\n")
-    result, folder = rederive(run_folder, {"out": "again"})
+    again = from_run(run_folder, "again")
+    result, folder = again.result, again.folder
     assert set(result.latency) >= {"cpu", "vpu", "gpu"} and not {"broken", "few"} & set(result.latency)
     said = " ".join(result.notes)
     assert "No latency on 'broken'" in said and "No latency on 'few'" in said

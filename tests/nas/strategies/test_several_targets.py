@@ -1,22 +1,22 @@
-"""Several targets in one run: each keeps its own budget as a plain search does, the training is shared."""
+"""Several targets in one run: each keeps its own budget as a search for it alone does, the training is shared."""
 
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nas import front as fronts
-from nas.api import search
-from nas.front import FinishedFront, run_front, search_front
-from nas.rederive import rederive
-from nas.report.front import front_table, load_front
-from nas.run.plan import Plan, plan_front
-from nas.run.settings import SearchSettings, settings_from_dict, with_data_defaults
-from nas.run.targets import each_target
+from nas.api import load_finished, search
+from nas.command.summary import summary
+from nas.run import search as run_search
+from nas.run.finished import Finished
+from nas.run.front_table import load_front
+from nas.run.plan import plan_targets
+from nas.run.settings import with_data_defaults
+from nas.run.targets import each_target, options_of, settings_of
+from nas.strategies.target import Target
 from search_space import UserError
 from search_space.errors import BadFile, Stopped
 
@@ -28,21 +28,16 @@ SMALL: dict[str, Any] = {
     "rerank": 2,
     "checkpoint": {"steps": 1},
 }
-TARGETS = {"device": ["cpu", "gpu"], "budget_ms": [[20, 40], [0.6]]}
+TARGETS: dict[str, Any] = {"device": ["cpu", "gpu"], "budget_ms": [[20, 40], [0.6]]}
 PLAIN = {"architecture.json", "gates.csv", "latency_224.onnx", "model.onnx", "report.html", "search.csv"}
 
 
-def plans(**options: Any) -> tuple[Plan, ...]:
-    complete = with_data_defaults({**SMALL, **TARGETS, **options})
-    return plan_front([settings_from_dict(SearchSettings, each) for each in each_target(complete)])
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedFront:
-    return run_front(plans(out=str(tmp_path_factory.mktemp("runs") / "front")), progress=False)
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return search(**SMALL, **TARGETS, out=str(tmp_path_factory.mktemp("runs") / "front"), progress=False)
 
 
-def test_every_target_keeps_and_uses_its_own_budget(finished: FinishedFront) -> None:
+def test_every_target_keeps_and_uses_its_own_budget(finished: Finished) -> None:
     wanted = [("cpu", 20), ("cpu", 40), ("gpu", 0.6)]
     for target, (device, budget_ms) in zip(finished.targets, wanted, strict=True):
         budget = target.result.budget
@@ -52,7 +47,7 @@ def test_every_target_keeps_and_uses_its_own_budget(finished: FinishedFront) -> 
         assert {p.name for p in target.folder.iterdir()} == PLAIN | {"weights.safetensors"}
 
 
-def test_the_training_is_shared(finished: FinishedFront) -> None:
+def test_the_training_is_shared(finished: Finished) -> None:
     """As many weight and architecture steps as one plain search; the supernet stands on disk once."""
     courses = []
     for target in finished.targets:
@@ -66,39 +61,46 @@ def test_the_training_is_shared(finished: FinishedFront) -> None:
     assert len(list(finished.folder.rglob("checkpoint*"))) == 1
 
 
-def test_the_front_is_what_its_targets_are(finished: FinishedFront) -> None:
+def test_the_front_is_what_its_targets_are(finished: Finished) -> None:
     rows = load_front(finished.folder)
     for row, target in zip(rows, finished.targets, strict=True):
+        assert target.result.accuracy is not None
         assert row.test == target.result.accuracy.test and row.macs == target.result.cost.macs
         assert row.architecture == str(target.result.architecture)
-    with (finished.folder / "front.csv").open() as file:
-        assert [row["folder"] for row in csv.DictReader(file)] == ["cpu-20ms", "cpu-40ms", "gpu-0.6ms"]
+    assert list(finished.front["folder"]) == ["cpu-20ms", "cpu-40ms", "gpu-0.6ms"]
     page = (finished.folder / "report.html").read_text()
     assert all(f'href="{row.folder}/report.html"' in page for row in rows)
-    assert page.count("<circle") == 3 and page.count("<figure>") == 2 and "http" not in page.split("</style>")[1]
-    assert front_table(finished.folder).count("\n") == 3
-    assert set(json.loads((finished.folder / "front.json").read_text())["provenance"]["seconds"]) == {
-        "shared",
-        "all targets",
-    }
+    assert page.count("<circle") == 3 and "http" not in page.split("</style>")[1]
+    lines = summary(finished).splitlines()
+    assert [line.split(":")[0] for line in lines if "predicted" in line and "note" not in line] == ["cpu", "cpu", "gpu"]
+    assert str(finished.folder / "report.html") in lines[-1]
 
 
-def test_a_target_is_derived_anew_from_the_shared_supernet(finished: FinishedFront, tmp_path: Path) -> None:
+def test_what_only_one_target_has_is_asked_of_the_targets(finished: Finished) -> None:
+    with pytest.raises(UserError, match=r"3 targets \(cpu-20ms, cpu-40ms, gpu-0.6ms\)"):
+        _ = finished.result
+    log = finished.targets[0].log
+    assert log["phase"].iloc[-1] == "finetune" and log["step"].is_monotonic_increasing
+    assert load_finished(finished.folder) == finished
+
+
+def test_another_budget_from_the_shared_supernet_and_from_one_targets_gates(finished: Finished, tmp_path: Path) -> None:
     first = finished.targets[1]
-    again, _ = rederive(first.folder, {"out": str(tmp_path / "again")})
-    assert again.architecture == first.result.architecture
-    other, _ = rederive(first.folder, {"budget_ms": 30.0, "out": str(tmp_path / "other")})
-    assert other.budget is not None and 0.97 * 30 <= other.budget.predicted_ms <= 30
+    again = search(init=str(first.folder), device="cpu", budget_ms=40, out=str(tmp_path / "again"), progress=False)
+    assert again.result.architecture == first.result.architecture
+    other = search(init=str(first.folder), device="cpu", budget_ms=30, out=str(tmp_path / "other"), progress=False)
+    budget = other.result.budget
+    assert budget is not None and 0.97 * 30 <= budget.predicted_ms <= 30
 
 
 @pytest.mark.parametrize("stop_at", ["shared", "second target"])
-def test_a_stopped_front_goes_on_to_the_same_result(
-    stop_at: str, finished: FinishedFront, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_stopped_run_resumes_to_the_same_result(
+    stop_at: str, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "front"
     with monkeypatch.context() as patch:
         if stop_at == "shared":
-            step, calls = fronts.proxyless.Target.step, []
+            step, calls = Target.step, []
 
             def interrupted(self: Any, *arguments: Any) -> None:
                 calls.append(1)
@@ -106,24 +108,25 @@ def test_a_stopped_front_goes_on_to_the_same_result(
                     raise KeyboardInterrupt
                 step(self, *arguments)
 
-            patch.setattr(fronts.proxyless.Target, "step", interrupted)
+            patch.setattr(Target, "step", interrupted)
         else:
-            original = fronts.carry_out
+            original = run_search._finetune
 
-            def stopped(plan: Plan, *arguments: Any) -> Any:
-                if plan.settings.budget_ms == 40:
+            def stopped(task: Any, number: int, *arguments: Any) -> None:
+                if number == 1:
                     raise KeyboardInterrupt
-                return original(plan, *arguments)
+                original(task, number, *arguments)
 
-            patch.setattr(fronts, "carry_out", stopped)
-        with pytest.raises(Stopped, match=f"go on with resume={folder}"):
-            run_front(plans(out=str(folder)), progress=False)
-    again = search_front(resume=folder, progress=False)
+            patch.setattr(run_search, "_finetune", stopped)
+        with pytest.raises(Stopped, match=f"resume={folder}"):
+            search(**SMALL, **TARGETS, out=str(folder), progress=False)
+    assert not (folder / "front.csv").exists()
+    again = search(resume=folder, progress=False)
     assert [t.result.architecture for t in again.targets] == [t.result.architecture for t in finished.targets]
     for a, b in zip(again.targets, finished.targets, strict=True):
         assert (a.folder / "weights.safetensors").read_bytes() == (b.folder / "weights.safetensors").read_bytes()
         assert (a.folder / "gates.csv").read_bytes() == (b.folder / "gates.csv").read_bytes()
-    assert search_front(resume=folder) == again, "a finished one is read back"
+    assert search(resume=folder) == again, "a finished one is read back"
 
 
 @pytest.mark.parametrize(
@@ -138,35 +141,41 @@ def test_a_stopped_front_goes_on_to_the_same_result(
 )
 def test_targets_as_lists(options: dict[str, Any], expected: list[tuple[str, float]]) -> None:
     each = each_target({"seed": 3, **options})
-    assert [(one["device"], one["budget_ms"]) for one in each] in (expected, [("vpu", b) for _, b in expected])
+    assert [(one["device"], one["budget_ms"]) for one in each] == expected
     assert all(one["seed"] == 3 for one in each)
+    settings = settings_of({"seed": 3, **options})
+    assert settings_of(options_of(settings)) == settings, "what a run keeps for resume= names the same targets"
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"device": ["cpu", "vpu"], "budget_ms": 30}, "does not say a budget for each"),
-        ({"device": ["cpu", "vpu"], "budget_ms": [30]}, "does not say a budget for each"),
+        ({"device": ["cpu", "vpu"], "budget_ms": 30}, r"budget_ms=30 .*\['cpu', 'vpu'\]"),
+        ({"device": ["cpu", "vpu"], "budget_ms": [30]}, r"budget_ms=\[30\] .*\['cpu', 'vpu'\]"),
         ({"device": ["cpu"], "budget_ms": [[]]}, "names no target"),
         ({"device": ["cpu"], "budget_ms": [[30, 30.0]]}, "cpu-30ms is asked for twice"),
         ({"device": ["cpu"], "budget_ms": [[30, 1]]}, "budget_ms=1 cannot be met"),
-        ({"device": ["cpu"], "budget_ms": [["fast"]]}, "not of type float"),
+        ({"device": ["cpu"], "budget_ms": [["fast"]]}, "budget_ms='fast'"),
         ({"device": ["cpu", "vpx"], "budget_ms": [30, 30]}, "unknown device 'vpx'"),
     ],
 )
 def test_targets_that_cannot_be_are_refused_first(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        plans(**options)
+        plan_targets(settings_of(with_data_defaults({**SMALL, **options})))
 
 
-def test_one_targets_functions_point_to_those_of_several(finished: FinishedFront) -> None:
-    with pytest.raises(UserError, match=r"nas\.front\.search_front"):
-        search(device=["cpu"], budget_ms=[20])
+def test_a_strategy_for_one_target_refuses_several(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"strategy=evolution .*strategy=proxyless, or --multirun"):
+        search(**SMALL, **TARGETS, strategy="evolution", out=str(tmp_path / "run"), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_beside_resume_are_refused(finished: Finished) -> None:
     with pytest.raises(UserError, match="give no others"):
-        search_front(resume=finished.folder, seed=1)
+        search(resume=finished.folder, seed=1)
 
 
 def test_a_damaged_front_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "front.json").write_text('{"schema": 1}')
-    with pytest.raises(BadFile, match="is not the front of a search"):
-        load_front(tmp_path)
+    (tmp_path / "front.csv").write_text("folder,device\ncpu-20ms,cpu\n")
+    with pytest.raises(BadFile, match=r"front\.csv row 1: no column budget_ms"):
+        load_finished(tmp_path)

@@ -1,0 +1,164 @@
+"""What a run chose, worked out once: the network's layers, cost, budget and latency on every known device.
+
+Export, result and report read it from here. Not for choosing: see `nas.choose`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from device_profiles import available_devices, load_profile
+from latency_models import LatencyModel, fit_latency_model
+from nas.run.plan import Plan
+from nas.run.result import Budget, DeviceLatency, Resolution, SearchResult
+from search_space import Architecture, Cost, GatePath, Segment, UserError, cost_of, lower
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A network for a number of classes, and what is known of it before its weights are.
+
+    segments: its layers at deployment resolution, which cost, budget and latency are for. latency: predictions by
+    device, the budget's first; unpriced: a sentence for every device that has none.
+    """
+
+    architecture: Architecture
+    num_classes: int
+    resolution: Resolution
+    segments: tuple[Segment, ...]
+    cost: Cost
+    budget: Budget | None
+    latency: Mapping[str, DeviceLatency]
+    unpriced: tuple[str, ...] = ()
+    gate_path: tuple[str, ...] | None = None
+
+    @cached_property
+    def training_segments(self) -> tuple[Segment, ...]:
+        """Its layers at the resolution it is trained at."""
+        return lower(self.architecture, self.resolution.training, self.num_classes)
+
+
+@dataclass(frozen=True)
+class LatencyModels:
+    """The models of the known devices, each fitted when first asked for and then kept for the run."""
+
+    fitted: dict[tuple[str, str, float | None], LatencyModel] = field(default_factory=dict)
+
+    @staticmethod
+    def of(plans: Sequence[Plan]) -> LatencyModels:
+        """With those that the plans have fitted already."""
+        return LatencyModels(
+            {(p.settings.device, p.settings.calibration, p.settings.confidence): p.model for p in plans}
+        )
+
+    def model(self, device: str, calibration: str = "measured", confidence: float | None = None) -> LatencyModel:
+        """Raises `UserError` for a device, calibration or confidence that is not there."""
+        key = device, calibration, confidence
+        if key not in self.fitted:
+            self.fitted[key] = fit_latency_model(load_profile(device), calibration, confidence)
+        return self.fitted[key]
+
+    def everywhere(
+        self, segments: Sequence[Segment], budget: Budget | None = None
+    ) -> tuple[dict[str, DeviceLatency], tuple[str, ...]]:
+        """Predicted latency by device, the budget's first and with its confidence; and a sentence for each without one.
+
+        A profile that is broken, or timed other kinds of kernels, spoils no result for the budget's device. The
+        budget's calibration holds for every device that has it; the others are as measured.
+        Raises `UserError` where the budget's own device cannot price the network.
+        """
+        priced, unpriced = {}, []
+        for name in dict.fromkeys((*([budget.device] if budget else []), *available_devices())):
+            try:
+                priced[name] = self._on(name, segments, budget)
+            except UserError as error:
+                if budget and budget.device == name:
+                    raise
+                unpriced.append(f"No latency on '{name}': {error}")
+        return priced, tuple(unpriced)
+
+    def _on(self, name: str, segments: Sequence[Segment], budget: Budget | None) -> DeviceLatency:
+        if budget and budget.device == name:
+            model, calibration = self.model(name, budget.calibration, budget.confidence), budget.calibration
+        else:
+            model, calibration = self.model(name), "measured"
+            if budget and budget.calibration in model.profile.header.calibration:
+                calibration = budget.calibration
+                model = self.model(name, calibration)
+        predicted = model.predict(segments)
+        return DeviceLatency(
+            title=model.profile.title,
+            runtime=model.profile.runtime,
+            precision=model.profile.precision,
+            latency_ms=predicted.latency_ms,
+            low_ms=predicted.low_ms,
+            high_ms=predicted.high_ms,
+            coverage=predicted.coverage,
+            profile_hash=model.profile.digest,
+            by_segment_ms=model.segment_ms(segments),
+            calibration=calibration,
+        )
+
+
+def chosen_by_search(plan: Plan, path: GatePath, models: LatencyModels) -> Chosen:
+    """A search's network, checked against its budget by the full predictor and the full count, not by the tables that
+    chose it.
+
+    Raises `AssertionError` where the budget is exceeded, which no choice may do.
+    """
+    settings = plan.settings
+    architecture = plan.space.architecture(path)
+    segments = lower(architecture, settings.deployment_resolution, plan.num_classes)
+    cost = cost_of(segments)
+    plan.limits.check(cost)
+    predicted = plan.model.predict(segments)
+    kept_ms = predicted.high_ms if settings.confidence else predicted.latency_ms
+    used = kept_ms / settings.budget_ms
+    if used > 1 + 1e-9:
+        raise AssertionError(f"the chosen network takes {kept_ms} ms of {settings.budget_ms} ms")
+    budget = Budget(
+        device=settings.device,
+        budget_ms=settings.budget_ms,
+        predicted_ms=predicted.latency_ms,
+        used=used,
+        binds=plan.binds,
+        space_min_ms=plan.table.minimum_ms,
+        space_max_ms=plan.table.maximum_ms,
+        confidence=settings.confidence,
+        kept_ms=kept_ms,
+        calibration=settings.calibration,
+        limits=plan.limits.most,
+    )
+    resolution = Resolution(settings.deployment_resolution, settings.data.resolution)
+    latency, unpriced = models.everywhere(segments, budget)
+    names = tuple(str(slot.candidates[choice]) for slot, choice in zip(plan.space.slots, path.choices, strict=True))
+    return Chosen(
+        architecture, plan.num_classes, resolution, segments, cost, budget, latency, unpriced, gate_path=names
+    )
+
+
+def chosen_before(found: SearchResult, num_classes: int, training_resolution: int) -> Chosen:
+    """An earlier result's network, for another number of classes and training resolution, priced by the profiles as
+    they are now."""
+    models = LatencyModels()
+    segments = lower(found.architecture, found.resolution.deployment, num_classes)
+    budget = found.budget
+    if budget is not None:
+        predicted = models.model(budget.device, budget.calibration, budget.confidence).predict(segments)
+        kept_ms = predicted.high_ms if budget.confidence else predicted.latency_ms
+        budget = replace(budget, predicted_ms=predicted.latency_ms, kept_ms=kept_ms, used=kept_ms / budget.budget_ms)
+    latency, unpriced = models.everywhere(segments, budget)
+    resolution = Resolution(found.resolution.deployment, training_resolution)
+    return Chosen(
+        found.architecture,
+        num_classes,
+        resolution,
+        segments,
+        cost_of(segments),
+        budget,
+        latency,
+        unpriced,
+        gate_path=found.gate_path,
+    )

@@ -1,0 +1,89 @@
+"""A finished run as a value: what it found for every target, and the tables it left. Not for carrying out a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.run.front_table import FRONT, load_front, load_front_table
+from nas.run.result import SearchResult, load_result
+from search_space import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from search_space.build import Network
+
+
+RESULT = "architecture.json"
+
+
+@dataclass(frozen=True)
+class FinishedTarget:
+    """The network for one budget on one device, and the folder that holds its files."""
+
+    result: SearchResult
+    folder: Path
+
+    @property
+    def log(self) -> pd.DataFrame:
+        """The course of the search, a row a logged step (`nas.run.log.SEARCH_LOG` documents the columns)."""
+        from nas.run.log import load_search_log
+
+        return load_search_log(self.folder)
+
+    def network(self) -> Network:
+        """The trained torch module, for images of the training resolution (N, 3, R, R). Raises `BadFile`."""
+        from nas.run.export import load_network
+
+        return load_network(self.result, self.folder / "weights.safetensors")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run over one or more targets, in the order asked for.
+
+    folder: the run's; that of its only target, or with a sub-folder for each of several.
+    """
+
+    targets: tuple[FinishedTarget, ...]
+    folder: Path
+
+    @property
+    def result(self) -> SearchResult:
+        """The only target's. Raises `UserError` for a run over several: `targets` has them."""
+        return self._only.result
+
+    @property
+    def log(self) -> pd.DataFrame:
+        """The only target's. Raises `UserError` for a run over several: `targets` has them."""
+        return self._only.log
+
+    def network(self) -> Network:
+        """The only target's. Raises `UserError` for a run over several: `targets` has them."""
+        return self._only.network()
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """All targets beside each other, a row a target."""
+        return load_front_table(self.folder)
+
+    @property
+    def _only(self) -> FinishedTarget:
+        if len(self.targets) != 1:
+            names = ", ".join(target.folder.name for target in self.targets)
+            raise UserError(
+                f"the run in '{self.folder}' has {len(self.targets)} targets ({names}); take one of .targets"
+            )
+        return self.targets[0]
+
+
+def load_finished(folder: Path) -> Finished:
+    """A finished run, read back from its folder; a folder with one network's files alone, as `nas.train` leaves, too.
+
+    Raises `BadFile`.
+    """
+    alone = not (folder / FRONT.name).is_file()
+    targets = [folder] if alone else [folder / row.folder for row in load_front(folder)]
+    return Finished(tuple(FinishedTarget(load_result(t / RESULT), t) for t in targets), folder)
