@@ -2,12 +2,13 @@
 
 import torch
 
-from nas.api import search
-from nas.build import build
+from nas.api import load_finished, search
 from nas.data import load_digits
 
-finished = search(device="vpu", budget_ms=30, data="digits")
-result, network = build(finished.folder / "architecture.json")  # the torch module, with the trained weights
+folder = search(device="vpu", budget_ms=30, data="digits").folder
+
+finished = load_finished(folder)
+result, network = finished.result, finished.network()  # the torch module, with the trained weights
 print(f"{result.architecture}: {result.budget.predicted_ms:.1f} ms predicted, {result.accuracy.test:.1%} accurate")
 
 data = load_digits()
