@@ -18,7 +18,7 @@ if len(sys.argv) > 1 and sys.argv[1].endswith(".onnx"):
     path = Path(sys.argv[1])
 else:
     path = Path("mobile.onnx")
-    segments = lower(load_space("proxyless").sample(random.Random(0)), 224, 1000)
+    segments = lower(load_space("proxyless").random_architecture(random.Random(0)), 224, 1000)
     weights = {name: value.numpy() for name, value in Network(segments).state_dict().items()}
     path.write_bytes(to_onnx(segments, weights).SerializeToString())
 

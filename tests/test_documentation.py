@@ -187,7 +187,7 @@ class Workshop:
         small = [o for o in SMALL["nas.search"].split() if not o.startswith("epochs=")]
         command = [sys.executable, "-m", "nas.search", f"out={folder}", "epochs=20", "checkpoint.steps=1", *small]
         running = subprocess.Popen(command, cwd=self.folder, env=ENVIRONMENT, stdout=-3, stderr=-3)
-        while running.poll() is None and not (folder / "checkpoints/000002.safetensors").is_file():
+        while running.poll() is None and not list(folder.glob("checkpoints/*.safetensors")):
             time.sleep(0.01)
         running.send_signal(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL
