@@ -14,8 +14,11 @@ IMAGE_CHANNELS = 4  # a convolution reading at most so many channels reads the i
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """The layer that leads a kernel, the kinds merged into it, in order, and how many distinct
-    tensors it reads from outside itself (a residual addition merged into a convolution makes 2)."""
+    """A fused kernel: the layer that leads it and what merges into it.
+
+    fused: the kinds merged into the leader, in order; inputs: how many distinct tensors it reads from outside itself
+    (a residual addition merged into a convolution makes 2).
+    """
 
     spec: LayerSpec
     fused: tuple[Kind, ...] = ()
@@ -23,8 +26,11 @@ class Kernel:
 
     @property
     def price_kind(self) -> str:
-        """Which model of a profile prices it: the layer's kind, convolutions split in three as
-        runtimes implement them apart (over the image, pointwise, and with a window)."""
+        """Which model of a profile prices it.
+
+        The layer's kind; convolutions are split in three, as runtimes implement them apart: over the image, pointwise,
+        and with a window.
+        """
         if self.spec.kind is not Kind.CONV:
             return self.spec.kind.value
         if self.spec.in_channels <= IMAGE_CHANNELS:

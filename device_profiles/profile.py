@@ -20,7 +20,7 @@ from device_profiles.kernel import Kernel
 from device_profiles.table import KernelRow, kernel_table, read_kernels, render_kernels
 from search_space.errors import BadFile, UnknownName
 from search_space.files import ensure_folder, write_whole
-from search_space.tables import decode
+from search_space.reading import decode, parse_yaml
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -52,14 +52,17 @@ class DeviceProfile:
 
     @property
     def title(self) -> str:
+        """The device, in words."""
         return self.header.title
 
     @property
     def runtime(self) -> str:
+        """The runtime and its version."""
         return f"{self.header.runtime} {self.header.runtime_version}"
 
     @property
     def precision(self) -> str:
+        """The number format that its times are of, such as 'fp32'."""
         return self.header.precision
 
 
@@ -69,9 +72,10 @@ def available_devices() -> tuple[str, ...]:
 
 
 def load_profile(name: str) -> DeviceProfile:
-    """A device by name, from `$NAS_DEVICE_PROFILES/NAME`, `./device_profiles/NAME` or the shipped ones, in that order.
+    """Load a device by name.
 
-    Raises `UnknownName`, or `BadFile` naming file and row.
+    Looked for in `$NAS_DEVICE_PROFILES/NAME`, `./device_profiles/NAME` and the shipped ones, in that order. Raises
+    `UnknownName`, or `BadFile` naming file and row.
     """
     for folder in _folders():
         for entry in folder.iterdir():
@@ -119,18 +123,9 @@ def _is_device(entry: Traversable) -> bool:
 
 def load_folder(folder: Traversable) -> DeviceProfile:
     """The device of one folder. Raises `BadFile` naming file and row."""
-    import yaml
-
     header_bytes, table_bytes = _read(folder, HEADER_FILE), _read(folder, TABLE_FILE)
     header_name, table_name = f"{folder.name}/{HEADER_FILE}", f"{folder.name}/{TABLE_FILE}"
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is there
-    try:
-        data = yaml.load(decode(header_bytes, header_name), Loader=loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        row = f" row {mark.line + 1}" if mark else ""
-        raise BadFile(f"{header_name}{row}: not YAML ({getattr(error, 'problem', error)})") from error
-    header = parse_header(data, header_name)
+    header = parse_header(parse_yaml(decode(header_bytes, header_name), header_name), header_name)
     rows = read_kernels(decode(table_bytes, table_name), table_name)
     if header.device != folder.name:
         raise BadFile(f"{header_name}: device is '{header.device}', its folder '{folder.name}'")

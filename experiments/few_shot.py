@@ -1,8 +1,8 @@
 """How well a device is known by a few whole networks, when its time is taken for a mix of other devices.
 
 Question   What rank correlation and error do 3, 5, 10, 20 and 50 timed networks give on a device that nothing is
-           known of, with `latency_models.few.mix`, with the best single known device scaled, and with an additive
-           ridge on those few networks alone?
+           known of, with `latency_models.fit.whole_networks.mix`, with the best single known device scaled, and with
+           an additive ridge on those few networks alone?
 Data       NAS-Bench-201 on 28 devices (HELP, MIT), 15,284 cells that join input and output. Devices whose times
            are sums (an additive model errs by less than 0.1 % on cells it did not see) are left out: they were not
            measured. Every other device is the new one in turn; the others are known by additive models of 900
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from experiments.command import run_experiment
 from experiments.results import Results, Row, Value, markdown, take_provenance
-from latency_models.few import HOLD, mix
+from latency_models.fit.whole_networks import HOLD, mix
 from latency_models.options import Options
 from search_space.errors import BadFile
 

@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING
 
 from experiments.command import results_file, run_experiment
 from experiments.results import NOT_MEASURED, Results, Row, Value, load_results, markdown, save_results, shown
-from search_space.architecture import Architecture
 from search_space.errors import UserError
 from search_space.family import DEPTHS_12, DEPTHS_36, linear_twin, quadranet
 from search_space.lower import lower
+from search_space.space import Architecture
 
 if TYPE_CHECKING:
     from latency_models.options import Options
@@ -84,7 +84,7 @@ def measure(options: Options, quick: bool, command: str) -> Results:
     import torch
 
     from experiments.results import take_provenance
-    from nas.data import load_cifar10
+    from nas.data import DataSettings, load
 
     sizes = options.names("sizes", ("12x8",) if quick else ("12x8", "12x16", "12x32"))
     planned = list(jobs(sizes, options.integer("seeds", 1 if quick else 3)))
@@ -96,7 +96,7 @@ def measure(options: Options, quick: bool, command: str) -> Results:
     path = None if quick and not options.given("out") else results_file("fig5", options)
     settings: dict[str, Value] = {"data": "CIFAR-10", "epochs": epochs, "images": images, "resolution": RESOLUTION}
     rows = _kept(path, settings)
-    data = load_cifar10(options.text("data"), HELD_OUT, images)
+    data = load(DataSettings("cifar10", options.text("data"), validation_share=HELD_OUT, limit=images))
     provenance = take_provenance(command, "cpu")
     done = {(row["size"], row["form"], row["seed"]) for row in rows}
     begin = time.monotonic()
@@ -133,7 +133,8 @@ def train(job: Job, data: DataSet, epochs: int) -> dict[str, Value]:
     """A row: what the network costs, and its accuracy on the test images after the last step."""
     import torch
 
-    from nas.training.loop import Recipe, accuracy, train_network
+    from nas.training.loop import accuracy, train_network
+    from nas.training.recipes import Recipe
     from search_space.build import Network, to_channels_last
     from search_space.cost import cost_of
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from nas.discrete import Choices, Evolution, Region, Searcher, explore
-from nas.discrete.optuna import OptunaSearch
+from nas.discrete import SEARCHERS, Choices, Region, explore
 
 COUNTS = (6, 12, 24)  # evaluated networks
 DRAWS = 5  # searches of a kind, each with a seed of its own
@@ -31,14 +30,8 @@ def look_up(region: Region, accuracies: Mapping[Choices, float]) -> Iterator[Fin
     """All strategies, draws and counts. accuracies: of every network of the region."""
     for strategy in STRATEGIES:
         for draw in range(DRAWS):
-            searcher = _searcher(strategy, region, draw)
+            searcher = SEARCHERS[strategy.removeprefix("optuna ")](region, draw)
             for count in COUNTS:
                 trials = explore(searcher, accuracies.__getitem__, count)
                 best = max(trials, key=lambda trial: trial.accuracy)
                 yield Finding(strategy, draw, count, best.choices)
-
-
-def _searcher(strategy: str, region: Region, seed: int) -> Searcher:
-    if strategy == "evolution":
-        return Evolution(region, seed)
-    return OptunaSearch(region, seed, strategy.removeprefix("optuna "))

@@ -20,7 +20,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +28,8 @@ from numpy.typing import NDArray
 from experiments.jobs import Work, run_jobs
 from experiments.results import NOT_MEASURED, Results, Row, markdown
 from latency_models.options import Options
-from nas.discrete import Choices, Evolution, RandomSearch, Region, Searcher, explore
-from nas.discrete.listed import Listed
-from nas.discrete.optuna import OptunaSearch
+from nas.discrete import SEARCHERS, Choices, Region, Searcher, explore
+from nas.discrete.tabular import TabularRegion
 from search_space.errors import BadFile, UserError
 
 Array = NDArray[np.float64]
@@ -42,10 +40,10 @@ DEVICES = ("gold_6226", "pixel2", "titan_rtx_32")  # a server's CPU, a phone and
 SHARES = (0.25, 0.5)  # of the cells, that keep the limit
 SEARCHED, UNSEEN = "cifar10", "cifar100"
 STRATEGIES: Mapping[str, Callable[[Region, int], Searcher]] = {
-    "random": RandomSearch,
-    "optuna TPE": partial(OptunaSearch, sampler="tpe"),
-    "optuna NSGA-II": partial(OptunaSearch, sampler="nsga2"),
-    "evolution": Evolution,
+    "random": SEARCHERS["random"],
+    "optuna TPE": SEARCHERS["tpe"],
+    "optuna NSGA-II": SEARCHERS["nsga2"],
+    "evolution": SEARCHERS["evolution"],
 }
 OPTIONS = {
     "source": "folder of nasbench201.npz (default: ../shared/tabular)",
@@ -55,17 +53,17 @@ OPTIONS = {
 
 @dataclass(frozen=True, eq=False)
 class Benchmark:
-    """Arrays are over all cells, ordered as `Listed` wants them; accuracies in percent."""
+    """Arrays are over all cells, ordered as `TabularRegion` wants them; accuracies in percent."""
 
     widths: tuple[int, ...]
     accuracy: Mapping[str, Array]
     latency_ms: Mapping[str, Array]
     macs: Array
 
-    def region(self, device: str, share: float) -> Listed:
+    def region(self, device: str, share: float) -> TabularRegion:
         """The cells that take no longer than the given share of all."""
         budget_ms = float(np.quantile(self.latency_ms[device], share))
-        return Listed(self.widths, self.latency_ms[device], self.macs, budget_ms)
+        return TabularRegion(self.widths, self.latency_ms[device], self.macs, budget_ms)
 
 
 def load_benchmark(folder: Path) -> Benchmark:

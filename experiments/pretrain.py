@@ -140,8 +140,8 @@ def held_out(plan: Plan, networks: NDArray[np.int64], accuracies: NDArray[np.flo
 def measure(options: Options, quick: bool, command: str) -> Results:
     import torch
 
+    from nas.data import load
     from nas.run.checkpoint import Checkpoints
-    from nas.run.images import load_data
     from nas.run.plan import plan_search
     from nas.run.settings import SearchSettings, settings_from_dict
     from nas.supernet.origin import gates_key, trained_for
@@ -161,7 +161,7 @@ def measure(options: Options, quick: bool, command: str) -> Results:
         "train": {"batch_size": 64, "lr": 3e-3, "share_weights": True},
     }
     plan = plan_search(settings_from_dict(SearchSettings, asked))
-    data = load_data(plan.settings.data)
+    data = load(plan.settings.data)
     folder = Path(options.text("folder", "runs/pretrain"))
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(folder, resume=True, say=print)

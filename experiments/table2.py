@@ -88,8 +88,8 @@ def builders(width: int, resolution: int) -> dict[str, Callable[[], nn.Module]]:
         for block in ("skip", "conv", "swin", "hor", "quad", "quad, X only")
     }
     made["quad, plain path"] = partial(Network, ours, layer_scale=LAYER_SCALE, lean=False)
-    made["quad, lean path"] = partial(Network, ours, layer_scale=LAYER_SCALE, small=0)  # as at the batch
-    made["conv, lean path"] = partial(Network, twin, layer_scale=LAYER_SCALE, small=0)  # as at the batch
+    made["quad, lean path"] = partial(Network, ours, layer_scale=LAYER_SCALE, recompute_from=0)  # as at the batch
+    made["conv, lean path"] = partial(Network, twin, layer_scale=LAYER_SCALE, recompute_from=0)  # as at the batch
     return made
 
 

@@ -5,7 +5,8 @@ Question   Under the paper's budgets (300, 30 and 3 ms, on its scale: calibratio
            (calibration=measured): what do the six searches find, is the quadratic network the better one at the same
            budget, is each best on its own device, and was the search worth it beside random and published networks?
 Data       CIFAR-10 at 32 pixels by default: 6,000 of its train images, of which 1,200 choose; the whole test set.
-           data=packed data.train=FILE.npz data.test=FILE.npz data.resolution=64, or ImageNet with the full recipe:
+           data=webdataset data.root=FOLDER data.resolution=64 (`experiments.shards` writes such folders), or ImageNet
+           with the full recipe:
            data=imagefolder data.root=FOLDER data.resolution=224 recipe=imagenet out=FILE.
 Command    python -m experiments.table3 [jobs=2] [minutes=60]
            python -m experiments.table3 show figure=table3.html
@@ -23,10 +24,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.jobs import Work, run_jobs
+from experiments.profiles.paper_scale import SCALES
 from experiments.results import Results, Row, Value
 from experiments.table3_tables import render
 from experiments.table3_work import (
@@ -41,19 +43,18 @@ from experiments.table3_work import (
     model_of,
     published,
 )
-from latency_models.table3 import SCALES
 from search_space.errors import UnknownName
 
 if TYPE_CHECKING:
     from latency_models.options import Options
-    from nas.run.settings import DataSettings
+    from nas.data.settings import DataSettings
 
 KINDS = ("range", "scale", "published", "random", "search", "train")
 OPTIONS = {
-    "data": "cifar10 (default), packed, imagefolder or digits",
-    "data.root": "folder of the images (default for cifar10: ../shared/datasets)",
-    "data.train": "an .npz pack of images to train on",
-    "data.test": "an .npz pack of images to test on",
+    "data": "cifar10 (default), webdataset, imagefolder or digits",
+    "data.root": "folder of the images or shards (default for cifar10: ../shared/datasets)",
+    "data.train": "of webdataset, instead of data.root: a pattern of the shards to train on",
+    "data.test": "of webdataset: a pattern of the shards to test on",
     "data.resolution": "pixels to search and train at (default: 32)",
     "data.limit": "use only so many train images (default: 6000 of cifar10, else all)",
     "recipe": "of the trainings: small (default) or imagenet, whose epochs and augmentation are the paper's",
@@ -126,7 +127,7 @@ def prepare(options: Options, quick: bool) -> Work[Job]:
 
 def scale_of(options: Options, quick: bool) -> Scale:
     """Raises `UserError` for options that do not fit."""
-    from nas.run.settings import DataSettings
+    from nas.data.settings import DataSettings
     from nas.training.recipes import available_recipes
 
     scale = Scale()
@@ -148,12 +149,13 @@ def scale_of(options: Options, quick: bool) -> Scale:
 
 
 def _data_of(options: Options, default: DataSettings) -> DataSettings:
-    from nas.run.settings import DataSettings, settings_from_dict, with_data_defaults
+    from nas.data.registry import option_defaults
+    from nas.data.settings import DataSettings
+    from nas.run.settings import settings_from_dict
 
     name = options.text("data", default.name)
-    given: dict[str, Any] = {"name": name}
-    if name == default.name:
-        given = {f.name: getattr(default, f.name) for f in fields(default)}
+    given: dict[str, Any] = asdict(default) if name == default.name else option_defaults(name)
+    given.pop("epochs", None)
     if name == "cifar10":
         given["root"] = "../shared/datasets"
     for key in ("root", "train", "test"):
@@ -162,17 +164,25 @@ def _data_of(options: Options, default: DataSettings) -> DataSettings:
     for key in ("resolution", "limit"):
         if options.given(f"data.{key}"):
             given[key] = options.integer(f"data.{key}", 1)
-    return settings_from_dict(DataSettings, with_data_defaults({"data": given})["data"], "data.")
+    return settings_from_dict(DataSettings, given, "data.")
+
+
+def _named(data: DataSettings) -> str:
+    """What the results call the images: shards by their folder, others by `data=`."""
+    from nas.data.webdataset import WebDatasetSettings
+
+    if isinstance(data, WebDatasetSettings):
+        folder = data.train.rpartition("/")[0] if data.train else data.root
+        return (folder or "").rstrip("/").rpartition("/")[2] or data.name
+    return data.name
 
 
 def settings_of(scale: Scale) -> dict[str, Value]:
     """What all rows of a file have in common: the scale, and the profiles that price."""
-    from pathlib import Path
-
     data = scale.data
     plain = {f.name: getattr(scale, f.name) for f in fields(scale) if f.name not in ("data", "drawn")}
     return {
-        "data": Path(data.train).stem if data.train else data.name,
+        "data": _named(data),
         "on": accelerator(),
         "limit": data.limit,
         "resolution": data.resolution,
@@ -199,6 +209,7 @@ def draw(results: Results) -> bytes:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """The exit status."""
     return run_jobs("table3", OPTIONS, prepare, render, arguments, draw)
 
 

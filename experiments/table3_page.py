@@ -1,6 +1,6 @@
 """The page of `experiments.table3`, from its results alone: self-contained, opens offline.
 
-Frame, style and tooltips are those of a run's page (nas/report.html). Fig. 5 is the one that its own experiment drew.
+Frame, style and tooltips are those of a run's page (`nas.report.frame`); Fig. 5 is the one that its experiment drew.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ import json
 import re
 from collections.abc import Mapping
 from html import escape
-from importlib import resources
 from typing import Any
 
+from markupsafe import Markup
+
+from experiments.profiles.paper_scale import SCALES
 from experiments.results import FOLDER, Results, Row
 from experiments.table3_story import NOT_RUN, Story, Target, number, spread
 from experiments.table3_tables import LABELS, Table, cost, introduction, marks, not_begun, tables
 from experiments.table3_work import BUDGETS_MS, DEVICES, SPACES
-from latency_models.table3 import SCALES
-from nas.report.page import PAGE_WIDTH, Scale, line, ms, rect, svg, text
+from nas.report.figures.svg import PAGE_WIDTH, Scale, curve, dot, element, line, rect, svg, text
+from nas.report.frame import render
+from nas.report.words import ms
 from search_space import Architecture, lower
 from search_space.family import NUM_CLASSES, RESOLUTION
 
@@ -47,10 +50,8 @@ def render_page(results: Results) -> str:
         ),
         "</main>",
     ]
-    frame = resources.files("nas").joinpath("report.html").read_text(encoding="utf-8")
-    frame = frame.replace("{{title}}", "Table III: six searches, three devices")
-    before, rest = frame.split("<header>", 1)
-    return before + "\n".join(parts) + rest.split("</main>", 1)[1]
+    body = Markup("\n".join(parts))  # every part has escaped its words
+    return render("base.html", title="Table III: six searches, three devices", body=body, scripted=True)
 
 
 def _section(title: str, body: str) -> str:
@@ -80,8 +81,7 @@ def legend() -> str:
 
 
 def _dot(css: str, style: str = "") -> str:
-    circle = f'<circle cx="6" cy="6" r="5" class="dot {css}" style="{style}"/>'
-    return f'<svg viewBox="0 0 12 12" style="width:12px">{circle}</svg>'
+    return element("svg", dot(6, 6, css, style=style or None), viewBox="0 0 12 12", style="width:12px")
 
 
 def charts(story: Story) -> str:
@@ -107,23 +107,22 @@ def chart(story: Story, device: str) -> str:
             points.append((at, sum(reached) / len(reached), "" if style else COLOURS[space], style, words))
     head = text(0, 14, f"{device}, predicted ms", "strong", "start")
     if not points:
-        return svg(WIDTH, 60, label, NOT_RUN, head + text(0, 40, NOT_RUN, "faint", "start"))
+        return svg(WIDTH, 60, label, NOT_RUN, [head, text(0, 40, NOT_RUN, "faint", "start")])
     lowest, highest = min(p[1] for p in points), max(p[1] for p in points)
     margin = 0.1 * (highest - lowest) or 1.0
     x = Scale(0, 1.05 * max(p[0] for p in points), 42, WIDTH - 6)
     y = Scale(lowest - margin, highest + margin, HEIGHT - 26, 26)
     parts = [head]
-    parts += [line(x.start, y(t), x.end, y(t), "grid") + text(x.start - 6, y(t) + 4, f"{t:g} %", "tiny", "end")
-              for t in y.ticks()]  # fmt: skip
+    for tick in y.ticks():
+        parts.append(line(x.start, y(tick), x.end, y(tick), "grid"))
+        parts.append(text(x.start - 6, y(tick) + 4, f"{tick:g} %", "tiny", "end"))
     parts += [text(x(t), HEIGHT - 8, f"{t:g}", "tiny") for t in x.ticks()]
     parts.append(line(x.start, y.start, x.end, y.start, "axis"))
     for space in SPACES:
-        corners = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in story.front(space, device, tuple(BUDGETS_MS)))
-        parts.append(f'<polyline points="{corners}" class="curve {COLOURS[space]}"/>')
-    for at, top1, css, style, words in points:
-        place = f'cx="{x(at):.1f}" cy="{y(top1):.1f}" r="5"'
-        parts.append(f'<circle {place} class="dot {css}" style="{style}" data-tip="{escape(words)}"/>')
-    return svg(WIDTH, HEIGHT, label, f"{len(points)} networks", "".join(parts))
+        corners = [(x(a), y(b)) for a, b in story.front(space, device, tuple(BUDGETS_MS))]
+        parts.append(curve(corners, COLOURS[space]))
+    parts += [dot(x(at), y(top1), css, style=style or None, data_tip=words) for at, top1, css, style, words in points]
+    return svg(WIDTH, HEIGHT, label, f"{len(points)} networks", parts)
 
 
 # The networks.
@@ -164,8 +163,9 @@ def network(story: Story, row: Row) -> str:
         height = 26.0 if block is None else 20.0 + 8.0 * block.expand_ratio
         kernel = "fixed" if block is None else f"kernel k{architecture.space.kernel_sizes.index(block.kernel_size)}"
         tip = tooltip(segment.name, told[segment.name], device)
-        box = rect(x, middle - height / 2, BOX, height, f"box {kernel}", tip, radius=6)
-        parts.append(box.replace("<rect", '<rect tabindex="0" role="img"'))
+        top = middle - height / 2
+        shape = rect(x, top, BOX, height, f"box {kernel}", tip, radius=6, tabindex=0, role="img", aria_label=tip)
+        parts.append(shape)
         words = segment.name if block is None else f"k{block.kernel_size}e{block.expand_ratio}"
         parts.append(text(x + BOX / 2, middle + 4, words, "label tiny"))
         parts.append(rect(x, 76, BOX, 5, "track", radius=2))
@@ -176,7 +176,7 @@ def network(story: Story, row: Row) -> str:
     reached = story.training(row)
     top_1 = spread(reached, 2) + " %" * bool(reached)
     about = f"{number(row, 'macs') / 1e6:.0f}M MACs; measured scale: {latencies}; top-1 {top_1}"
-    drawn = svg(max(PAGE_WIDTH, PITCH * len(segments)), 84, heading, str(architecture), "".join(parts), 'role="group"')
+    drawn = svg(max(PAGE_WIDTH, PITCH * len(segments)), 84, heading, str(architecture), parts, role="group")
     return f"<h3>{escape(heading)}</h3><p class='faint'>{escape(about)}</p>{drawn}"
 
 

@@ -8,9 +8,9 @@ from functools import cached_property
 from itertools import pairwise
 from statistics import fmean, stdev
 
+from experiments.profiles.paper_scale import TABLE_III, PublishedRow
 from experiments.results import Results, Row
 from experiments.table3_work import BUDGETS_MS, DEVICES
-from latency_models.table3 import TABLE_III, PublishedRow
 
 NOT_RUN = "not yet run"
 PAPER = {(row.space, row.name.rsplit("-", 1)[1].lower()): row for row in TABLE_III}

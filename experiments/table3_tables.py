@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from experiments.profiles.paper_scale import SCALES, TABLE_III, PublishedRow
 from experiments.results import NOT_MEASURED, Results, Row, markdown
 from experiments.table3_story import NOT_RUN, PAPER, Story, Target, number, spread
 from experiments.table3_work import BUDGETS_MS, COMPARED, DEVICES, SPACES, nearest_feasible
-from latency_models.table3 import SCALES, TABLE_III, PublishedRow
 
 LABELS = {"proxyless": "Proxyless", "quadranet": "QuadraNet"}
 SPACE_OF = {"ProxylessNAS": "proxyless", "MobileNetV2": "proxyless", "MobileNetV3-like": "proxyless",

@@ -24,11 +24,11 @@ from experiments.baselines.mobile import (
     mobilenet_v2,
     mobilenet_v3_like,
 )
+from experiments.profiles.paper_scale import SCALES, TABLE_III, typical_ms
 from experiments.results import Row
 from latency_models import LatencyModel, LatencyTable, fit_latency_model, latency_table
 from latency_models.fuse import fuse
-from latency_models.table3 import SCALES, TABLE_III, typical_ms
-from nas.run.settings import DataSettings
+from nas.data import DataSettings
 from search_space import Architecture, cost_of, load_space, lower
 from search_space.family import DEPTHS_12, NUM_CLASSES, RESOLUTION, linear_twin, quadranet
 
@@ -292,9 +292,9 @@ def _short(value: float) -> float:
 @cache
 def load_images(settings: DataSettings) -> DataSet:
     """Raises `UserError` or `BadFile` where the images are not."""
-    from nas.run.images import load_data
+    from nas.data import load
 
-    return load_data(settings)
+    return load(settings)
 
 
 def _for_searches(settings: DataSettings) -> DataSet:

@@ -109,13 +109,13 @@ class Trainer:
         """Inherited accuracy of some paths, then one of them fine-tuned in several ways."""
         import numpy as np
 
+        from nas.data import load
         from nas.discrete.budgeted import within_budget
-        from nas.run.images import load_data
         from nas.strategies.weights import weight_steps
         from search_space import GatePath
 
         plan, short = short_search(job.what, job.seed, self.short, self.scale, self.root), self.short
-        data = load_data(plan.settings.data)
+        data = load(plan.settings.data)
         data = replace(data, test=data.test.take(np.arange(min(short.test, len(data.test)))))
         region = within_budget(plan.space, plan.table, plan.limits, short.budget_ms, plan.settings.use_at_least)
         drawn = region.sample(np.random.default_rng(job.seed), weight_steps(plan, data) + short.paths).tolist()

@@ -107,7 +107,8 @@ class Worker:
         """Train one network on its own."""
         import torch
 
-        from nas.training.loop import Recipe, accuracy, recalibrate, train_network
+        from nas.training.loop import accuracy, recalibrate, train_network
+        from nas.training.recipes import Recipe
         from search_space.build import Network, to_channels_last
 
         scale, data = self.scale, load_images(self.scale, self.root)
@@ -270,14 +271,13 @@ def _into(plan: Plan, folder: str) -> Plan:
 @cache
 def load_images(scale: Scale, root: str) -> DataSet:
     """Raises `UserError` where there is no CIFAR-10."""
-    from nas.data import load_cifar10, load_digits
+    from nas.data import DataSettings, load
 
-    if scale.data == "digits":
-        data = load_digits(scale.validation_share, scale.limit)
-    else:
-        data = load_cifar10(root, scale.validation_share, scale.limit)
+    asked = DataSettings(scale.data, root, validation_share=scale.validation_share, limit=scale.limit)
+    data = load(asked)
     if scale.choosing is not None:
-        data = replace(data, validation=_beside(data.train, load_cifar10(root), scale.choosing))
+        everything = load(replace(asked, validation_share=0.2, limit=None))
+        data = replace(data, validation=_beside(data.train, everything, scale.choosing))
     return replace(data, crop="none")  # so few epochs need no more than mirrored images
 
 

@@ -1,7 +1,7 @@
 """From a device profile to predicted milliseconds, at batch 1.
 
-Importing this package is cheap (numpy and the standard library). `python -m latency_models.fit`
-rebuilds the shipped profiles and is the only part that reads public measurements.
+Importing this package is cheap (numpy and the standard library). `fit` makes models from measurements, `measure` takes
+them, `onnx` reads models of other people. What rebuilds the shipped profiles is in `experiments.profiles`.
 """
 
 from latency_models.fuse import fuse

@@ -17,13 +17,13 @@ from typing import Any
 
 from device_profiles import Calibration, DeviceProfile, load_profile, save_profile
 from device_profiles.profile import USER_FOLDER
+from latency_models.fit.regression import round_significant
 from latency_models.model import LatencyModel, fit_latency_model
 from latency_models.options import Options, run
-from latency_models.regression import round_significant
-from search_space.architecture import Architecture
 from search_space.errors import BadFile, UserError, one_line
 from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.lower import lower
+from search_space.space import Architecture
 
 USAGE = "usage: python -m latency_models.calibrate device=NAME architecture=FILE measured_ms=NUMBER"
 OPTIONS = {
@@ -105,6 +105,7 @@ def calibrate(device: str, architecture: Path, measured_ms: float, resolution: i
 
 
 def main(arguments: Sequence[str]) -> int:
+    """The command; its exit status."""
     return run(_calibrate, OPTIONS, USAGE, arguments)
 
 

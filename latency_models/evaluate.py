@@ -1,9 +1,9 @@
-"""The command that says how far predictions are from measurements that the predictor did not see.
+"""The command that says how far a device's predictions are from its own rows, each left out.
 
-    python -m latency_models.evaluate device=NAME [source=DIR] [out=FOLDER]
+    python -m latency_models.evaluate device=NAME [out=FOLDER]
 
-A shipped device is evaluated on public measurements (`source`), refitted with parts of them held out; a
-device of your own on its own rows, each left out. Writes a table, every point as CSV, and a plot.
+Writes a table, every point as CSV, and a plot. The shipped devices are evaluated on public measurements, in a clone of
+the project: `python -m experiments.profiles.evaluate`.
 """
 
 from __future__ import annotations
@@ -11,26 +11,23 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
 from device_profiles import DeviceProfile, load_profile
-from latency_models.fit import DEVICES
-from latency_models.fit_rows import COVERAGE as KERNEL_COVERAGE
+from latency_models.fit.kernels import COVERAGE as KERNEL_COVERAGE
 from latency_models.model import fit_latency_model
 from latency_models.options import Options, run
 from latency_models.residual import fit_residual
 from latency_models.scores import Evaluation
-from search_space.errors import BadFile, UserError
+from search_space.errors import UserError
 from search_space.files import ensure_folder, write_whole
 from search_space.tables import Column, Schema, make_table, render_table
 
-USAGE = "usage: python -m latency_models.evaluate device=NAME [source=DIR] [out=FOLDER]"
+USAGE = "usage: python -m latency_models.evaluate device=NAME [out=FOLDER]"
 OPTIONS = {
     "device": "which predictor",
-    "source": "folder of the public latency measurements (shipped devices need it)",
     "out": "where evaluation.md, points.csv and plot.svg go (default: ./evaluation-NAME)",
 }
 FEWEST_ROWS = 3
@@ -49,18 +46,13 @@ POINTS = Schema(
 )
 
 
-def evaluate(device: str, source: Path | None) -> list[Evaluation]:
-    """Every held-out set of a device. Raises `UserError` where there is nothing to evaluate on."""
+def evaluate(device: str) -> list[Evaluation]:
+    """Every held-out set of a device. Raises `UserError` where it has no measured rows of its own."""
     profile = load_profile(device)
-    if device in DEVICES and source is not None:
-        if not source.is_dir():
-            raise BadFile(f"no folder '{source}'; source= must name the folder of the public latency measurements")
-        found: list[Evaluation] = import_module(DEVICES[device]).evaluations(source)
-        return found
     if not any(row.origin == "measured" for row in profile.rows):
         raise UserError(
-            f"device '{device}' has no measured rows of its own to evaluate on; source= must name the folder of the "
-            "public measurements that it was fitted on"
+            f"device '{device}' has no measured rows of its own to evaluate on; a shipped device is evaluated on "
+            f"public measurements, in a clone of the project: python -m experiments.profiles.evaluate device={device}"
         )
     return own_rows(profile)
 
@@ -140,14 +132,8 @@ def plot(device: str, sets: Sequence[Evaluation]) -> bytes:
     return out.getvalue()
 
 
-def main(arguments: Sequence[str]) -> int:
-    return run(_evaluate, OPTIONS, USAGE, arguments)
-
-
-def _evaluate(options: Options) -> str:
-    device = options.text("device")
-    sets = evaluate(device, Path(options.text("source")) if options.given("source") else None)
-    folder = Path(options.text("out", f"evaluation-{device}"))
+def write_evaluation(device: str, sets: Sequence[Evaluation], folder: Path) -> str:
+    """Write evaluation.md, points.csv and, where matplotlib is installed, plot.svg; the text to print."""
     table = render(sets)
     ensure_folder(folder)
     write_whole(folder / "evaluation.md", f"# {device}\n\n{table}\n")
@@ -158,6 +144,16 @@ def _evaluate(options: Options) -> str:
     except ImportError:
         drawn = "evaluation.md and points.csv (no plot: pip install matplotlib)"
     return f"{table}\n{drawn} -> {folder}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; its exit status."""
+    return run(_evaluate, OPTIONS, USAGE, arguments)
+
+
+def _evaluate(options: Options) -> str:
+    device = options.text("device")
+    return write_evaluation(device, evaluate(device), Path(options.text("out", f"evaluation-{device}")))
 
 
 if __name__ == "__main__":

@@ -59,8 +59,11 @@ def _window_line_elements(kernel: Kernel, lanes: Lanes) -> float:
 
 
 def _gemm_macs(kernel: Kernel, lanes: Lanes) -> float:
-    """MACs of a convolution run as one matrix product: output channels, and output pixels in one run, rounded up to
-    the block that the inner loop computes. 0 for a single pixel: a matrix-vector product waits for its weights."""
+    """MACs of a convolution run as one matrix product.
+
+    Output channels, and output pixels in one run, are rounded up to the block that the inner loop computes. 0 for a
+    single pixel: a matrix-vector product waits for its weights.
+    """
     s = kernel.spec
     pixels = s.out_height * s.out_width
     if s.kind is not Kind.CONV or pixels == 1:
@@ -75,8 +78,10 @@ def _engine_cycles(kernel: Kernel, lanes: Lanes) -> float:
 
 
 def _striped_elements(kernel: Kernel, lanes: Lanes) -> float:
-    """Elements that the Myriad's neural engine reads again since the input's lines do not fit its memory. Unlike the
-    other features it may fall where a kernel grows and its channels are split instead."""
+    """Elements that the Myriad's neural engine reads again since the input's lines do not fit its memory.
+
+    Unlike the other features it may fall where a kernel grows and its channels are split instead.
+    """
     return _engine_conv(kernel).striped_elements / MILLION
 
 

@@ -31,6 +31,7 @@ class Product:
 
     @classmethod
     def of(cls, kernel: Kernel) -> Product:
+        """The matrix product that a convolution or linear layer is."""
         s = kernel.spec
         return cls(s.out_height * s.out_width, s.out_channels, s.kernel_size**2 * s.in_channels)
 
@@ -64,8 +65,10 @@ class Product:
 
 
 def winograd_macs(kernel: Kernel) -> float:
-    """Multiplications of a 3x3 convolution of stride 1 by Winograd's scheme over 4x4 outputs; plain multiply-adds
-    of any other. A tensor higher than wide is taken as a pile of square images, tiled one by one."""
+    """Multiplications of a 3x3 convolution of stride 1 by Winograd's scheme over 4x4 outputs.
+
+    Plain multiply-adds of any other. A tensor higher than wide is taken as a pile of square images, tiled one by one.
+    """
     s = kernel.spec
     if (s.kernel_size, s.stride) != (3, 1):
         return s.macs

@@ -1,4 +1,4 @@
-"""The kernels that the shipped spaces need at 224 pixels: the rows of a shipped profile's table.
+"""The distinct kernels of search spaces in a runtime: the grid that is timed, and the rows of a shipped profile.
 
 Not for prices: a row's time comes from the header's models.
 """

@@ -29,12 +29,13 @@ def rank_quantiles(low_scores: Sequence[float], high_scores: Sequence[float], co
 
 
 def tolerance_limits(factors: Sequence[float], coverage: float) -> tuple[float, float] | None:
-    """(low, high): of `factors` (measured over predicted, any order), as many left out below as above, so that between
-    the ends lies a share `coverage` of new ones with 95 % confidence, however they are distributed. `rank_quantiles`
-    hold their coverage on the average only. None where there are too few factors. Needs scipy.
+    """Ends between which a share `coverage` of new factors lies with 95 % confidence, however distributed: (low, high).
 
-    Wilks, Annals of Mathematical Statistics 12 (1941): the share between ends that leave out 2k - 2 of n is
-    Beta(n + 1 - 2k, 2k).
+    factors: measured over predicted, any order; as many are left out below as above. `rank_quantiles` hold their
+    coverage on the average only. None where there are too few factors. Needs scipy.
+
+    Wilks, Annals of Mathematical Statistics 12 (1941): the share between ends that leave out 2k - 2 of n is Beta(n + 1
+    - 2k, 2k).
     """
     from scipy.stats import beta
 

@@ -68,6 +68,7 @@ class LatencyModel:
 
     @property
     def fusion(self) -> FusionRules:
+        """What the runtime merges."""
         return self.profile.header.fusion
 
     @property
@@ -81,13 +82,15 @@ class LatencyModel:
         return Prediction(total.ms, total.low_ms, total.high_ms, self.coverage)
 
     def segment_ms(self, segments: Sequence[Segment]) -> dict[str, float]:
-        """ms per segment name, in order; their sum is `predict(segments).latency_ms`."""
+        """Times in ms by segment name, in order; their sum is `predict(segments).latency_ms`."""
         runtime = {RUNTIME: self.runtime_price.ms} if self.profile.header.network_ms else {}
         return runtime | {segment.name: self.block_price(segment.nodes).ms for segment in segments}
 
     def derived_share(self, segments: Sequence[Segment]) -> float:
-        """The share (0..1) of predicted time, what every network pays included, in kernels that were derived, neither
-        measured nor fitted."""
+        """The share (0..1) of predicted time in kernels that were derived, neither measured nor fitted.
+
+        Predicted time includes what every network pays.
+        """
         kernels = [kernel for segment in segments for kernel in fuse(segment.nodes, self.fusion)]
         derived = [k for k in kernels if self.kind_model(k).origin == "derived"]
         total = sum((self.kernel_price(k).ms for k in kernels), self.runtime_price.ms)
@@ -124,7 +127,7 @@ class LatencyModel:
         return price
 
     def kernel_alone(self, kernel: Kernel) -> tuple[float, float]:
-        """ms of a kernel timed by itself, unscaled, and the standard deviation of its logarithm (0 for a row)."""
+        """The ms of a kernel timed by itself, unscaled, and the standard deviation of its logarithm (0 for a row)."""
         row = self.profile.by_kernel.get(kernel)
         if row is not None:
             return row.latency_ms, 0.0
@@ -159,6 +162,7 @@ class LatencyModel:
         return Price(ms, ms * low / widen, ms * high * widen)
 
     def kind_model(self, kernel: Kernel) -> KindModel:
+        """The model of a kernel's kind. Raises `UserError` naming the kinds that the profile prices."""
         models = self.profile.header.models
         if kernel.price_kind not in models:
             raise UserError(

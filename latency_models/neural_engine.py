@@ -1,8 +1,8 @@
 """How the Myriad X's neural engine runs a convolution: its modes, and the stripes a large input is cut into.
 
 Constants and rules are those of OpenVINO's graph compiler for this chip (`hwConvTiling` in its public source,
-2019-2020), simplified: its tables for single shapes are left out. Only counts stand here; what one costs is fitted
-(`public.vpu`). A larger convolution may have fewer stripes than a smaller one, as on the device.
+2019-2020), simplified: its tables for single shapes are left out. Only counts are here; what one costs is fitted
+(`experiments.profiles.vpu`). A larger convolution may have fewer stripes than a smaller one, as on the device.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class EngineConv:
 
     @property
     def weights(self) -> int:
+        """Weights of the convolution, biases left out."""
         return self.rows * self.columns * self.in_channels * self.out_channels
 
     @property
@@ -53,8 +54,11 @@ class EngineConv:
 
     @property
     def striped_elements(self) -> int:
-        """What stripes read from DDR besides one reading of the weights: the weights again for every further stripe,
-        and an input that lies there once for every group of output channels. 0 without stripes."""
+        """What stripes read from DDR besides one reading of the weights.
+
+        The weights again for every further stripe, and an input that lies there once for every group of output
+        channels. 0 without stripes.
+        """
         parts, stripes = self._split
         if stripes == 1:
             return 0
@@ -68,8 +72,10 @@ class EngineConv:
 
     @property
     def _split(self) -> tuple[int, int]:
-        """(parts of the input channels, stripes): the fewest parts whose weights fit a block and whose lines need
-        few enough stripes."""
+        """How the input channels are split: (parts of them, stripes).
+
+        The fewest parts whose weights fit a block and whose lines need few enough stripes.
+        """
         wanted = min(self.rows + self.stride + 2 + (self.width <= LINE_PIXELS), self.height)
         fewest = ceil(self.in_channels * self.rows * self.columns / (MODES[-1][0] * BLOCK_COEFFICIENTS))
         for parts in range(fewest, self.in_channels + 1):

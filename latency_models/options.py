@@ -18,6 +18,7 @@ class Options:
     values: Mapping[str, str]
 
     def given(self, name: str) -> bool:
+        """Whether the option was written."""
         return name in self.values
 
     def text(self, name: str, default: str | None = None) -> str:
@@ -39,6 +40,7 @@ class Options:
         return value
 
     def integer(self, name: str, default: int, least: int = 1) -> int:
+        """An integer of at least `least`."""
         text = self.values.get(name, str(default))
         if not text.isascii() or not text.isdecimal() or int(text) < least:
             raise UserError(f"{name}={text} is not an integer >= {least}")
@@ -57,8 +59,10 @@ class Options:
 
 
 def run(task: Callable[[Options], str], known: Mapping[str, str], usage: str, arguments: Sequence[str]) -> int:
-    """Read the options, print what `task` returns, and give the exit status: 0 done, 2 a user's error told in
-    one line on stderr, 130 stopped. known: option -> what it means; `--help` prints them."""
+    """Read the options, print what `task` returns, and give the exit status.
+
+    0 done, 2 a user's error, in one line on stderr, 130 stopped. known: option -> what it means; `--help` prints them.
+    """
     if {"-h", "--help"} & set(arguments):
         width = max(map(len, known)) + 2
         print("\n".join([usage, "", *(f"  {name + '=':{width}}{meaning}" for name, meaning in known.items())]))

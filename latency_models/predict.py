@@ -114,6 +114,7 @@ def _predict(options: Options) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """The command; its exit status."""
     return run(_predict, OPTIONS, USAGE, arguments)
 
 

@@ -5,7 +5,7 @@
     python -m latency_models.profile import=results.csv device=NAME   what came back from there
     python -m latency_models.profile few=FILE device=NAME             from a few whole networks timed anywhere
 
-Not for the protocol (`timing`), what is timed (`workload`) or the fit (`fit_rows`).
+Not for the protocol (`timing`), what is timed (`workload`) or the fit (`latency_models.fit`).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from device_profiles.profile import USER_FOLDER, is_shipped
-from latency_models.fit_rows import FEWEST_NETWORKS
-from latency_models.measure.exchange import export_folder, read_results
+from latency_models.fit.kernels import FEWEST_NETWORKS
 from latency_models.measure.host import Limits, time_host
-from latency_models.measure.measured import save_measured, summary
-from latency_models.measure.timing import OPTIMIZATIONS, Refused, make_settings
+from latency_models.measure.kit import export_folder, read_results
+from latency_models.measure.timing import RUNTIMES, Refused, add_runtime, make_settings
+from latency_models.measure.to_profile import save_measured, summary
 from latency_models.measure.workload import Workload
 from latency_models.options import Options, run
 from search_space.errors import Stopped, UserError
 from search_space.family import RESOLUTION
 from search_space.files import ensure_folder
-from search_space.space import available_spaces, load_space
+from search_space.space_file import available_spaces, load_space
 
 USAGE = "usage: python -m latency_models.profile device=NAME | export=DIR | import=FILE | few=FILE  [key=value ...]"
 OPTIONS = {
@@ -34,7 +34,7 @@ OPTIONS = {
     "space": "spaces whose kernels are timed, with commas between (default: all shipped)",
     "resolution": f"pixels (default: {RESOLUTION})",
     "threads": "cores it runs on (default: 1)",
-    "runtime": "onnxruntime (default), openvino or cuda",
+    "runtime": "onnxruntime (default), openvino, cuda, or the full dotted path of a class of your own",
     "optimization": "onnxruntime: all (default), extended or basic; cuda: eager (default) or graph",
     "precision": "cuda: fp32 (default) or fp16",
     "minutes": "most time to take (default: 10)",
@@ -48,12 +48,13 @@ OPTIONS = {
 }
 _NOT_WITH = {
     "export": ("device", "threads", "minutes", "error", "busy", "out", "import"),
-    "import": tuple(name for name in OPTIONS if name not in ("import", "device", "out")),
+    "import": tuple(name for name in OPTIONS if name not in ("import", "device", "out", "runtime")),
     "few": tuple(name for name in OPTIONS if name not in ("few", "device", "out")),
 }
 
 
 def main(arguments: Sequence[str]) -> int:
+    """The command; its exit status."""
     return run(_profile, OPTIONS, USAGE, arguments)
 
 
@@ -65,9 +66,9 @@ def _profile(options: Options) -> str:
         if options.given("export"):
             return export_folder(Path(options.text("export")), _workload(options, networks=16))
         if options.given("import"):
-            return _import(Path(options.text("import")), _device(options.text("device")), _out(options))
+            return _import(options)
         if options.given("few"):
-            from latency_models.few_file import profile_from_few
+            from latency_models.fit.whole_networks_file import profile_from_few
 
             return profile_from_few(Path(options.text("few")), _device(options.text("device")), _out(options))
         return _host(options)
@@ -84,20 +85,24 @@ def _host(options: Options) -> str:
     try:
         timings = time_host(workload, partial, limits, accept_noise)
     except KeyboardInterrupt:
-        raise Stopped(f"stopped; the same command goes on from '{partial}'") from None
+        raise Stopped(f"stopped; the same command resumes from '{partial}'") from None
     profile = save_measured(device, out, workload, timings.facts, timings.records)
     partial.unlink()
     taken = f"  took {timings.minutes:.1f} minutes; left-out kernels weighted by their time: error {timings.error:.1%}"
     return f"{summary(profile, workload, out / device)}\n{taken}"
 
 
-def _import(path: Path, device: str, out: Path) -> str:
+def _import(options: Options) -> str:
+    path, device, out = Path(options.text("import")), _device(options.text("device")), _out(options)
+    runtime = _runtime(options)  # a file names a class, but only the user has it imported
     workload, facts, records = read_results(path)
+    if options.given("runtime") and workload.settings.runtime != runtime:
+        raise UserError(f"'{path}' was timed in runtime={workload.settings.runtime}, not in {runtime}")
     return summary(save_measured(device, out, workload, facts, records), workload, out / device)
 
 
 def _workload(options: Options, networks: int) -> Workload:
-    runtime = options.choice("runtime", tuple(OPTIMIZATIONS))
+    runtime = _runtime(options)
     settings = make_settings(
         runtime, options.text("optimization", ""), options.text("precision", ""), options.integer("threads", 1)
     )
@@ -107,6 +112,14 @@ def _workload(options: Options, networks: int) -> Workload:
         network_count=options.integer("networks", networks, least=FEWEST_NETWORKS),
         settings=settings,
     )
+
+
+def _runtime(options: Options) -> str:
+    """The name of a runtime, a class of the user's own imported."""
+    name = options.text("runtime", next(iter(RUNTIMES)))
+    if "." in name:
+        add_runtime(name)
+    return options.choice("runtime", tuple(RUNTIMES))
 
 
 def _device(name: str) -> str:

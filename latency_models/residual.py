@@ -1,7 +1,7 @@
 """What a kind's measured rows teach beyond its physical form: a Gaussian process on the log ratio.
 
 Far from every row it returns to the form, and its standard deviation says so. numpy alone.
-Not for fitting hyper-parameters (`fit_rows`).
+Not for fitting hyper-parameters (`fit.kernels`).
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from latency_models.fit.regression import mape, within
 from latency_models.intervals import binomial_interval
-from latency_models.regression import mape, within
 
 Times = NDArray[np.float64]
 
@@ -49,6 +49,7 @@ class Evaluation:
 
     @property
     def rmse_ms(self) -> float:
+        """Root mean square error in ms."""
         return float(np.sqrt(((self.predicted_ms - self.measured_ms) ** 2).mean()))
 
     @property

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_models.model import LatencyModel
-from search_space.architecture import GatePath
 from search_space.lower import lower_space
-from search_space.space import SearchSpace
+from search_space.space import GatePath, SearchSpace
 
 
 @dataclass(frozen=True, eq=False)

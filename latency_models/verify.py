@@ -21,19 +21,20 @@ import numpy as np
 
 from device_profiles import DeviceProfile, load_profile
 from latency_models.measure.kernel_onnx import network_item, reference_item
-from latency_models.measure.measured import results
 from latency_models.measure.progress import TimingProgress
 from latency_models.measure.timing import (
-    OPTIMIZATIONS,
     ROUNDS,
+    RUNTIMES,
     Bench,
     Item,
     Refused,
     Result,
+    add_runtime,
     cpu_name,
     make_settings,
     pinned,
 )
+from latency_models.measure.to_profile import results
 from latency_models.model import Prediction, fit_latency_model
 from latency_models.options import Options, run
 from latency_models.scores import Evaluation
@@ -41,7 +42,8 @@ from search_space.errors import BadFile, Stopped, UserError
 from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.files import ensure_folder
 from search_space.lower import Segment, lower
-from search_space.space import SearchSpace, load_space
+from search_space.space import SearchSpace
+from search_space.space_file import load_space
 from search_space.tables import Column, Schema, make_table, write_table
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ OPTIONS = {
     "seed": "of the random networks (default: 0)",
     "resolution": "pixels (default: the profile's)",
     "busy": "refuse (default) or accept a machine that does other work",
+    "runtime": "the full dotted path of a class of your own, for a profile that was taken in it",
     "out": "where verify.csv goes (default: ./verify-NAME)",
 }
 VERIFICATION = Schema(
@@ -73,8 +76,11 @@ Networks = Mapping[str, tuple[Segment, ...]]
 
 @dataclass(frozen=True)
 class Verification:
-    """`evaluation` is of times scaled to the reference's speed when the profile was taken; `as_timed` of times
-    without that; reference_ratio: the reference's time now over then."""
+    """What was found.
+
+    evaluation: of times scaled to the reference's speed when the profile was taken; as_timed: of times without that;
+    reference_ratio: the reference's time now over then.
+    """
 
     evaluation: Evaluation
     as_timed: Evaluation
@@ -121,10 +127,10 @@ def verify(
 
 
 def time_here(profile: DeviceProfile, items: Sequence[Item], what: str, partial_file: Path, noise: bool) -> TimedHere:
-    """Time models on the machine and in the runtime of the profile. what: names the work, so that a killed run goes
-    on from `partial_file`, which is gone in the end; noise: accept a busy machine.
+    """Time models on the machine and in the runtime of the profile.
 
-    Raises `UserError` for a profile of another machine, and `Refused` for a busy one.
+    what: names the work, so that a killed run resumes from `partial_file`, which is gone in the end; noise: accept a
+    busy machine. Raises `UserError` for a profile of another machine, and `Refused` for a busy one.
     """
     reference_ms, header, begin = _refuse_others(profile), profile.header, time.monotonic()
     settings = make_settings(header.runtime, header.runtime_options["optimization"], header.precision, header.threads)
@@ -182,7 +188,7 @@ def render(found: Verification, device: str) -> str:
 def _refuse_others(profile: DeviceProfile) -> float:
     """The reference's ms when the profile was taken. Raises `UserError` unless that was on this machine."""
     header, elsewhere = profile.header, "time its networks there: python -m latency_models.profile export=DIR"
-    if header.runtime not in OPTIMIZATIONS or not {"cpu", "reference_ms"} <= header.runtime_options.keys():
+    if header.runtime not in RUNTIMES or not {"cpu", "reference_ms"} <= header.runtime_options.keys():
         raise UserError(
             f"device '{profile.name}' ({header.title}, {header.runtime}) cannot be timed by this command, which "
             f"verifies profiles that latency_models.profile took on this machine; {elsewhere}"
@@ -223,6 +229,7 @@ def _table(found: Verification) -> DataFrame:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """The command; its exit status."""
     return run(_verify, OPTIONS, USAGE, arguments)
 
 
@@ -234,14 +241,16 @@ def _verify(options: Options) -> str:
     n, seed = options.integer("n", 50, least=3), options.integer("seed", 0, least=0)
     pixels = options.integer("resolution", int(resolution), least=32)
     noise = options.choice("busy", ("refuse", "accept")) == "accept"
-    _refuse_others(profile)
-    ensure_folder(out)
     try:
+        if options.given("runtime"):
+            add_runtime(options.text("runtime"))
+        _refuse_others(profile)
+        ensure_folder(out)
         found = verify(profile, spaces, n, seed, pixels, out, noise)
     except Refused as error:
         raise UserError(str(error)) from error
     except KeyboardInterrupt:
-        raise Stopped("stopped; the same command goes on from here") from None
+        raise Stopped("stopped; the same command resumes from here") from None
     return f"{render(found, profile.name)}\nevery network: '{out / 'verify.csv'}'"
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from nas.data import DataSet
+from nas.run.defaults import with_defaults
 from nas.run.finished import Finished, load_finished
 from nas.run.plan import check_out, plan_targets
 from nas.run.resume import Begun
 from nas.run.search import carry_out
-from nas.run.settings import with_data_defaults
 from nas.run.targets import settings_of
 from search_space import UserError
 
@@ -55,7 +55,7 @@ def search(
             raise UserError(f"data={data!r} is neither a name, nor a dict of data options, nor a DataSet")
         if resolution is not None:
             options["data"] = {**options.get("data", {}), "resolution": resolution}
-        options = with_data_defaults(options)
+        options = with_defaults(options)
         check_out(options.get("out"))
     plans = plan_targets(settings_of(options), own.num_classes if own else None)
     folder = (Path(resume), begun) if resume is not None and begun is not None else None

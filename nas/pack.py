@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import io
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.command.options import print_first, run_command
+from nas.data.settings import DataSettings
 from nas.run.progress import SearchProgress
-from nas.run.settings import DataSettings, settings_from_dict
+from nas.run.settings import PackCommand, settings_from_dict
 from search_space import UserError
 from search_space.files import ensure_folder, write_whole
 
@@ -24,21 +24,8 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
+    """Run the command with the arguments of this process."""
     run_command("pack", _pack)
-
-
-@dataclass(frozen=True)
-class PackCommand:
-    """Where to, and how large a shard is, in MB."""
-
-    out: str | None = None
-    shard_mb: float = 100.0
-
-    def __post_init__(self) -> None:
-        if not self.out:
-            raise UserError("where to? python -m nas.pack data=imagefolder data.root=PATH out=FOLDER")
-        if not 0 < self.shard_mb <= 10_000:
-            raise UserError(f"shard_mb={self.shard_mb} is not above 0 and at most 10000")
 
 
 def _pack(values: dict[str, Any]) -> None:
@@ -49,9 +36,9 @@ def _pack(values: dict[str, Any]) -> None:
     folder = Path(command.out).expanduser()
     if folder.exists() and any(ensure_folder(folder).iterdir()):
         raise UserError(f"the folder '{folder}' is not empty; name another with out=")
-    from nas.run.images import load_data
+    from nas.data import load
 
-    print_first(pack(load_data(data), folder, command.shard_mb))
+    print_first(pack(load(data), folder, command.shard_mb))
 
 
 def pack(data: DataSet, folder: Path, shard_mb: float = 100.0) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.command.options import given, print_first, run_command
+from nas.run.defaults import with_defaults
 from nas.run.resume import Begun, options_to_resume
-from nas.run.settings import with_data_defaults
 from nas.run.targets import settings_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def _search(values: dict[str, Any]) -> None:
             return
         values = options_to_resume(begun.options, values, sys.argv[1:])
     elif values["init"] is not None:
-        values = with_data_defaults(given(values, sys.argv[1:]))
+        values = with_defaults(given(values, sys.argv[1:]))
     from nas.run.plan import check_out, plan_targets  # no torch up to here: a hopeless request is refused at once
 
     if begun is None:

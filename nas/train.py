@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.command.options import fail, print_first, run_command
+from nas.data.settings import DataSettings
 from nas.run.resume import Begun, options_to_resume
-from nas.run.settings import ACCELERATORS, CheckpointSettings, DataSettings, settings_from_dict
+from nas.run.settings import CheckpointSettings, TrainCommand, settings_from_dict
+from nas.training.recipes import Recipe
 from search_space import UserError
-from search_space.errors import UnknownName
 
 if TYPE_CHECKING:
     from nas.run.result import SearchResult
-    from nas.training.loop import Recipe
 
 
 def main() -> None:
@@ -36,31 +36,6 @@ def _is_bare_path(argument: str) -> bool:
     return argument.endswith(".json") and ("=" not in argument or Path(argument).is_file())
 
 
-@dataclass(frozen=True)
-class TrainCommand:
-    """Which network, and how; `resolution` in pixels."""
-
-    architecture: str | None = None
-    weights: str | None = None
-    resolution: int = 64
-    seed: int = 0
-    threads: int | None = None
-    accelerator: str = "auto"
-    out: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.architecture:
-            raise UserError("which network? python -m nas.train runs/RUN/architecture.json data=... recipe=...")
-        if not 16 <= self.resolution <= 1024:
-            raise UserError(f"resolution={self.resolution} is not between 16 and 1024 pixels")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed={self.seed} is not between 0 and 4294967295")
-        if self.accelerator not in ACCELERATORS:
-            raise UnknownName("accelerator", self.accelerator, ACCELERATORS)
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"threads={self.threads} is not 1 or more")
-
-
 def _train(values: dict[str, Any]) -> None:
     values["data"].pop("epochs")
     resume = values.pop("resume")
@@ -74,8 +49,6 @@ def _train(values: dict[str, Any]) -> None:
     command = settings_from_dict(TrainCommand, values)
     data_settings = settings_from_dict(DataSettings, data, "data.")
     checkpoint = settings_from_dict(CheckpointSettings, minutes, "checkpoint.")
-
-    from nas.training.loop import Recipe
 
     line = " ".join(["python -m nas.train", *(a for a in sys.argv[1:] if not a.startswith("out="))])
     trained = full_training(
@@ -115,13 +88,13 @@ def full_training(
     """
     import torch
 
+    from nas.data import load
     from nas.run.checkpoint import Checkpoints
     from nas.run.chosen import chosen_before
     from nas.run.conclude import conclude
     from nas.run.distributed import joined, place, with_global_norms
     from nas.run.export import load_weights
     from nas.run.folder import run_folder
-    from nas.run.images import load_data
     from nas.run.progress import SearchProgress
     from nas.run.provenance import provenance
     from nas.run.result import load_result
@@ -134,7 +107,7 @@ def full_training(
         torch.set_num_threads(command.threads)
     found = load_result(Path(command.architecture).expanduser())
     here = place(command.accelerator)
-    data = replace(load_data(data_settings), place=here)
+    data = replace(load(data_settings), place=here)
     torch.manual_seed(command.seed)
     chosen = chosen_before(found, data.num_classes, command.resolution)
     network = Network(

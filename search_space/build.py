@@ -22,7 +22,7 @@ from search_space.operators.linear_maps import Convolution, LinearMap, Pointwise
 from search_space.operators.patterns import LeanNodes, Step, with_lean_layers
 
 NORM_EPS = 1e-6
-SMALL = 2**17  # elements of a map; on CPUs, to compute again from a smaller one costs more than it is worth
+RECOMPUTE_FROM = 2**17  # elements of a map; on CPUs, recomputing from a smaller one costs more than it is worth
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -69,24 +69,32 @@ class ResidualAdd(nn.Module):
 
 
 class Add(nn.Module):
+    """Element-wise sum of two maps."""
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x, y: (N, C, H, W) -> (N, C, H, W)."""
         return x + y
 
 
 class Mul(nn.Module):
+    """Element-wise product of two maps."""
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x, y: (N, C, H, W) -> (N, C, H, W)."""
         return x * y
 
 
 class GlobalPool(nn.Module):
+    """Mean over all pixels."""
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, H, W) -> (N, C, 1, 1)."""
         return x.mean((2, 3), keepdim=True)
 
 
 class Classifier(nn.Linear):
+    """A linear layer over maps of one pixel."""
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, C, 1, 1) -> (N, classes)."""
         return super().forward(x.flatten(1))
@@ -139,6 +147,7 @@ class Interpreter:
 
     @property
     def lean_layers(self) -> list[LeanNodes]:
+        """The steps that are lean layers, in order."""
         return [step for step, _, _ in self._steps if isinstance(step, LeanNodes)]
 
     def run(self, layer: Callable[..., Tensor], x: Tensor) -> Tensor:
@@ -153,7 +162,10 @@ class Interpreter:
 
 
 def run_lean_layer(
-    nodes: LeanNodes, x: Tensor, tensors_of: Callable[[Node], tuple[Tensor, Tensor | None]], small: int = SMALL
+    nodes: LeanNodes,
+    x: Tensor,
+    tensors_of: Callable[[Node], tuple[Tensor, Tensor | None]],
+    recompute_from: int = RECOMPUTE_FROM,
 ) -> Tensor:
     """The nodes as one function; tensors_of(node): its weight and bias. x: (N, C, H, W) -> (N, C', H', W')."""
     spec = nodes.convolutions[0].spec
@@ -168,7 +180,7 @@ def run_lean_layer(
         pre = Norm(weight, bias, NORM_EPS)
     factors = [t for node in nodes.convolutions for t in tensors_of(node)]
     scale = None if nodes.scale is None else tensors_of(nodes.scale)[0]
-    if isinstance(pre, Norm) and x.numel() < small and _costs_calls(x, nodes):
+    if isinstance(pre, Norm) and x.numel() < recompute_from and _costs_calls(x, nodes):
         return plain_layer(x, linear, factors, pre, scale)
     return lean_layer(x, linear, factors, pre, scale)
 
@@ -203,11 +215,15 @@ class Block(nn.Module):
         drop_rate: float = 0.0,
         batch_statistics: bool = False,
         lean: bool = True,
-        small: int = SMALL,
+        recompute_from: int = RECOMPUTE_FROM,
     ) -> None:
-        """small: elements; 0 where every map is to be computed again, as in a large batch."""
+        """Make the layers' modules.
+
+        drop_rate: of residual branches while training. recompute_from: elements of the smallest map that a layer
+        computes again on CPUs; 0 for every map, as in a large batch.
+        """
         super().__init__()
-        self.small = small
+        self.recompute_from = recompute_from
         self.branch_ends = [[nodes[i].name for i in ends] for ends in branch_ends(nodes)]
         self._plain = Interpreter(nodes)
         self._lean = Interpreter(nodes, lean=lean)
@@ -220,7 +236,7 @@ class Block(nn.Module):
 
     def _step(self, step: Step, *inputs: Tensor) -> Tensor:
         if isinstance(step, LeanNodes):
-            return run_lean_layer(step, inputs[0], self.tensors_of, self.small)
+            return run_lean_layer(step, inputs[0], self.tensors_of, self.recompute_from)
         module = self._modules[step.name]
         assert module is not None
         output: Tensor = module(*inputs)
@@ -232,8 +248,11 @@ class Block(nn.Module):
         return module.weight, getattr(module, "bias", None)
 
     def runs_lean(self, x: Tensor) -> bool:
-        """Whether lean layers are used: in training, in types wide enough for small layer scales, and while their
-        modules, run one by one, would give the same and do nothing else."""
+        """Whether lean layers are used for x.
+
+        They are in training, in types wide enough for small layer scales, and while their modules, run one by one,
+        would give the same and do nothing else.
+        """
         if not self.training or not torch.is_grad_enabled() or torch.float16 in (x.dtype, autocast_dtype(x)):
             return False
         parts = (self._modules[node.name] for step in self._lean.lean_layers for node in step.parts)
@@ -250,17 +269,21 @@ class Network(nn.Module):
         drop_path: float = 0.0,
         paper_init: bool = False,
         lean: bool = True,
-        small: int = SMALL,
+        recompute_from: int = RECOMPUTE_FROM,
     ) -> None:
-        """`drop_path` is the last block's rate; it rises linearly from 0 over the blocks. lean, small: see `Block`.
+        """`drop_path` is the last block's rate; it rises linearly from 0 over the blocks.
 
+        lean, recompute_from: see `Block`.
         layer_scale=1e-6 with paper_init=True is the published family's start, for long training.
         """
         super().__init__()
         blocks = [s.name for s in segments if s.slot is not None]
         for segment in segments:
             depth = blocks.index(segment.name) / max(1, len(blocks) - 1) if segment.slot is not None else 0.0
-            self.add_module(segment.name, Block(segment.nodes, layer_scale, drop_path * depth, lean=lean, small=small))
+            self.add_module(
+                segment.name,
+                Block(segment.nodes, layer_scale, drop_path * depth, lean=lean, recompute_from=recompute_from),
+            )
         initialise(self, paper_init)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,8 +14,11 @@ from search_space.lower import Segment
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """`peak_activation_bytes`: the most that live tensors need at any layer of batch-1 inference
-    run in order, input and output of that layer included, weights not (fp32 unless said)."""
+    """Multiply-accumulates, learnable values and activation memory of one image.
+
+    peak_activation_bytes: the most that live tensors need at any layer of batch-1 inference run in order, input and
+    output of that layer included, weights not (fp32 unless said).
+    """
 
     macs: int
     params: int

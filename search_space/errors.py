@@ -1,4 +1,4 @@
-"""The errors a user can cause and mend. Not for bugs: those keep their traceback."""
+"""The errors that a user can cause and correct. Not for bugs: those keep their traceback."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -27,7 +27,7 @@ class UnknownName(UserError):
 
 
 class Stopped(UserError):
-    """The user pressed Ctrl-C; what is left of the work is said."""
+    """The user pressed Ctrl-C; the message says what is left of the work."""
 
 
 class CannotWrite(UserError):

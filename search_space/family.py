@@ -1,7 +1,7 @@
 """The published QuadraNets and their relatives as architectures (arXiv 2311.17956, Tables I and V, Fig. 5).
 
 `python -m search_space.family [NAME]` prints counted figures beside the published ones. Not for weights: those
-of the released code load through `search_space.released`.
+of the released code load through `search_space.released_weights`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from search_space.architecture import Architecture
 from search_space.cost import Cost, cost_of
 from search_space.errors import UnknownName, UserError
 from search_space.lower import lower
-from search_space.space import BlockChoice, SearchSpace, Stage
+from search_space.space import Architecture, BlockChoice, SearchSpace, Stage
 
 RESOLUTION, NUM_CLASSES = 224, 1000  # of every published figure
 DEPTHS_25 = (2, 3, 18, 2)  # HorNet's; (3, 2, 18, 2) is as near to the published figures (16.18M / 2.91G)
@@ -153,6 +152,7 @@ def render_family(names: Sequence[str] = tuple(FAMILY)) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Print the table of the named members, or of all; the exit status, 2 for an unknown name."""
     try:
         names = [family_architecture(name).space.name for name in arguments] or tuple(FAMILY)
     except UserError as error:

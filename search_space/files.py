@@ -1,4 +1,4 @@
-"""Files are written whole or not at all: to a neighbour first, then renamed."""
+"""Files are written whole or not at all: to a neighbour first, then renamed. Not for what is in them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ def ensure_folder(path: Path) -> Path:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file atomically, whoever else writes it too. Raises `CannotWrite` when the disk refuses (full,
-    read-only)."""
+    """Write a file atomically, whoever else writes it too.
+
+    Raises `CannotWrite` when the disk refuses (full, read-only).
+    """
     data = content.encode() if isinstance(content, str) else content
     aside = path.with_name(f".{path.name}.{_MACHINE}-{os.getpid()}-{secrets.token_hex(4)}.partial")
     _sweep(path)

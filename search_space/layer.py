@@ -54,10 +54,12 @@ class LayerSpec:
 
     @property
     def out_height(self) -> int:
+        """Rows of the output, 1 after a global pool."""
         return self._pixels_after(self.height)
 
     @property
     def out_width(self) -> int:
+        """Columns of the output, 1 after a global pool."""
         return self._pixels_after(self.width)
 
     @property
@@ -67,6 +69,7 @@ class LayerSpec:
 
     @property
     def out_elements(self) -> int:
+        """Elements of the output tensor."""
         return self.out_channels * self.out_height * self.out_width
 
     @property
@@ -94,6 +97,7 @@ class LayerSpec:
 
     @property
     def params(self) -> int:
+        """Learnable values, biases included."""
         return self.weights + (self.out_channels if self.bias else 0)
 
 

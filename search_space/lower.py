@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search_space.architecture import Architecture
 from search_space.blocks import family_of
 from search_space.blocks.graph import Graph
 from search_space.errors import UserError
 from search_space.layer import Node
-from search_space.space import ZERO, BlockChoice, SearchSpace
+from search_space.space import ZERO, Architecture, BlockChoice, SearchSpace
 
 
 @dataclass(frozen=True)

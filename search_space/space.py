@@ -1,25 +1,32 @@
-"""Search spaces as values: stages, slots and the candidates of each slot.
+"""Search spaces and the networks in them, as values. Not for weights, latencies or files of spaces (`space_file`).
 
-A space is data (one YAML in `data/`, or one given by path); what its blocks are made of is the
-block family's business (`search_space.blocks`). Not for weights or latencies.
+A `SearchSpace` is stages, slots and the candidates of each slot; what its blocks are made of is its block family's
+business (`search_space.blocks`). A network of a space has two types on purpose: a `GatePath` is a choice per slot of a
+supernet and so knows which weights it means; an `Architecture` is the network that it stands for, Zeros packed away.
+A space makes networks and a network names its space, so they stand in one module, which imports no block family.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import resources
 from itertools import product
 from math import prod
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from search_space.errors import BadFile, UnknownName, UserError
+from search_space.errors import UserError
+from search_space.reading import NOT_EMPTY, AtLeast, Must, Spelled, check, read, to_plain
 
-if TYPE_CHECKING:
-    from search_space.architecture import Architecture, GatePath
+Count = Annotated[int, AtLeast(1)]
+Width = Annotated[int, AtLeast(0)]
+Distinct = Must("a list without repeats", lambda values: len(set(values)) == len(values))
+Kernel = Annotated[Count, Must("odd", lambda size: size % 2 == 1)]
+Name = Annotated[str, Spelled(lambda name: str(name) if type(name) in (int, float) else name, str)]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,9 +47,9 @@ ZERO = BlockChoice(0, 0)  # ProxylessNAS' Zero operation: the block is left out
 class Stage:
     """Blocks of one width; the first block of a stage is mandatory and carries the stride."""
 
-    width: int
-    max_blocks: int
-    stride: int = 1
+    width: Count
+    max_blocks: Count
+    stride: Count = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,13 @@ class Slot:
     candidates: tuple[BlockChoice, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class GatePath:
+    """The index of the chosen candidate for every slot of a space."""
+
+    choices: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """A set of networks. Equal spaces are equal values; `to_dict` round-trips through JSON.
@@ -62,37 +76,26 @@ class SearchSpace:
     no such layer has 0 there).
     """
 
-    name: str
-    family: str
-    stem_width: int
-    stages: tuple[Stage, ...]
-    kernel_sizes: tuple[int, ...]
-    expand_ratios: tuple[int, ...]
-    first_width: int = 0
-    head_width: int = 0
+    name: Name
+    family: Name
+    stem_width: Count
+    stages: Annotated[tuple[Stage, ...], NOT_EMPTY]
+    kernel_sizes: Annotated[tuple[Kernel, ...], NOT_EMPTY, Distinct]
+    expand_ratios: Annotated[tuple[Count, ...], NOT_EMPTY, Distinct]
+    first_width: Width = 0
+    head_width: Width = 0
 
     def __post_init__(self) -> None:
-        numbers = [self.stem_width, *self.kernel_sizes, *self.expand_ratios]
-        for stage in self.stages:
-            numbers += [stage.width, stage.max_blocks, stage.stride]
-        if not (self.stages and self.kernel_sizes and self.expand_ratios):
-            raise UserError(f"space '{self.name}' needs stages, kernel_sizes and expand_ratios")
-        if any(type(n) is not int or n < 1 for n in numbers):
-            raise UserError(f"space '{self.name}': widths, blocks, strides, kernels and ratios must be integers >= 1")
-        if any(type(n) is not int or n < 0 for n in (self.first_width, self.head_width)):
-            raise UserError(f"space '{self.name}': first_width and head_width must be integers >= 0")
-        for field, values in (("kernel_sizes", self.kernel_sizes), ("expand_ratios", self.expand_ratios)):
-            if len(set(values)) < len(values):
-                raise UserError(f"space '{self.name}': {field} lists a value twice: {list(values)}")
-        if any(k % 2 == 0 for k in self.kernel_sizes):
-            raise UserError(f"space '{self.name}': kernel sizes must be odd, got {list(self.kernel_sizes)}")
+        check(self, where=f"space '{self.name}'")
 
     @cached_property
     def choices(self) -> tuple[BlockChoice, ...]:
+        """Every block of the space, Zero left out: kernel sizes in their order, expansion ratios within each."""
         return tuple(BlockChoice(k, e) for k, e in product(self.kernel_sizes, self.expand_ratios))
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
+        """The places for blocks, stage by stage; Zero is the last candidate of all but a stage's first."""
         return tuple(
             Slot(s, b, self.choices if b == 0 else (*self.choices, ZERO))
             for s, stage in enumerate(self.stages)
@@ -112,8 +115,6 @@ class SearchSpace:
 
     def architecture(self, path: GatePath) -> Architecture:
         """The network that a gate path stands for, Zeros packed away."""
-        from search_space.architecture import Architecture
-
         self.check_path(path)
         stages: list[list[BlockChoice]] = [[] for _ in self.stages]
         for slot, choice in zip(self.slots, path.choices, strict=True):
@@ -123,8 +124,6 @@ class SearchSpace:
 
     def path(self, architecture: Architecture) -> GatePath:
         """The gate path of an architecture whose Zeros all stand at the end of their stage."""
-        from search_space.architecture import GatePath
-
         choices = []
         for slot in self.slots:
             blocks = architecture.stages[slot.stage]
@@ -142,14 +141,10 @@ class SearchSpace:
 
     def random_path(self, rng: random.Random) -> GatePath:
         """A gate path drawn uniformly, every slot on its own."""
-        from search_space.architecture import GatePath
-
         return GatePath(tuple(rng.randrange(len(slot.candidates)) for slot in self.slots))
 
     def random_architecture(self, rng: random.Random) -> Architecture:
         """A network drawn with depth and choices uniform in every stage."""
-        from search_space.architecture import Architecture
-
         return Architecture(
             self,
             tuple(
@@ -170,14 +165,10 @@ class SearchSpace:
 
     def smallest(self) -> Architecture:
         """One block of the smallest kernel and expansion in every stage."""
-        from search_space.architecture import Architecture
-
         return Architecture(self, tuple(((min(self.choices)),) for _ in self.stages))
 
     def largest(self) -> Architecture:
         """Every slot filled with the largest kernel and expansion."""
-        from search_space.architecture import Architecture
-
         return Architecture(self, tuple((max(self.choices),) * stage.max_blocks for stage in self.stages))
 
     def scaled(self, width_mult: float) -> SearchSpace:
@@ -195,86 +186,69 @@ class SearchSpace:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "family": self.family,
-            "stem_width": self.stem_width,
-            "first_width": self.first_width,
-            "head_width": self.head_width,
-            "stages": [{"width": s.width, "max_blocks": s.max_blocks, "stride": s.stride} for s in self.stages],
-            "kernel_sizes": list(self.kernel_sizes),
-            "expand_ratios": list(self.expand_ratios),
-        }
+        """As JSON or YAML holds it; widths stand together."""
+        plain = to_plain(self)
+        widths = {name: plain.pop(name) for name in ("name", "family", "stem_width", "first_width", "head_width")}
+        return {**widths, **plain}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "space") -> SearchSpace:
         """Read `to_dict`'s form. Raises `BadFile` naming `where` and the field at fault."""
-        known = {"name", "family", "stem_width", "first_width", "head_width", "stages", "kernel_sizes", "expand_ratios"}
-        try:
-            if unknown := set(data) - known:
-                raise UnknownName(f"field in {where}", sorted(unknown)[0], known)
-            stage_fields = ("width", "max_blocks", "stride")
-            if unknown := {str(key) for stage in data["stages"] for key in stage} - {*stage_fields}:
-                raise UnknownName(f"field of a stage in {where}", sorted(unknown)[0], stage_fields)
-            return cls(
-                name=str(data["name"]),
-                family=str(data["family"]),
-                stem_width=data["stem_width"],
-                first_width=data.get("first_width", 0),
-                head_width=data.get("head_width", 0),
-                stages=tuple(Stage(s["width"], s["max_blocks"], s.get("stride", 1)) for s in data["stages"]),
-                kernel_sizes=tuple(data["kernel_sizes"]),
-                expand_ratios=tuple(data["expand_ratios"]),
+        return read(cls, data, where)
+
+
+def parse_block(text: object) -> BlockChoice:
+    """'k7e6' -> kernel 7, expansion 6. Raises `UserError`."""
+    match = re.fullmatch(r"k(\d+)e(\d+)", text) if isinstance(text, str) else None
+    if match is None:
+        raise UserError(f"{text!r} is not a block; blocks are written like k7e6")
+    return BlockChoice(int(match[1]), int(match[2]))
+
+
+Block = Annotated[BlockChoice, Spelled(parse_block, str)]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The blocks of every stage, within a space. Raises `UserError` where they do not fit it."""
+
+    space: SearchSpace
+    stages: tuple[tuple[Block, ...], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.stages) != len(self.space.stages):
+            raise UserError(
+                f"space '{self.space.name}' has {len(self.space.stages)} stages, the architecture {len(self.stages)}"
             )
-        except KeyError as error:
-            raise BadFile(f"{where} has no field {error}; it needs {', '.join(sorted(known))}") from error
-        except (TypeError, AttributeError) as error:
-            raise BadFile(f"{where} is not a search space: {error}") from error
+        for number, (blocks, stage) in enumerate(zip(self.stages, self.space.stages, strict=True), start=1):
+            if not 1 <= len(blocks) <= stage.max_blocks:
+                raise UserError(
+                    f"stage {number} of '{self.space.name}' holds 1 to {stage.max_blocks} blocks, not {len(blocks)}"
+                )
+            for block in blocks:
+                if block not in self.space.choices:
+                    known = ", ".join(map(str, self.space.choices))
+                    raise UserError(f"'{block}' is not a block of '{self.space.name}'; its blocks: {known}")
+
+    def __str__(self) -> str:
+        return " | ".join(" ".join(map(str, blocks)) for blocks in self.stages)
+
+    @property
+    def digest(self) -> str:
+        """A short stable hash: equal for equal architectures, on any machine."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it: the space, and every stage's blocks in text, such as 'k7e6'."""
+        return dict(to_plain(self))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "architecture") -> Architecture:
+        """Read `to_dict`'s form. Raises `BadFile` naming `where` and the field at fault."""
+        return read(cls, data, where)
 
 
 def divisible(width: float) -> int:
     """The multiple of 8 nearest to a width, at most 10 % below it."""
     rounded = max(8, int(width + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * width else rounded + 8
-
-
-def available_spaces() -> tuple[str, ...]:
-    """Names of the shipped spaces."""
-    files = resources.files("search_space").joinpath("data").iterdir()
-    return tuple(sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml")))
-
-
-def load_space(name: str, width_mult: float | None = None) -> SearchSpace:
-    """A shipped space by name, or one from a YAML file by path (anything ending in .yaml).
-
-    A file may set `width_mult`, which multiplies its widths; the argument replaces it.
-    Raises `UnknownName` or `BadFile`.
-    """
-    import yaml
-
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise BadFile(f"no space file '{name}'; shipped spaces: {', '.join(available_spaces())}")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadFile(f"space file '{name}' cannot be read as text: {error}") from error
-    elif name in available_spaces():
-        text = resources.files("search_space").joinpath("data", f"{name}.yaml").read_text(encoding="utf-8")
-    else:
-        raise UnknownName("space", name, available_spaces(), "Your own: space=path/to/space.yaml")
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadFile(f"space file '{name}' is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(data, dict):
-        raise BadFile(f"space file '{name}' holds no fields")
-    shipped = data.pop("width_mult", 1.0)
-    space = SearchSpace.from_dict(data, where=f"space '{name}'")
-    if isinstance(shipped, bool) or not isinstance(shipped, int | float):
-        raise BadFile(f"space '{name}': width_mult={shipped!r} is not a number")
-    from search_space.blocks import family_of
-
-    family_of(space).check(space)
-    return space.scaled(shipped if width_mult is None else width_mult)

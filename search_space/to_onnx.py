@@ -29,7 +29,7 @@ def to_onnx(
     metadata: Mapping[str, str] | None = None,
     compact: bool = False,
 ) -> onnx.ModelProto:
-    """images (N, 3, H, W) float32 -> logits (N, classes).
+    """The checked graph from images (N, 3, H, W) float32 to logits (N, classes).
 
     weights: arrays by 'segment.layer.parameter', as a `Network`'s state dict names them. compact: see `_Writer`.
     """

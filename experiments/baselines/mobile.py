@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search_space.architecture import Architecture, parse_block
-from search_space.space import BlockChoice, SearchSpace, Stage, divisible
+from search_space.space import Architecture, BlockChoice, SearchSpace, Stage, divisible, parse_block
 
 STRIDES = (2, 2, 2, 1, 2, 1)
 MOBILENET_V2_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # the multipliers that were published

@@ -1,6 +1,6 @@
 """Which kernel to time next: where the predictor is least sure of the time that networks spend there.
 
-Pure: rows in, kernels out. Not for timing (`timing`) and not for the final fit (`fit_rows.fit_device`).
+Pure: rows in, kernels out. Not for timing (`timing`) and not for the final fit (`fit.kernels.fit_device`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from device_profiles import Kernel, KernelRow, KindModel, Lanes
 from latency_models.features import COORDINATES, FEATURES
-from latency_models.fit_rows import FEWEST_ROWS_FOR_SCALES, left_out_errors
+from latency_models.fit.kernels import FEWEST_ROWS_FOR_SCALES, left_out_errors
 from latency_models.residual import GaussianProcess, coordinates, fit_residual
 
 SEED = FEWEST_ROWS_FOR_SCALES  # kernels of every kind before anything is predicted
@@ -33,7 +33,7 @@ def predictor_error(
 ) -> float:
     """Mean relative error of rows predicted without themselves, weighted by the time that networks spend there.
 
-    counts: how often a kernel stands in a network. Infinite without rows.
+    counts: how often a network holds a kernel. Infinite without rows.
     """
     if not rows:
         return inf
@@ -49,8 +49,10 @@ def next_kernels(
     counts: Mapping[Kernel, float],
     number: int,
 ) -> list[Kernel]:
-    """The kernels not yet timed whose uncertainty in ms of an average network is largest, one after the other:
-    every choice lowers the uncertainty of those near it."""
+    """The kernels not yet timed that are least certain, in ms of an average network.
+
+    One after the other: every choice lowers the uncertainty of those near it.
+    """
     measured = {row.kernel for row in rows}
     waiting: dict[str, list[Kernel]] = {}
     for kernel in kernels:

@@ -1,6 +1,6 @@
 """Times this machine: always the kernels that the predictor needs most, and whole networks between them.
 
-Not for the protocol (`timing`) and not for the files of the profile (`measured`).
+Not for the protocol (`timing`) and not for the files of the profile (`to_profile`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from latency_models.fit_rows import FEWEST_NETWORKS, fit_kinds
+from latency_models.fit.kernels import FEWEST_NETWORKS, fit_kinds
 from latency_models.measure.adaptive import next_kernels, predictor_error, seed_kernels
 from latency_models.measure.kernel_onnx import kernel_name
-from latency_models.measure.measured import kernel_rows, results
 from latency_models.measure.progress import TimingProgress
 from latency_models.measure.timing import ROUNDS, Bench, Record, pinned
+from latency_models.measure.to_profile import kernel_rows, results
 from latency_models.measure.workload import Workload
 
 NETWORK_SHARE = 0.3  # of the time
@@ -51,7 +51,7 @@ class Step:
 
 
 def time_host(workload: Workload, path: Path, limits: Limits, accept_noise: bool) -> Timings:
-    """Time this machine; `path` holds what is done and is gone on from. Raises `Refused` where it is busy."""
+    """Time this machine; resuming from what `path` holds already. Raises `Refused` where it is busy."""
     begin = time.monotonic()
     total = len(workload.items)
     with pinned(workload.settings.threads), TimingProgress(total) as progress:
@@ -94,8 +94,11 @@ def run_steps(
 
 
 def next_step(workload: Workload, records: Sequence[Record], wanted: float, network_share: float, late: bool) -> Step:
-    """What to time after `records`. wanted: error at which kernels are enough; network_share: of the time spent
-    so far; late: whether the time is over, so that only what a fit cannot do without is still taken."""
+    """What to time after `records`.
+
+    wanted: error at which kernels are enough; network_share: of the time spent so far; late: whether the time is over,
+    so that only what a fit cannot do without is still taken.
+    """
     timed = results(records)
     rows = kernel_rows(workload, timed)
     kernels = list(workload.kernels.values())

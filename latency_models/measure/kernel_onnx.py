@@ -20,7 +20,7 @@ from search_space.errors import UserError
 from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.layer import SEGMENT_INPUT, WEIGHTED, Kind, LayerSpec, Node
 from search_space.lower import Segment, lower
-from search_space.space import load_space
+from search_space.space_file import load_space
 from search_space.to_onnx import nodes_to_onnx, to_onnx
 
 Block = tuple[str, Sequence[Node]]  # a segment's name ('' for none) and its layers
@@ -75,8 +75,11 @@ def network_item(name: str, segments: Sequence[Segment]) -> Item:
 
 
 def reference_item() -> Item:
-    """Timed before and after every timing, to see drift. A whole network, a few ms on a laptop: on a shared machine
-    networks drift by some percent against a kernel or two that stay in the cache, and far less against each other."""
+    """Timed before and after every timing, to see drift.
+
+    A whole network, a few ms on a laptop: on a shared machine networks drift by some percent against a kernel or two
+    that stay in the cache, and far less against each other.
+    """
     return network_item("reference", lower(load_space("quadranet").smallest(), RESOLUTION, NUM_CLASSES))
 
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import importlib
+import importlib.util
 import io
 import json
 import math
@@ -25,7 +27,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -41,15 +43,14 @@ PROBES = 15  # timings of the reference before anything else
 LEFT_S = 60.0  # a file half written for so long is of a process that was killed
 COLUMNS = ("item", "round", "ms", "runs", "reference_ms")
 UNIT = "ms"
-MANIFEST, RESULTS = "manifest.json", "results.csv"
+MANIFEST, RESULTS, OWN_RUNTIME = "manifest.json", "results.csv", "runtime.py"
 SAME = ("manifest", "runtime", "runtime_version", "optimization", "precision", "threads", "cpu")
 """Facts that must agree for timings to stand in one file."""
 
-OPTIMIZATIONS = {"onnxruntime": ("all", "extended", "basic"), "openvino": ("all",), "cuda": ("eager", "graph")}
-PRECISIONS = {"onnxruntime": ("fp32",), "openvino": ("fp32",), "cuda": ("fp32", "fp16")}
-
 Run = Callable[[], float]
 """Runs a loaded item once and says how many ms that took."""
+Merges = Mapping[str, Mapping[str, Sequence[str]]]
+"""Optimization -> kind of the leading layer -> kinds of layers that its kernel takes along."""
 
 
 class Refused(ValueError):
@@ -57,8 +58,11 @@ class Refused(ValueError):
 
 
 class Item(NamedTuple):
-    """A kernel or a network to time. onnx: gives its model; layers: the same as records, for `cuda`
-    (a kind, its sizes and `inputs`: positions of earlier layers, -1 the first input, -2 the second)."""
+    """A kernel or a network to time.
+
+    onnx: gives its model; layers: the same as records (a kind, its sizes and `inputs`: positions of earlier layers, -1
+    the first input, -2 the second).
+    """
 
     name: str
     onnx: Callable[[], bytes]
@@ -93,9 +97,24 @@ class Result(NamedTuple):
 
 
 class Runtime(Protocol):
-    """A way to run items."""
+    """A way to run items. The class itself says all that the project must know of it; an instance is one at work.
 
+    optimizations: what each of them merges; kinds are those of `search_space.layer.Kind`. folded: kinds that cost
+    nothing. packages: what is installed for it, beside numpy. reads: 'onnx' or 'layers', which of an item's two forms.
+    waits_here: whether it keeps this process's cores busy, so that a process that waits for a core means a busy
+    machine. The first optimization and precision are the defaults.
+    """
+
+    optimizations: ClassVar[Merges]
+    folded: ClassVar[Sequence[str]]
+    precisions: ClassVar[Sequence[str]]
+    packages: ClassVar[Sequence[str]]
+    reads: ClassVar[str]
+    waits_here: ClassVar[bool]
     version: str
+
+    def __init__(self, settings: Settings) -> None:
+        """Open it. Raises `ImportError` where a package is missing, `ValueError` (one line) where it cannot run."""
 
     def load(self, item: Item) -> Run:
         """Ready to run, with random inputs."""
@@ -103,24 +122,24 @@ class Runtime(Protocol):
 
 def make_settings(runtime: str, optimization: str = "", precision: str = "", threads: int = 1) -> Settings:
     """Settings with the runtime's defaults for empty fields. Raises `Refused` naming the known ones."""
-    if runtime not in OPTIMIZATIONS:
-        raise Refused(f"unknown runtime '{runtime}'; known: {', '.join(OPTIMIZATIONS)}")
+    own = find_runtime(runtime)
+    optimizations, precisions = tuple(own.optimizations), tuple(own.precisions)
     for name, value, known in (
-        ("optimization", optimization, OPTIMIZATIONS[runtime]),
-        ("precision", precision, PRECISIONS[runtime]),
+        ("optimization", optimization, optimizations),
+        ("precision", precision, precisions),
     ):
         if value and value not in known:
             raise Refused(f"{name}={value}: {runtime} knows {', '.join(known)}")
     if not 1 <= threads <= len(_cores()):
         raise Refused(f"threads={threads}: this process may use 1 to {len(_cores())} cores")
-    return Settings(runtime, optimization or OPTIMIZATIONS[runtime][0], precision or PRECISIONS[runtime][0], threads)
+    return Settings(runtime, optimization or optimizations[0], precision or precisions[0], threads)
 
 
 # --- the protocol
 
 
 def sample(run: Run, warm_ms: float, fewest_ms: float) -> list[float]:
-    """ms of every run after a warm-up of so many ms at least."""
+    """Time every run, in ms, after a warm-up of so many ms at least."""
     spent, runs = 0.0, 0
     while (runs < WARM_RUNS or spent < warm_ms) and runs < MOST_RUNS:
         spent, runs = spent + run(), runs + 1
@@ -145,7 +164,7 @@ def measure(
 ) -> None:
     """Time what `records` lacks of every item and round, and append it there; `save` after every timing.
 
-    report: told the name of what is timed next. since: how many records are of an earlier process. waited: the
+    report: gets the name of what is timed next. since: how many records are of an earlier process. waited: the
     share of the time since its last call that this process did not run. Raises `Refused` when the reference's
     timings scatter too much or the process waits for a core too often; those timings are taken back.
     """
@@ -293,7 +312,7 @@ def parse(text: str, where: str, known: Collection[str]) -> list[Record]:
             _positive(reference_ms, f"{here}: reference_ms"),
         )
         if record[:2] in seen:
-            raise Refused(f"{here}: {item} round {round_} already stands in row {seen[record[:2]]}")
+            raise Refused(f"{here}: {item} round {round_} is already in row {seen[record[:2]]}")
         seen[record[:2]] = number
         records.append(record)
     return records
@@ -358,9 +377,22 @@ def resume(path: Path, facts: Mapping[str, Any], known: Collection[str]) -> list
 
 # --- runtimes
 
+_CLIP = ("batch_norm", "relu6")
+
 
 class OnnxRuntime:
     """onnxruntime on the CPU; inputs and outputs are bound, so that nothing is copied."""
+
+    optimizations: ClassVar[Merges] = {  # as in the graphs that onnxruntime 1.32 shows after optimizing
+        "all": {"conv": (*_CLIP, "add"), "dwconv": (*_CLIP, "add")},
+        "extended": {"conv": _CLIP, "dwconv": _CLIP},
+        "basic": {"conv": ("batch_norm",), "dwconv": ("batch_norm",)},
+    }
+    folded: ClassVar[Sequence[str]] = ("scale",)
+    precisions: ClassVar[Sequence[str]] = ("fp32",)
+    packages: ClassVar[Sequence[str]] = ("onnxruntime",)
+    reads: ClassVar[str] = "onnx"
+    waits_here: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
         import onnxruntime
@@ -375,6 +407,7 @@ class OnnxRuntime:
         options.log_severity_level = 3
 
     def load(self, item: Item) -> Run:
+        """See `Runtime`."""
         session = self._library.InferenceSession(item.onnx(), self._options, providers=["CPUExecutionProvider"])
         binding = session.io_binding()
         for value in session.get_inputs():
@@ -393,6 +426,15 @@ class OnnxRuntime:
 class OpenVino:
     """OpenVINO on the CPU in fp32, one stream, tuned for latency."""
 
+    optimizations: ClassVar[Merges] = {  # as in the graphs that OpenVINO 2026.4 shows after optimizing
+        "all": {"conv": (*_CLIP, "gelu", "add"), "dwconv": (*_CLIP, "gelu", "add")},
+    }
+    folded: ClassVar[Sequence[str]] = ("scale",)
+    precisions: ClassVar[Sequence[str]] = ("fp32",)
+    packages: ClassVar[Sequence[str]] = ("openvino",)
+    reads: ClassVar[str] = "onnx"
+    waits_here: ClassVar[bool] = True
+
     def __init__(self, settings: Settings) -> None:
         import openvino
 
@@ -406,6 +448,7 @@ class OpenVino:
         }
 
     def load(self, item: Item) -> Run:
+        """See `Runtime`."""
         model = self._core.read_model(item.onnx())
         if model.is_dynamic():
             model.reshape({x: [n.get_length() if n.is_static else 1 for n in x.partial_shape] for x in model.inputs})
@@ -424,6 +467,13 @@ class OpenVino:
 class Cuda:
     """torch on a GPU, eager or replayed as one CUDA graph, channels_last, timed by CUDA events."""
 
+    optimizations: ClassVar[Merges] = {"eager": {}, "graph": {}}  # torch runs layer by layer
+    folded: ClassVar[Sequence[str]] = ()
+    precisions: ClassVar[Sequence[str]] = ("fp32", "fp16")
+    packages: ClassVar[Sequence[str]] = ("torch",)
+    reads: ClassVar[str] = "layers"
+    waits_here: ClassVar[bool] = False
+
     def __init__(self, settings: Settings) -> None:
         import torch
 
@@ -436,6 +486,7 @@ class Cuda:
         self._dtype = torch.float16 if settings.precision == "fp16" else torch.float32
 
     def load(self, item: Item) -> Run:
+        """See `Runtime`."""
         torch = self._torch
         place = {"device": "cuda", "dtype": self._dtype}
         weights = [[torch.from_numpy(w).to(**place) for w in random_weights(layer)] for layer in item.layers]
@@ -468,18 +519,56 @@ class Cuda:
         return run
 
 
-RUNTIMES: dict[str, Callable[[Settings], Runtime]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino, "cuda": Cuda}
+RUNTIMES: dict[str, type[Runtime]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino, "cuda": Cuda}
+"""Name -> class; `add_runtime` puts others here."""
+
+
+def find_runtime(name: str) -> type[Runtime]:
+    """Raises `Refused` naming the known ones."""
+    if name not in RUNTIMES:
+        raise Refused(f"unknown runtime '{name}'; known: {', '.join(RUNTIMES)}, or the full dotted path of a class")
+    return RUNTIMES[name]
+
+
+def add_runtime(path: str, file: Path | None = None) -> None:
+    """Make the class `path` ('package.module.Class') a runtime of that name. file: where its module is read from.
+
+    Importing runs code: only for a path that the user of this machine wrote. Raises `Refused` where it cannot be
+    imported or says less than `Runtime` asks for.
+    """
+    module_name, _, name = path.rpartition(".")
+    try:
+        found = getattr(_import_file(module_name, file) if file else importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, OSError, ValueError) as error:
+        raise Refused(f"runtime={path}: cannot import it ({error})") from error
+    missing = [name for name in (*Runtime.__annotations__, "load") if name != "version" and not hasattr(found, name)]
+    if missing:
+        raise Refused(f"runtime={path}: no {missing[0]}; see latency_models.measure.timing.Runtime")
+    RUNTIMES[path] = found
+
+
+def _import_file(name: str, file: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"'{file}' is no Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def open_runtime(settings: Settings) -> Runtime:
-    """Raises `Refused` where the runtime is not installed."""
+    """Raises `Refused` where the runtime is not installed or cannot run here."""
+    own = find_runtime(settings.runtime)
     try:
-        return RUNTIMES[settings.runtime](settings)
+        return own(settings)
     except ImportError as error:
-        package = {"cuda": "torch"}.get(settings.runtime, settings.runtime)
+        package = own.packages[0]
         raise Refused(
             f"runtime={settings.runtime} needs the package '{package}' ({error}); pip install {package}"
         ) from error
+    except ValueError as error:
+        raise Refused(str(error)) from error
 
 
 def _random(shape: Sequence[int]) -> Any:
@@ -573,6 +662,7 @@ def machine_facts(settings: Settings, runtime: Runtime) -> dict[str, Any]:
 
 
 def load_average() -> float | None:
+    """Processes waiting for a core over the last minute; None where the system does not say."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
@@ -627,10 +717,10 @@ def _read(path: str) -> str:
 
 
 class Bench:
-    """This machine at work: a runtime, the reference, and the timings so far, which `path` always holds.
+    """A bench on this machine: a runtime, the reference, and the timings so far, which `path` always holds.
 
-    `facts`, a name of the work among them as `manifest`, stand in the file; timings that it already holds
-    are gone on from. Raises `Refused` for a file of other facts and, unless noise is accepted, a busy machine.
+    `facts`, a name of the work among them as `manifest`, are written in the file, and timings that it already holds
+    are not taken anew. Raises `Refused` for a file of other facts and, unless noise is accepted, a busy machine.
     """
 
     def __init__(
@@ -647,7 +737,7 @@ class Bench:
         self.path, self._accept_noise = path, accept_noise
         self.records = resume(path, self.facts, known)
         self._since = len(self.records)
-        self._waited = (lambda: 0.0) if settings.runtime == "cuda" else waiting()  # there the device works, not we
+        self._waited = waiting() if self._runtime.waits_here else (lambda: 0.0)
         self._reference = self._runtime.load(reference)
         if not accept_noise and self._since < len(known) * ROUNDS:
             check_quiet(self._reference, self._waited)
@@ -681,6 +771,8 @@ def measure_folder(folder: Path, threads: int, accept_noise: bool, runtime_name:
             f"this folder holds the kernels of {manifest['runtime']}; for {runtime_name} export one with "
             f"runtime={runtime_name}"
         )
+    if (folder / OWN_RUNTIME).is_file():
+        add_runtime(manifest["runtime"], folder / OWN_RUNTIME)
     settings = make_settings(manifest["runtime"], manifest["optimization"], manifest["precision"], threads)
     items = [_item(folder, entry) for entry in manifest["items"]]
     names = {item.name for item in items}
@@ -727,7 +819,7 @@ def _item(folder: Path, entry: Mapping[str, Any]) -> Item:
 def main(arguments: Sequence[str]) -> int:
     """Exit status: 0 done, 2 refused in one line on stderr, 130 interrupted."""
     parser = argparse.ArgumentParser(description="Times the kernels and networks of this folder into results.csv.")
-    parser.add_argument("--runtime", default="", choices=tuple(OPTIMIZATIONS), help="must be the manifest's")
+    parser.add_argument("--runtime", default="", help="must be the manifest's")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--busy", default="refuse", choices=("refuse", "accept"), help="accept: time a busy machine")
     options = parser.parse_args(arguments)
@@ -738,7 +830,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; run it again to go on from here", file=sys.stderr)
+        print("\nstopped; run it again to resume from here", file=sys.stderr)
         return 130
     return 0
 

@@ -17,7 +17,6 @@ from math import sqrt
 from typing import Any
 
 from device_profiles import FusionRules, Kernel
-from latency_models.assemble import into
 from latency_models.fuse import fuse
 from latency_models.grid import grid_kernels
 from latency_models.measure.kernel_onnx import (
@@ -28,27 +27,12 @@ from latency_models.measure.kernel_onnx import (
     nodes_model,
     reference_item,
 )
-from latency_models.measure.timing import Item, Settings
-from search_space.architecture import GatePath
+from latency_models.measure.timing import Item, Settings, find_runtime
 from search_space.errors import UserError
 from search_space.family import NUM_CLASSES
 from search_space.layer import Kind
 from search_space.lower import Segment, lower, lower_space
-from search_space.space import SearchSpace
-
-_SCALE = frozenset({Kind.SCALE})
-_CLIP, _ADD, _GELU = [Kind.BATCH_NORM, Kind.RELU6], [Kind.ADD], [Kind.GELU]
-RULES: Mapping[tuple[str, str], FusionRules] = {
-    # as in the graphs that onnxruntime 1.32 and OpenVINO 2026.4 show after optimizing
-    ("onnxruntime", "all"): FusionRules(_SCALE, into(conv=_CLIP + _ADD, dwconv=_CLIP + _ADD)),
-    ("onnxruntime", "extended"): FusionRules(_SCALE, into(conv=_CLIP, dwconv=_CLIP)),
-    ("onnxruntime", "basic"): FusionRules(_SCALE, into(conv=[Kind.BATCH_NORM], dwconv=[Kind.BATCH_NORM])),
-    ("openvino", "all"): FusionRules(_SCALE, into(conv=_CLIP + _GELU + _ADD, dwconv=_CLIP + _GELU + _ADD)),
-    # torch runs layer by layer
-    ("cuda", "eager"): FusionRules(frozenset(), {}),
-    ("cuda", "graph"): FusionRules(frozenset(), {}),
-}
-"""(runtime, optimization) -> what merges there."""
+from search_space.space import GatePath, SearchSpace
 
 GOLDEN = (sqrt(5) - 1) / 2  # its multiples fill (0, 1) evenly, however many there are
 
@@ -69,7 +53,8 @@ class Workload:
 
     @property
     def rules(self) -> FusionRules:
-        return RULES[self.settings.runtime, self.settings.optimization]
+        """What the runtime merges at this optimization."""
+        return fusion_rules(self.settings)
 
     @cached_property
     def kernels(self) -> Mapping[str, Kernel]:
@@ -90,7 +75,7 @@ class Workload:
 
     @cached_property
     def counts(self) -> Mapping[Kernel, float]:
-        """How often a kernel stands in a network, on average over all of all spaces."""
+        """How often a network holds a kernel, on average over all networks of all spaces."""
         counts: dict[Kernel, float] = {}
         for space in self.spaces:
             for segment in lower_space(space, self.resolution, NUM_CLASSES):
@@ -113,6 +98,7 @@ class Workload:
 
     @property
     def reference(self) -> Item:
+        """The network that is timed before and after every timing."""
         return reference_item()
 
     def export_facts(self) -> dict[str, Any]:
@@ -130,6 +116,17 @@ class Workload:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def fusion_rules(settings: Settings) -> FusionRules:
+    """What merges in a runtime, as its class says. Raises `UserError` for a kind of layer that does not exist."""
+    runtime = find_runtime(settings.runtime)
+    merged = runtime.optimizations[settings.optimization]
+    try:
+        into = {Kind(leader): frozenset(map(Kind, kinds)) for leader, kinds in merged.items()}
+        return FusionRules(frozenset(map(Kind, runtime.folded)), into)
+    except ValueError as error:
+        raise UserError(f"runtime={settings.runtime}: {error}; kinds are {', '.join(Kind)}") from error
+
+
 def workload_of(facts: Mapping[str, Any], settings: Settings) -> Workload:
     """The inverse of `export_facts`. Raises `UserError` where the facts are none."""
     try:
@@ -140,8 +137,11 @@ def workload_of(facts: Mapping[str, Any], settings: Settings) -> Workload:
 
 
 def random_network(space: SearchSpace, number: int, resolution: int) -> tuple[Segment, ...]:
-    """The number-th random network of a space: slots draw three candidates and keep the largest, else the smallest,
-    with a probability that differs from network to network, so that sizes spread."""
+    """The number-th random network of a space.
+
+    Slots draw three candidates and keep the largest, else the smallest, with a probability that differs from network
+    to network, so that sizes spread.
+    """
     rng = random.Random(f"{space.name} {number}")
     level = (number * GOLDEN) % 1
     choices = []

@@ -29,8 +29,11 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Operator:
-    """A node of the graph. op: 'Conv', or 'domain.Name' outside the standard; inputs, outputs: names of tensors,
-    empty where an optional one is left out."""
+    """A node of the graph.
+
+    op: 'Conv', or 'domain.Name' outside the standard; inputs, outputs: names of tensors, empty where an optional one
+    is left out.
+    """
 
     op: str
     name: str

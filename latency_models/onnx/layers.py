@@ -1,6 +1,6 @@
 """Which layers the operators of an ONNX graph are: the shape arithmetic and every assumption about operators.
 
-Not for which graphs are refused and how that is told (`onnx.reader`).
+Not for which graphs are refused, nor for the messages (`onnx.reader`).
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Translation:
                 self._readers.setdefault(name, []).append(operator)
 
     def activation(self, found: Activation, name: str) -> None:
+        """Add an activation that patterns found; one that is none of the project's is priced as GELU."""
         if found.called != "Gelu":
             self._approximated[found.called] += 1
         value = self._value(found.reads)
@@ -148,7 +149,7 @@ class Translation:
         raise Refused("with a padding that no even padding stands for")
 
     def _matrix(self, operator: Operator, value: _Value) -> _Value:
-        """x (..., C) times constant weights (C, C'): a 1x1 convolution over the other axes, or a linear layer."""
+        """A tensor (..., C) times constant weights (C, C'): a 1x1 convolution over the other axes, or linear."""
         x, weight = operator.inputs[:2]
         if weight not in self.static:
             raise Refused("of two computed tensors")
@@ -267,6 +268,7 @@ class Translation:
         return nodes
 
     def notes(self) -> tuple[str, ...]:
+        """What was approximated, a sentence each."""
         notes = []
         if self._approximated:
             listed = ", ".join(f"{name} ({count})" for name, count in sorted(self._approximated.items()))

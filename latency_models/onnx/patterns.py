@@ -49,7 +49,7 @@ class _Readers:
                 self.readers.setdefault(name, []).append(i)
 
     def gated(self, position: int) -> Activation | None:
-        """x * sigmoid(x)."""
+        """The pattern x * sigmoid(x)."""
         gate = self.operators[position]
         x, product = gate.inputs[0], self._only_reader(gate.outputs[0])
         if product is None or self.operators[product].op != "Mul" or x not in self.operators[product].inputs:
@@ -58,7 +58,7 @@ class _Readers:
         return Activation(f"x * {gate.op}(x)", x, makes, frozenset({position, product}))
 
     def gelu(self, position: int) -> Activation | None:
-        """x * (1 + f(x)) * 0.5 in any order, f from x by an Erf or a Tanh."""
+        """The pattern x * (1 + f(x)) * 0.5 in any order, f from x by an Erf or a Tanh."""
         curve = self.operators[position]
         plus = self._only_reader(curve.outputs[0])
         if plus is None or self.operators[plus].op != "Add" or not self._constants(plus):

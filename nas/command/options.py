@@ -8,13 +8,19 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
-
+from nas.data import registry as data_sets
+from nas.data.settings import DataSettings
+from nas.run.settings import CheckpointSettings, PackCommand, SearchSettings, TrainCommand
+from nas.training.recipes import Recipe
 from search_space.errors import Stopped, UnknownName, UserError, one_line
+from search_space.reading import declared, read_yaml, to_plain
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -23,15 +29,135 @@ DATA_PATHS = ("data.root", "data.train", "data.test", "data.cache")
 PATHS = {"architecture", "init", "optuna.storage", "out", "resume", "space", "weights", *DATA_PATHS}
 
 
-def check_overrides(config: str, arguments: Sequence[str]) -> None:
-    """Raise `UserError` for an override that names no option of `nas/conf/CONFIG.yaml` or its groups."""
+WIDTH = 120  # characters a line of --help
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """What commands have whose runs can be stopped."""
+
+    resume: Annotated[str | None, "the folder of a run that was stopped or killed: resumed with that run's options"] = (
+        None
+    )
+
+
+# command -> the dataclasses of its options, each with the group that it stands in
+COMMANDS: Mapping[str, Sequence[tuple[str, type]]] = {
+    "search": (("", SearchSettings), ("", Resumable)),
+    "train": (
+        ("", TrainCommand),
+        ("checkpoint", CheckpointSettings),
+        ("", Resumable),
+        ("data", DataSettings),
+        ("recipe", Recipe),
+    ),
+    "pack": (("", PackCommand), ("data", DataSettings)),
+}
+DATA = "data"  # the group of hydra's whose choices are data sets, which state their options themselves
+GROUPS = {
+    DATA: "the images' data set; each has its own defaults, and some have further options",
+    "recipe": "how the network is trained",
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a command, in words: `data.root`, 'text or null', 'null', its limits, its explanation.
+
+    default: as it is written in a command line. wanted: '' where there is no limit beside the type.
+    """
+
+    name: str
+    type: str
+    default: str
+    wanted: str
+    help: str
+
+
+def describe(config: str) -> list[Option]:
+    """All options of `python -m nas.CONFIG`, in order; of data and recipe, first the name and then what it holds.
+
+    Defaults of `data.*` and `recipe.*` are those of the data set and recipe that a command takes where none is named.
+    """
+    chosen = {name: value for name, value in _defaults_list(config).items() if name in GROUPS}
+    values = dict(_leaves(_declared_values(config)))
+    values |= dict(_leaves(_without_hydra(config)))  # what a data set says takes the place of the declared
+    for group, name in chosen.items():
+        values |= dict(_leaves(_group_values(group, name), f"{group}."))
+    options = []
+    for name, kind, wanted, text in _declared_options(config, chosen[DATA]):
+        if name in GROUPS:
+            known = _group_options(name)
+            options.append(Option(name, "name", chosen[name], f"one of {', '.join(known)}", text))
+        elif name != "data.name" and kind != "group":
+            value = values[name]
+            if isinstance(value, str) and (reference := re.fullmatch(r"\$\{(.*)\}", value)):
+                value = values[reference[1]]
+            options.append(Option(name, kind, _written(value), wanted, text))
+    return options
+
+
+def _declared_options(config: str, data: str) -> Iterator[tuple[str, str, str, str]]:
+    """Name, type, limits and explanation of every field; of groups of hydra's their own name first; data: which set."""
+
+    def walk(kind: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
+        for field in declared(kind):
+            name = f"{prefix}{field.name}"
+            if field.group is None:
+                yield name, field.type_words, field.wanted, field.help
+                continue
+            yield name, "group", "", GROUPS.get(name, field.help)
+            yield from walk(own_data if field.group is DataSettings else field.group, f"{name}.")
+
+    own_data = data_sets.settings_class({"name": data})
+    for group, kind in COMMANDS[config]:
+        if group:
+            yield group, "group", "", GROUPS.get(group, "")
+        yield from walk(own_data if kind is DataSettings else kind, f"{group}." if group else "")
+
+
+def _declared_values(config: str) -> dict[str, Any]:
+    """The declared defaults as nested dicts, data and recipe included."""
+    values: dict[str, Any] = {}
+    for group, kind in COMMANDS[config]:
+        inside = {field.name: to_plain(field.default) for field in declared(kind)}
+        values |= {group: inside} if group else inside
+    return values
+
+
+def register_options(config: str, data: Iterable[str] = ()) -> None:
+    """Give hydra the declared defaults of a command, which `nas/conf/CONFIG.yaml` and its groups start from.
+
+    data: names of data sets from outside this package that are to be choices too.
+    """
+    from hydra.core.config_store import ConfigStore
+
+    values = _declared_values(config)
+    store = ConfigStore.instance()
+    store.store(name=f"declared_{config}", node={name: v for name, v in values.items() if name not in GROUPS})
+    if "recipe" in values:
+        store.store(group="recipe", name="declared", node=values["recipe"])
+    for name in {*data_sets.DATA_SETS, *data}:
+        store.store(name, data_sets.option_defaults(name), DATA, provider="nas.data")
+
+
+def compose_options(config: str, overrides: Sequence[str], with_hydra: bool = False) -> Any:
+    """The options of a command as hydra composes them, without running it: an omegaconf `DictConfig`."""
+    from hydra import compose, initialize_config_module
+
+    register_options(config, check_overrides(config, overrides))
+    with initialize_config_module("nas.conf", version_base="1.3"):
+        return compose(config, list(overrides), return_hydra_config=with_hydra)
+
+
+def check_overrides(config: str, arguments: Sequence[str]) -> list[str]:
+    """Raise `UserError` for an override that names no option of a command or its groups; the data sets named."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    known = _load(f"{config}.yaml")
-    groups = {key for entry in known.pop("defaults") if isinstance(entry, dict) for key in entry if "hydra" not in key}
+    chosen = {name: [value] for name, value in _defaults_list(config).items() if name in GROUPS}
+    groups = set(chosen)
     multirun = "-m" in arguments or "--multirun" in arguments
-    chosen = {group: [next(e[group] for e in _load(f"{config}.yaml")["defaults"] if group in e)] for group in groups}
     parser = OverridesParser.create()
     overrides = [a for a in arguments if not a.startswith("-")]
     parsed = []
@@ -49,9 +175,10 @@ def check_overrides(config: str, arguments: Sequence[str]) -> None:
                     f"{override.key_or_group} cannot be left out; choose another by {override.key_or_group}="
                 )
             chosen[override.key_or_group] = _options_named(override)
-    names = set(_leaves({k: v for k, v in known.items() if k != "hydra"}))
+    own = {k: v for k, v in _declared_values(config).items() if k not in GROUPS}
+    names = {name for name, _ in _leaves(own)} | {*own, *(name for name, v in own.items() if isinstance(v, dict))}
     for group, options in chosen.items():
-        names |= {group, *(name for o in options for name in _leaves(_load(f"{group}/{o}.yaml"), f"{group}."))}
+        names |= {group, *(name for o in options for name, _ in _leaves(_group_values(group, o), f"{group}."))}
     # what data= and epochs= set
     names -= {name for name in names if name == "data.name" or name.startswith("data.epochs")}
     for override in parsed:
@@ -60,16 +187,38 @@ def check_overrides(config: str, arguments: Sequence[str]) -> None:
             raise UserError(f"{key} has several values; a sweep over them needs --multirun")
         if key not in names and not re.match(r"hydra[./]", key):
             raise UnknownName("option", key, names, "All: --help")
+    return chosen.get(DATA, [])
 
 
-def _load(name: str) -> dict[str, Any]:
-    text = resources.files("nas.conf").joinpath(*name.split("/")).read_text(encoding="utf-8")
-    data = yaml.safe_load(text)
+@cache
+def _load(name: str) -> Mapping[str, Any]:
+    data = read_yaml(resources.files("nas.conf").joinpath(*name.split("/")))
     assert isinstance(data, dict)
     return data
 
 
+def _defaults_list(config: str) -> dict[str, str]:
+    """Of hydra's defaults list what chooses an option of a group."""
+    entries = _load(f"{config}.yaml")["defaults"]
+    return {group: name for entry in entries if isinstance(entry, dict) for group, name in entry.items()}
+
+
+def _without_hydra(config: str) -> dict[str, Any]:
+    return {name: v for name, v in _load(f"{config}.yaml").items() if name not in ("defaults", "hydra")}
+
+
+def _group_values(group: str, name: str) -> dict[str, Any]:
+    """What a choice of a group holds."""
+    if group == DATA:
+        return data_sets.option_defaults(name)
+    values = dict(_load(f"{group}/{name}.yaml"))
+    base = to_plain(Recipe()) if "declared" in values.pop("defaults", []) else {}
+    return {**base, **values}
+
+
 def _group_options(group: str) -> list[str]:
+    if group == DATA:
+        return data_sets.known()
     files = resources.files("nas.conf").joinpath(group).iterdir()
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
 
@@ -85,18 +234,21 @@ def _options_named(override: Override) -> list[str]:
     named = []
     for element in value.list if isinstance(value, ChoiceSweep) else [value]:
         name = element.text if isinstance(element, QuotedString) else element
-        if not isinstance(name, str) or name not in known:
+        if group == DATA and isinstance(name, str):
+            data_sets.find(name)  # raises `UnknownName`, unless it is the path of a module
+        elif not isinstance(name, str) or name not in known:
             written = str(override.input_line).partition("=")[2]
             raise UnknownName(group, name if isinstance(name, str) else written, known)
         named.append(name)
     return named
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
-        yield prefix + key
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def given(values: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
@@ -124,12 +276,66 @@ def run_command(config: str, task: Callable[[dict[str, Any]], None]) -> None:
     multirun = "-m" in sys.argv or "--multirun" in sys.argv
     sys.argv[1:] = [_quoted(argument, multirun) for argument in sys.argv[1:]]
     try:
-        check_overrides(config, sys.argv[1:])
-        _compose_and_run(config, task)
+        named = check_overrides(config, sys.argv[1:])
+        if not {"--help", "-h"}.isdisjoint(sys.argv):
+            print(_help(config, [a for a in sys.argv[1:] if not a.startswith("-")]))
+            return
+        _compose_and_run(config, task, named)
     except UserError as error:
         fail(error)
     except KeyboardInterrupt:
         fail(UserError("stopped"), code=130)
+
+
+def _help(config: str, overrides: Sequence[str]) -> str:
+    """The command's help, with every option's value under these overrides, its explanation and its limits."""
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    try:
+        composed = compose_options(config, overrides, with_hydra=True)
+    except HydraException as error:
+        raise UserError(f"the options cannot be composed: {one_line(error)}") from error
+    text = str(composed.hydra.help.template)
+    del composed.hydra
+    values = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(values, dict)
+    values.get("data", {}).pop("epochs", None)  # stand where they act
+    return text.replace("$CONFIG", "\n".join(_help_lines(config, values)))
+
+
+def _help_lines(config: str, values: Mapping[Any, Any]) -> Iterator[str]:
+    data = str(values.get(DATA, {}).get("name", DataSettings.name))
+    told = {name: f"{text} [{wanted}]" if wanted else text for name, _, wanted, text in _declared_options(config, data)}
+
+    def walk(inside: Mapping[Any, Any], prefix: str, indent: str) -> Iterator[str]:
+        for key, value in inside.items():
+            name, is_group = f"{prefix}{key}", isinstance(value, Mapping)
+            begin = f"  {indent}{key}:" + ("" if is_group else f" {_written(value)}")
+            yield from _with_comment(begin, told.get(name, ""))
+            if is_group:
+                yield from walk(value, f"{name}.", f"{indent}  ")
+
+    yield from walk(values, "", "")
+
+
+def _with_comment(begin: str, comment: str, column: int = 32) -> Iterator[str]:
+    if not comment:
+        yield begin
+        return
+    first, *others = textwrap.wrap(comment, WIDTH - column - 2, break_on_hyphens=False)
+    yield f"{begin:<{column - 1}} # {first}"
+    for line in others:
+        yield f"{'':<{column}}#   {line}"
+
+
+def _written(value: Any) -> str:
+    """As in a command line: null, true, 30, 0.002, digits."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _quoted(argument: str, multirun: bool = False) -> str:
@@ -165,7 +371,7 @@ def _is_misread(argument: str, multirun: bool) -> bool:
     return isinstance(value, int | float)  # 2026_11_24 would become 20261124
 
 
-def _compose_and_run(config: str, task: Callable[[dict[str, Any]], None]) -> None:
+def _compose_and_run(config: str, task: Callable[[dict[str, Any]], None], data: Iterable[str]) -> None:
     import hydra
     from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
@@ -182,6 +388,7 @@ def _compose_and_run(config: str, task: Callable[[dict[str, Any]], None]) -> Non
         except UserError as error:
             _give_up(error, sweeping)
 
+    register_options(config, data)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra lets what it catches reach this module
     try:
         hydra.main(version_base="1.3", config_path="pkg://nas.conf", config_name=config)(guarded)()

@@ -5,17 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.run.result import Accuracy, SearchResult
+from nas.run.result import Accuracy, SearchResult, scale_note
 
 if TYPE_CHECKING:
     from nas.run.finished import Finished
-
-NOT_REAL = "not real time"
-
-
-def scale_note(calibration: str) -> str:
-    """', calibration=NAME: not real time', or nothing on the device's measured scale."""
-    return "" if calibration == "measured" else f", calibration={calibration}: {NOT_REAL}"
 
 
 def summary(finished: Finished) -> str:

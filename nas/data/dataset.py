@@ -45,6 +45,7 @@ class Split:
         return len(self.indices)
 
     def take(self, positions: NDArray[np.int64]) -> Split:
+        """The images at these positions of the split, (m,)."""
         return Split(self.source, self.indices[positions], self.labels[positions])
 
 
@@ -65,10 +66,12 @@ class DataSet:
 
     @property
     def num_classes(self) -> int:
+        """Number of classes."""
         return len(self.class_names)
 
     @property
     def inputs(self) -> InputFormat:
+        """What a network trained on this must be shown."""
         return InputFormat(self.mean, self.std, self.class_names)
 
     @property
@@ -110,7 +113,7 @@ class DataSet:
 
     @property
     def digest(self) -> str:
-        """Tells data sets apart by what is cheap to read: classes, and which image with which label is where."""
+        """A hash of what is cheap to read: classes, and which image with which label is in which split."""
         digest = hashlib.sha256("\n".join(self.class_names).encode())
         for split in (self.train, self.validation, self.test):
             digest.update(split.indices.tobytes() + split.labels.tobytes())

@@ -30,7 +30,7 @@ def batches_of(
     draws: tuple[int, int] | None,
     place: Place,
 ) -> list[NDArray[np.int64]]:
-    """This process's part of every batch, as positions in `indices` and `labels` (n,).
+    """The part of every batch that this process has, as positions in `indices` and `labels` (n,).
 
     draws: (seed, epoch) of a training order; None: every image once, in an order whose every beginning holds the
     classes in their proportions, or for shards as they were packed. BatchNorm's statistics, and an accuracy on the

@@ -66,6 +66,7 @@ class ArraySource:
         return len(self.images)
 
     def read(self, index: int) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8."""
         image: NDArray[np.uint8] = self.images[index]
         return image
 
@@ -86,6 +87,7 @@ class EncodedSource:
         return item if isinstance(item, bytes) else item.read_bytes()
 
     def read(self, index: int) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8. Raises `BadFile` naming the file, or the image by its number."""
         item = self.items[index]
         return decode(item, lambda: f"{self.where} {index}" if isinstance(item, bytes) else str(item))
 
@@ -101,7 +103,7 @@ def decode(item: Path | bytes, name: Callable[[], str]) -> NDArray[np.uint8]:
                 return np.repeat(_eight_bits(upright)[:, :, None], 3, axis=2)
             return np.array(upright.convert("RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        raise BadFile(f"cannot read {name()}: {one_line(error)}; mend or remove it") from error
+        raise BadFile(f"cannot read {name()}: {one_line(error)}; repair or remove it") from error
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

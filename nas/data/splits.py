@@ -25,8 +25,11 @@ def split_by_class(labels: NDArray[np.int64], share: float, seed: int) -> tuple[
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of (the rest, a held-out share): whole shards, so that each is read for one of the two only, where
-    both sides then have every class; otherwise a share of every class."""
+    """Positions of (the rest, a held-out share).
+
+    Whole shards, so that each is read for one of the two only, where both sides then have every class; otherwise a
+    share of every class.
+    """
     if isinstance(split.source, ShardedSource):
         order = _by_shard_in_turn(split, seed)
         held, rest = np.split(order, [max(1, round(share * len(order)))])
@@ -76,6 +79,7 @@ def assemble(data: DataSet, trained: Split, test: Split | None, validation_share
 
 
 def whole(source: ImageSource, labels: NDArray[np.int64]) -> Split:
+    """Every image of a source, with its label. labels: (n,)."""
     return Split(source, np.arange(len(labels)), labels.astype(np.int64))
 
 

@@ -3,66 +3,60 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from typing import BinaryIO
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-from numpy.typing import NDArray
-
-from nas.data.dataset import DataSet, Split
-from nas.data.shards.cache import FileCache, is_remote
-from nas.data.shards.index import ShardIndex, cache_of, find_shards, member_name, wrong_size
-from nas.data.sources import decode
-from nas.data.splits import assemble
-from nas.run.settings import DataSettings
+from nas.data.named import Epochs, NamedDataSet, Peeked
+from nas.data.settings import DataSettings
 from search_space.errors import UserError
+from search_space.reading import Above, AtLeast
+
+if TYPE_CHECKING:
+    from nas.data.dataset import DataSet
+    from nas.data.shards.cache import FileCache
+    from nas.data.shards.index import ShardedImages, ShardIndex
 
 
-class TarSource:
-    """Images of indexed shards, each read by its position. window: see `nas.data.sources.ShardedSource`."""
+@dataclass(frozen=True)
+class WebDatasetSettings(DataSettings):
+    """root: a folder or URL that `nas.pack` wrote, or a folder of shards alone."""
 
-    def __init__(self, index: ShardIndex, cache: FileCache, window: int) -> None:
-        self.index, self.cache, self.window = index, cache, window
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def shard_of(self, indices: NDArray[np.int64]) -> NDArray[np.int32]:
-        return self.index.shard[indices]
-
-    def prepare(self, shard: int) -> None:
-        """Fetch it if it is remote; what fails is told when it is read."""
-        address = self.index.addresses[shard]
-        if is_remote(address):
-            with suppress(UserError):
-                self.cache.open(address).close()
-
-    def encoded(self, index: int) -> bytes:
-        """Raises `BadFile`, also for a shard that is not what was indexed."""
-        with self._open(index) as file:
-            return self._content(file, index)
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """(H, W, 3). Raises `BadFile` naming shard and member."""
-        with self._open(index) as file:
-            offset, address = int(self.index.offset[index]), self.index.addresses[self.index.shard[index]]
-            return decode(self._content(file, index), lambda: f"'{member_name(file, offset)}' of shard '{address}'")
-
-    def _open(self, index: int) -> BinaryIO:
-        return self.cache.open(self.index.addresses[self.index.shard[index]])
-
-    def _content(self, file: BinaryIO, index: int) -> bytes:
-        number = self.index.shard[index]
-        found, expected = os.fstat(file.fileno()).st_size, self.index.shard_bytes[number]
-        if found != expected:
-            address = self.index.addresses[number]
-            raise wrong_size(address, found, int(expected), self.cache if is_remote(address) else None)
-        return os.pread(file.fileno(), int(self.index.size[index]), int(self.index.offset[index]))
+    train: Annotated[str | None, "instead of root, patterns such as URL/train-{000..999}.tar, several joined by ::"] = (
+        None
+    )
+    test: Annotated[str | None, "the same (null: a fifth of the images is held out)"] = None
+    cache: Annotated[
+        str | None, "where remote shards, and the indices of those that have none, are kept (null: ~/.cache/quadranas)"
+    ] = None
+    cache_gb: Annotated[
+        float, Above(0), "and how much of them, in GB; those that were read longest ago are removed first"
+    ] = 10.0
+    shuffle_shards: Annotated[int, AtLeast(1), "images are mixed within so many shards"] = 8
 
 
-def load_webdataset(settings: DataSettings) -> DataSet:
-    """Shards of data.root, or of the patterns data.train and data.test. Raises `BadFile` or `UserError`."""
-    images, cache = find_shards(settings), cache_of(settings)
+def _peek(settings: WebDatasetSettings) -> Peeked:
+    return Peeked(_find(settings)[0].class_names)
+
+
+def _find(settings: WebDatasetSettings) -> tuple[ShardedImages, FileCache]:
+    from nas.data.shards.cache import FileCache
+    from nas.data.shards.index import find_shards
+
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "quadranas"
+    cache = FileCache(Path(settings.cache or home).expanduser(), round(settings.cache_gb * 1e9))
+    return find_shards(settings.root, settings.train, settings.test, cache), cache
+
+
+def _load(settings: WebDatasetSettings) -> DataSet:
+    import numpy as np
+
+    from nas.data.dataset import DataSet, Split
+    from nas.data.shards.source import TarSource
+    from nas.data.splits import assemble
+
+    images, cache = _find(settings)
     parts = [index for index in (images.train, images.test) if index is not None]
     _check_room(parts, cache, settings.shuffle_shards)
     trained, *tests = (
@@ -82,8 +76,10 @@ def load_webdataset(settings: DataSettings) -> DataSet:
     return assemble(data, trained, tests[0] if tests else None, settings.validation_share, settings.limit)
 
 
-def _check_room(parts: list[ShardIndex], cache: FileCache, window: int) -> None:
-    """Raises `UserError` if the cache holds less than what is read at the same time."""
+def _check_room(parts: Sequence[ShardIndex], cache: FileCache, window: int) -> None:
+    """Raise `UserError` if the cache holds less than what is read at the same time."""
+    from nas.data.shards.cache import is_remote
+
     remote = [int(size) for part in parts if is_remote(part.addresses[0]) for size in part.shard_bytes]
     # training and validation batches in turn; a window, the shard that leaves it and the one fetched ahead
     at_once = 2 * (window + 2) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -93,3 +89,8 @@ def _check_room(parts: list[ShardIndex], cache: FileCache, window: int) -> None:
             f"data.cache_gb={cache.limit_bytes / 1e9:g} is too small for the {min(at_once, len(remote))} shards that "
             f"are read in turn; set data.cache_gb={needed / 1e9:.2g} or more, or a smaller data.shuffle_shards"
         )
+
+
+DATA_SET = NamedDataSet(
+    WebDatasetSettings("webdataset", resolution=128, validation_share=0.1), Epochs(2, 4, 4), _peek, _load
+)

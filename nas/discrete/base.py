@@ -1,4 +1,7 @@
-"""The two roles of a discrete search, and its loop. Arrays of networks are (N, S): N networks, a choice for S slots."""
+"""The two roles of a discrete search, region and searcher, and its loop. Not for any one way of searching.
+
+Arrays of networks are (N, S): N networks, the index of the chosen candidate for each of S slots.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class Region(Protocol):
         """(N, S) -> (N,) how far outside the limits as a share of the budget; 0 or less within."""
 
     def effort(self, networks: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(N, S) -> (N,) above 0: a cost known without looking, which accuracy tends to grow with, as MACs are."""
+        """(N, S) -> (N,) above 0: a cost known without evaluating that accuracy tends to grow with, such as MACs."""
 
 
 def as_choices(networks: NDArray[np.int64]) -> list[Choices]:
@@ -40,7 +43,7 @@ def as_choices(networks: NDArray[np.int64]) -> list[Choices]:
 
 @dataclass(frozen=True)
 class Trial:
-    """A network that was looked at."""
+    """An evaluated network; accuracies may be on any scale, larger is better."""
 
     choices: Choices
     accuracy: float
@@ -51,12 +54,13 @@ class Searcher(Protocol):
 
     @property
     def trials(self) -> Sequence[Trial]:
-        """All distinct networks told so far, in order."""
+        """All distinct networks reported so far by `tell`, in order."""
 
     def ask(self) -> Choices | None:
-        """A network of the region that was not told yet; None when no other was found."""
+        """A canonical network of the region that has not been reported yet; None when no other was found."""
 
-    def tell(self, choices: Choices, accuracy: float) -> None: ...
+    def tell(self, choices: Choices, accuracy: float) -> None:
+        """Report the accuracy of a network, whether it was asked for or not."""
 
 
 def explore(
@@ -65,7 +69,10 @@ def explore(
     count: int,
     on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> Sequence[Trial]:
-    """Look at networks until the searcher knows `count` of them or finds no other; all that it knows."""
+    """Evaluate networks until the searcher knows `count` of them or finds no other; all that it knows.
+
+    on_trial: called after every network evaluated here.
+    """
     while len(searcher.trials) < count and (choices := searcher.ask()) is not None:
         accuracy = evaluate(choices)
         searcher.tell(choices, accuracy)

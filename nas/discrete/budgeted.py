@@ -22,8 +22,10 @@ ATTEMPTS = 10_000  # draws that may all be rejected before a region counts as em
 
 
 class Budgeted:
-    """floor_ms <= latency <= budget_ms, and the hard limits. Make it by `within_budget`, which knows that a network
-    is there."""
+    """The region floor_ms <= latency <= budget_ms within the hard limits.
+
+    Make it by `within_budget`, which makes sure that it holds a network.
+    """
 
     def __init__(self, table: LatencyTable, limits: Limits, budget_ms: float, floor_ms: float) -> None:
         self.table, self.limits = table, limits
@@ -40,8 +42,11 @@ class Budgeted:
         self.ways = self._count((floor_ms - table.minimum_ms) / width - len(self.widths) - 1)
 
     def _count(self, first: float) -> list[NDArray[np.float64]]:
-        """ways[s][ended, b]: networks from slot s on, with b buckets spent before it, that end between `first` and
-        the budget; `ended`: whether this stage has had its Zero. Floats: exact to 16 digits."""
+        """How many ways there are to finish a network, by slot, from the last one back.
+
+        ways[s][ended, b]: networks from slot s on, with b buckets spent before it, that end between `first` and
+        the budget; `ended`: whether this stage has had its Zero. Floats: exact to 16 digits.
+        """
         last = np.zeros((2, BUCKETS + 1))
         last[:, max(0, int(np.ceil(first))) :] = 1.0
         ways, allowed = [last], self.limits.allowed
@@ -61,7 +66,10 @@ class Budgeted:
         return [0, 1] if opens_stage or choice == self.zeros[slot] else [0]
 
     def sample(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
-        """Raises `UserError` when every one of `ATTEMPTS` draws missed the region."""
+        """(count, S), uniform over the region's networks by rejection from the counted walk.
+
+        Raises `UserError` when every one of `ATTEMPTS` draws missed the region.
+        """
         kept = np.empty((0, len(self.widths)), np.int64)
         attempts = 0
         while len(kept) < count and (len(kept) or attempts < ATTEMPTS) and self.ways[0][0, 0]:
@@ -99,6 +107,7 @@ class Budgeted:
         return np.take_along_axis(networks, order, axis=1)
 
     def excess(self, networks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(N, S) -> (N,), the largest over budget, floor and hard limits, each as a share of its own bound."""
         latency_ms = self.table.paths_ms(networks)
         excess = np.maximum(latency_ms - self.budget_ms, self.floor_ms - latency_ms) / self.budget_ms
         for name, most in self.limits.most.items():
@@ -106,6 +115,7 @@ class Budgeted:
         return excess
 
     def effort(self, networks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(N, S) -> (N,), MACs."""
         return self.limits.total("macs", networks)
 
 

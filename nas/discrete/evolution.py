@@ -20,7 +20,7 @@ CHANGES = 4  # slots drawn anew in a child, at most
 
 
 class Evolution:
-    """The seed and the accuracies told decide what is asked."""
+    """The seed and the accuracies reported decide what is proposed."""
 
     def __init__(self, region: Region, seed: int) -> None:
         self.region = region
@@ -32,12 +32,15 @@ class Evolution:
 
     @property
     def trials(self) -> list[Trial]:
+        """In the order they were reported in."""
         return [Trial(choices, accuracy) for choices, accuracy in self.known.items()]
 
     def tell(self, choices: Choices, accuracy: float) -> None:
+        """Keep an accuracy; the surrogate is fitted anew by the next `ask`."""
         self.known[choices] = accuracy
 
     def ask(self) -> Choices | None:
+        """Before `START` trials the draw with the most effort, then the child with the largest expected improvement."""
         pool = as_choices(self.region.sample(self.rng, IMMIGRANTS))
         if len(self.known) >= START:
             pool += self._children()
@@ -47,8 +50,8 @@ class Evolution:
         networks = np.array(fresh)
         if len(self.known) < START:
             return fresh[int(self._effort(networks).argmax())]
-        told = np.array(list(self.known))
-        self.surrogate.fit(told, self._effort(told), np.array(list(self.known.values())))
+        known = np.array(list(self.known))
+        self.surrogate.fit(known, self._effort(known), np.array(list(self.known.values())))
         return fresh[int(self.surrogate.expected_improvement(networks, self._effort(networks)).argmax())]
 
     def _effort(self, networks: Networks) -> Array:

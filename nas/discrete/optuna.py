@@ -1,7 +1,7 @@
 """Optuna's samplers over choices, with the limits as its constraints and its storage as the memory of the search.
 
-A proposal outside the limits is never looked at: it is told as pruned with how far outside it is, which is what
-TPE and NSGA-II learn from. Several processes may share a storage; each sees what the others told.
+A proposal outside the limits is never evaluated: it is reported as pruned with how far outside it is, which is what
+TPE and NSGA-II learn from. Several processes may share a storage; each sees what the others reported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from search_space.errors import UserError, one_line
 if TYPE_CHECKING:
     import optuna
 
-REPEATED = 5  # proposals of known networks, after which a uniform draw is looked at
+REPEATED = 5  # proposals of known networks, after which a uniform draw is proposed
 CHOICES = "choices"  # a trial's attribute: the canonical network
 
 
@@ -35,9 +35,12 @@ class OptunaSearch:
         study: str = "search",
         outside: int = 20,
     ) -> None:
-        """storage: None for memory, a journal's file, or a database's URL. study: what is searched; trials of a study
-        of this name in the storage count. outside: proposals outside the limits after which a uniform draw is looked
-        at. Raises `UserError` for a storage that cannot be used."""
+        """Open the study, or begin it.
+
+        sampler: 'tpe' or 'nsga2'. storage: None for memory, a journal's file, or a database's URL. study: what is
+        searched; trials of a study of this name in the storage count. outside: proposals outside the limits after
+        which a uniform draw is proposed. Raises `UserError` for a storage that cannot be used.
+        """
         import optuna
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -63,10 +66,11 @@ class OptunaSearch:
     def _known(self) -> dict[Choices, float]:
         import optuna
 
-        told = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-        return {tuple(trial.user_attrs[CHOICES]): float(trial.value) for trial in told if trial.value is not None}
+        reported = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+        return {tuple(trial.user_attrs[CHOICES]): float(trial.value) for trial in reported if trial.value is not None}
 
     def ask(self) -> Choices | None:
+        """The sampler's first proposal within the limits that is new; after too many others a uniform draw."""
         import optuna
 
         known = self._known()
@@ -96,7 +100,10 @@ class OptunaSearch:
         return trial
 
     def tell(self, choices: Choices, accuracy: float) -> None:
-        """Also for a network that was not asked for."""
+        """Close the trial of a proposal, or add one for a network that was not proposed here.
+
+        TPE learns from both, NSGA-II breeds from its own proposals alone.
+        """
         import optuna
 
         if choices in self.asked:

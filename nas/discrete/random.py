@@ -1,4 +1,4 @@
-"""The baseline to beat: networks of the region drawn uniformly, none twice."""
+"""The baseline to beat: networks of the region drawn uniformly, none twice. Not for learning from accuracies."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ class RandomSearch:
 
     @property
     def trials(self) -> list[Trial]:
+        """In the order they were reported in."""
         return [Trial(choices, accuracy) for choices, accuracy in self.known.items()]
 
     def ask(self) -> Choices | None:
+        """A uniform draw; accuracies play no part."""
         return draw_new(self.region, self.known, self.rng)
 
     def tell(self, choices: Choices, accuracy: float) -> None:
+        """Keep an accuracy, so that its network is not drawn again."""
         self.known[choices] = accuracy
 
 

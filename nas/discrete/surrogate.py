@@ -1,7 +1,7 @@
-"""A Gaussian process over choices, to say which network is worth looking at.
+"""A Gaussian process over choices, to say which network is worth evaluating.
 
 k(x, y) = exp(-(share of slots that differ) / length) + slope**2 * effort(x) * effort(y), about a mean that grows with
-effort: what the candidates are is unknown to it, but that more work tends to pay is known before the first look.
+effort: what the candidates are is unknown to it, but that more work tends to pay is known before the first evaluation.
 Targets are ranks mapped to normal quantiles, since the few networks that fail altogether would else set the scale.
 Length and noise are those of a small grid with the largest likelihood. Not for predicting accuracies.
 """

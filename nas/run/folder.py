@@ -10,6 +10,7 @@ from pathlib import Path
 from nas.run.checkpoint import FOLDER as CHECKPOINTS
 from nas.run.distributed import OtherStopped, Place, from_first
 from nas.run.plan import taken
+from nas.run.resume import NAME as RUN
 from nas.run.resume import Begun, only_process
 from nas.training.loop import NotFinite
 from search_space import UserError
@@ -38,6 +39,10 @@ def run_folder(out: str | None, default_name: str, begun: Begun, resumed: Path |
         raise Stopped(f"stopped; resume with resume={folder}") from error
     except CannotWrite as error:
         raise CannotWrite(f"{error}; fix that and resume with resume={folder}") from error
+    except UserError:
+        if here.first and resumed is None and [p.name for p in folder.iterdir()] == [RUN]:
+            begun.forget(folder)  # refused before anything was done: nothing to resume
+        raise
     finally:
         if here.first:
             with suppress(OSError):  # an empty one goes, so that the same `out` can be used again

@@ -10,12 +10,11 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas.run.result import SearchResult, scale_note
 from search_space.tables import Column, Schema, make_table, parse_rows, read_table, read_text, write_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-    from nas.run.result import SearchResult
 
 FRONT = Schema(
     "front.csv",
@@ -64,6 +63,11 @@ class FrontRow:
     def used_by(self) -> str:
         """In words, what uses the budget where it is not the prediction."""
         return f"by the upper end at confidence {self.confidence:g}" if self.confidence else ""
+
+    @property
+    def scale_note(self) -> str:
+        """', calibration=NAME: not real time' where the ms are so."""
+        return scale_note(self.calibration)
 
     @staticmethod
     def of(result: SearchResult, folder: str) -> FrontRow:

@@ -13,8 +13,9 @@ from pathlib import Path
 from device_profiles import DeviceProfile, load_profile
 from latency_models import LatencyModel, LatencyTable, fit_latency_model, latency_table
 from nas.choose.limits import Limits, check_feasible, limits_of
+from nas.data.registry import peek
 from nas.penalties import penalty_form
-from nas.run.settings import SearchSettings, count_classes
+from nas.run.settings import SearchSettings
 from nas.supernet.origin import images_at_hand, origin_of
 from search_space import SearchSpace, UserError, available_spaces, load_space, lower
 
@@ -76,7 +77,7 @@ def plan_targets(each: Sequence[SearchSettings], num_classes: int | None = None)
 def _priced(settings: SearchSettings, num_classes: int | None) -> Priced:
     space = load_space(settings.space, settings.space_width)
     profile = load_profile(settings.device)
-    num_classes = count_classes(settings.data) if num_classes is None else num_classes
+    num_classes = peek(settings.data).num_classes if num_classes is None else num_classes
     model = fit_latency_model(profile, settings.calibration, settings.confidence)
     table = _table(settings, model, space, num_classes)
     limits = limits_of(space, settings.deployment_resolution, num_classes, settings.limits)

@@ -6,17 +6,24 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from search_space import Architecture, Cost, UserError
-from search_space.errors import BadFile
+from search_space import Architecture, Cost
 from search_space.files import write_whole
+from search_space.reading import REQUIRED, AtLeast, check, read, read_json, to_plain, without_schema
 
 SCHEMA = 1
+
+
+NOT_REAL = "not real time"
+
+
+def scale_note(calibration: str) -> str:
+    """', calibration=NAME: not real time', or nothing on the device's measured scale."""
+    return "" if calibration == "measured" else f", calibration={calibration}: {NOT_REAL}"
 
 
 @dataclass(frozen=True)
@@ -84,13 +91,11 @@ class InputFormat:
 class Resolution:
     """Pixels a side: what the latency is for, and what the weights were trained at."""
 
-    deployment: int
-    training: int
+    deployment: Annotated[int, AtLeast(1)]
+    training: Annotated[int, AtLeast(1)]
 
     def __post_init__(self) -> None:
-        for name, pixels in (("deployment", self.deployment), ("training", self.training)):
-            if type(pixels) is not int or pixels < 1:
-                raise BadFile(f"resolution.{name} is {pixels!r}, not a number of pixels")
+        check(self, where="resolution")
 
 
 @dataclass(frozen=True)
@@ -106,56 +111,17 @@ class SearchResult:
     latency: Mapping[str, DeviceLatency]
     accuracy: Accuracy | None  # None: no images were at hand
     gate_path: tuple[str, ...] | None = None  # the supernet's choice per slot; None if it came from elsewhere
-    notes: tuple[str, ...] = ()
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    notes: Annotated[tuple[str, ...], REQUIRED] = ()
+    provenance: Annotated[Mapping[str, Any], REQUIRED] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        values = {f: getattr(self, f) for f in self.__dataclass_fields__}
-        plain = {
-            name: value.to_dict() if isinstance(value, Architecture) else _plain(value)
-            for name, value in values.items()
-        }
-        return {"schema": SCHEMA, **plain}
+        """As JSON holds it. Raises ValueError for a number that is not finite."""
+        return {"schema": SCHEMA, **to_plain(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "result") -> SearchResult:
-        """Read `to_dict`'s form. Raises `BadFile` naming `where`."""
-        try:
-            if data["schema"] != SCHEMA:
-                raise BadFile(f"{where} has schema {data['schema']}; this version reads schema {SCHEMA}")
-            budget, inputs = data["budget"], data["input"]
-            return cls(
-                architecture=Architecture.from_dict(data["architecture"]),
-                num_classes=int(data["num_classes"]),
-                resolution=Resolution(**data["resolution"]),
-                input=InputFormat(**{key: tuple(value) for key, value in inputs.items()}),
-                cost=Cost(**data["cost"]),
-                budget=Budget(**budget) if budget else None,
-                latency={name: DeviceLatency(**value) for name, value in data["latency"].items()},
-                accuracy=Accuracy(**data["accuracy"]) if data["accuracy"] else None,
-                gate_path=tuple(data["gate_path"]) if data.get("gate_path") else None,
-                notes=tuple(data["notes"]),
-                provenance=data["provenance"],
-            )
-        except KeyError as error:
-            raise BadFile(f"{where} is not a search result: it has no field {error}") from error
-        except (TypeError, AttributeError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise BadFile(f"{where}: {error}") from error
-            raise BadFile(f"{where} is not a search result: {error}") from error
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses and tuples as JSON would give them back."""
-    if hasattr(value, "__dataclass_fields__"):
-        value = asdict(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} cannot be written as JSON")
-    return value
+        """Read `to_dict`'s form. Raises `BadFile` naming `where` and the field at fault."""
+        return read(cls, without_schema(data, SCHEMA, where), where)
 
 
 def save_result(result: SearchResult, path: Path) -> None:
@@ -165,16 +131,4 @@ def save_result(result: SearchResult, path: Path) -> None:
 
 def load_result(path: Path) -> SearchResult:
     """Raises `BadFile` for a file that is missing, truncated or not a search result."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BadFile(f"no file '{path}'") from error
-    except IsADirectoryError as error:
-        raise BadFile(f"'{path}' is a folder; name the architecture.json in it") from error
-    except OSError as error:
-        raise BadFile(f"cannot read '{path}': {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadFile(f"'{path}' is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise BadFile(f"'{path}' holds no object")
-    return SearchResult.from_dict(data, where=f"'{path}'")
+    return SearchResult.from_dict(read_json(path, "architecture.json"), where=f"'{path}'")

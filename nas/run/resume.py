@@ -17,6 +17,7 @@ from typing import Any
 from search_space import UserError
 from search_space.errors import BadFile
 from search_space.files import write_whole
+from search_space.reading import read, read_json, without_schema
 
 SCHEMA = 1
 NAME = "run.json"
@@ -33,10 +34,12 @@ class Begun:
     started: datetime
 
     def save(self, folder: Path) -> None:
+        """Write `run.json` into the run's folder. Raises `CannotWrite`."""
         values = {**vars(self), "schema": SCHEMA, "started": self.started.isoformat()}
         write_whole(folder / NAME, json.dumps(values, indent=1) + "\n")
 
     def forget(self, folder: Path) -> None:
+        """Remove `run.json`: the run has finished."""
         (folder / NAME).unlink(missing_ok=True)
 
     @staticmethod
@@ -48,16 +51,9 @@ class Begun:
                 return None
             raise BadFile(f"resume={folder}: no run was begun there ('{path}' is missing); start it anew")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if values["schema"] != SCHEMA:
-                raise BadFile(f"'{path}' has schema {values['schema']}; this version reads schema {SCHEMA}")
-            begun = Begun(
-                values["kind"], values["options"], values["command"], datetime.fromisoformat(values["started"])
-            )
-        except BadFile:
-            raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadFile(f"'{path}' is damaged, the run cannot go on: {error}") from error
+            begun = read(Begun, without_schema(read_json(path), SCHEMA, f"'{path}'"), f"'{path}'")
+        except BadFile as error:
+            raise BadFile(f"the run in '{folder}' cannot be resumed: {error}") from error
         if begun.kind != kind:
             raise BadFile(f"'{folder}' is a run of nas.{begun.kind}: python -m nas.{begun.kind} resume={folder}")
         return begun

@@ -40,8 +40,9 @@ from nas.run.resume import Begun
 from nas.run.targets import options_of, target_name
 from nas.strategies import load_strategy
 from nas.strategies.base import Strategy, Task
-from nas.strategies.weights import decided, last_supernet
+from nas.strategies.weights import decided, first_supernet, trained_supernet
 from nas.supernet.network import Supernet
+from nas.supernet.origin import CHECKPOINT
 from nas.training.loop import NotFinite, train_network
 from nas.training.recipes import finetune_recipe
 from search_space import GatePath
@@ -127,12 +128,15 @@ def _search(task: Task, strategy: Strategy) -> Supernet:
     """The supernet; what was found in it is in the checkpoints' facts, now or since the run was stopped."""
     checkpoints = task.checkpoints
     if "found" in checkpoints.facts:
-        return last_supernet(task.plan, task.data, checkpoints.run_folder)
+        if checkpoints.facts["trained"]:
+            return trained_supernet(task.plan, task.data, checkpoints.run_folder)
+        return first_supernet(task.plan, task.data)
     supernet, found = strategy.search(task)
     checkpoints.facts["found"] = [
         {"path": one.path.choices, "accuracy": one.validation_accuracy, "step": log.rows[-1].step if log.rows else 0}
         for one, log in zip(found, task.logs, strict=True)
     ]
+    checkpoints.facts["trained"] = (checkpoints.run_folder / CHECKPOINT).is_file()
     checkpoints.facts["search_s"] = round(checkpoints.seconds, 1)
     checkpoints.keep("chosen", 0, Checkpoint, now=True)
     return supernet

@@ -21,7 +21,7 @@ STRATEGIES = {
 
 def load_strategy(name: str) -> "Strategy":
     """The strategy of that name. Raises `UserError`."""
-    return cast("Strategy", load_named("strategy", name, STRATEGIES))
+    return cast("Strategy", load_named("strategy", name, STRATEGIES, ("check", "total_steps", "search")))
 
 
 __all__ = ["STRATEGIES", "load_strategy"]

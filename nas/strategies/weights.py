@@ -68,10 +68,8 @@ def first_supernet(plan: Plan, data: DataSet) -> Supernet:
     return supernet
 
 
-def last_supernet(plan: Plan, data: DataSet, folder: Path) -> Supernet:
-    """As the search of a run left it in its folder; where it trained nothing, as it started. Raises `BadFile`."""
-    if not weight_steps(plan, data):
-        return first_supernet(plan, data)
+def trained_supernet(plan: Plan, data: DataSet, folder: Path) -> Supernet:
+    """As the search of a run left it in its folder. Raises `BadFile`."""
     supernet = new_supernet(plan, data)
     load_supernet(folder / CHECKPOINT, supernet)
     return supernet

@@ -17,8 +17,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from nas.data.registry import settings_from_file
+from nas.data.settings import DataSettings
 from nas.run.result import InputFormat, load_result
-from nas.run.settings import DataSettings, SearchSettings, settings_from_dict
+from nas.run.settings import SearchSettings, settings_from_dict
 from search_space import load_space
 from search_space.errors import BadFile, UserError
 
@@ -150,10 +152,11 @@ def origin_of(init: str) -> Origin:
         with safe_open(path, framework="numpy") as file:
             names = set(file.keys())
             purpose = json.loads(file.get_tensor(TRAINED_FOR).tobytes()) if TRAINED_FOR in names else {}
+        settings = purpose["settings"]
         return Origin(
             path,
             gates if gates in names else None,
-            settings_from_dict(SearchSettings, purpose["settings"]),
+            settings_from_dict(SearchSettings, {**settings, "data": settings_from_file(settings["data"])}),
             InputFormat(**{key: tuple(value) for key, value in purpose["inputs"].items()}),
             purpose["splits"],
         )

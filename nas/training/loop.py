@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,9 @@ from torch.nn import functional as F
 from nas.data import DataSet, Split
 from nas.run.checkpoint import Checkpoint, Checkpoints, load_optimizer, optimizer_tensors, part, under
 from nas.run.distributed import average_gradients, total
-from nas.run.settings import check_training
 from nas.training.mixing import mix
 from nas.training.moving_average import MovingAverage
+from nas.training.recipes import Recipe
 from search_space import UserError
 
 PHASE = "training"  # of checkpoints
@@ -29,44 +28,12 @@ class NotFinite(UserError):
     """A loss became NaN or infinite."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train a network. Defaults: a small recipe; the ImageNet one is in nas/conf/recipe."""
-
-    epochs: int = 30
-    warmup_epochs: float = 1.0
-    batch_size: int = 64
-    accumulate: int = 1
-    lr: float = 2e-3
-    final_lr: float = 1e-6
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
-    gradient_clip: float = 1.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    randaugment: float = 0.0
-    colour_jitter: float = 0.0
-    random_erasing: float = 0.0
-    ema: float = 0.0
-    precision: str = "fp32"
-    drop_path: float = 0.0
-    layer_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_training("recipe", self)
-        for name, holds in (
-            ("epochs", self.epochs >= 1),
-            ("accumulate", self.accumulate >= 1),
-            ("drop_path", 0 <= self.drop_path < 1),
-            ("random_erasing", 0 <= self.random_erasing <= 1),
-        ):
-            if not holds:
-                raise UserError(f"recipe.{name}={getattr(self, name)} is out of range")
-
-
 def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW, decay on matrices and kernels only. Parameters without a gradient get neither decay nor
-    momentum: with separate weights those of unsampled candidates, with shared ones those of left-out slots."""
+    """AdamW, decay on matrices and kernels only.
+
+    Parameters without a gradient get neither decay nor momentum: with separate weights those of unsampled
+    candidates, with shared ones those of left-out slots.
+    """
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -87,7 +54,7 @@ def set_cosine_lr(
 
 
 def computing_in(precision: str, device: torch.device) -> torch.autocast:
-    """Within, layers compute in one of `nas.run.settings.PRECISIONS`; losses, and parameters, stay in fp32."""
+    """Within, layers compute in one of `nas.run.settings.PRECISIONS`; losses and parameters stay in fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -121,7 +88,7 @@ def take_step(
 
 @torch.no_grad()
 def accuracy(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Share of images whose largest logit is their label. predict: (N, 3, R, R) -> (N, classes)."""
+    """Share of images whose largest logit is their label, over all processes. predict: (N, 3, R, R) -> (N, classes)."""
     counts = torch.zeros(2, dtype=torch.float64)
     for images, labels in batches:
         right = (predict(images).argmax(1) == labels).sum()
@@ -132,7 +99,10 @@ def accuracy(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor
 
 @torch.no_grad()
 def recalibrate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Measure every BatchNorm's mean and variance on the network's own path, as plain averages."""
+    """Measure every BatchNorm's mean and variance on the network's own path, as plain averages over the batches.
+
+    batches: (N, 3, R, R), labels. The network ends in evaluation mode; one without BatchNorms is left as it is.
+    """
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     if not norms:
         return

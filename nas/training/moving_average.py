@@ -36,8 +36,10 @@ class MovingAverage:
             value.copy_(self._average[name])
 
     def state(self) -> dict[str, Tensor]:
+        """The averages by the names of the model's weights; the tensors themselves, not copies."""
         return dict(self._average)
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take the averages of an earlier `state`."""
         for name, value in self._average.items():
             value.copy_(state[name])

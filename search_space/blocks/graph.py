@@ -1,4 +1,4 @@
-"""A list of nodes under construction: block families append layers to it, shapes follow."""
+"""A list of nodes under construction: block families append layers to it, shapes follow. Not for costs or weights."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ class Graph:
 
     @property
     def last(self) -> int:
+        """Position of the node that was appended last; `INPUT` while there is none."""
         return len(self.nodes) - 1  # SEGMENT_INPUT while empty
 
     @property
     def out_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) after the last node."""
         return self.shape(self.last)
 
     def shape(self, x: int) -> tuple[int, int, int]:
@@ -47,17 +49,20 @@ class Graph:
         padding: int | None = None,
         x: int | None = None,
     ) -> int:
+        """Dense convolution; padding: None for half the kernel, which keeps the map at stride 1."""
         x = self.last if x is None else x
         c, h, w = self.shape(x)
         padding = kernel_size // 2 if padding is None else padding
         return self._append(name, LayerSpec(Kind.CONV, c, out_channels, h, w, kernel_size, stride, padding, bias), (x,))
 
     def dwconv(self, name: str, kernel_size: int, stride: int = 1, *, bias: bool, x: int | None = None) -> int:
+        """Depthwise convolution padded by half its kernel, as many channels out as in."""
         x = self.last if x is None else x
         c, h, w = self.shape(x)
         return self._append(name, LayerSpec(Kind.DWCONV, c, c, h, w, kernel_size, stride, kernel_size // 2, bias), (x,))
 
     def linear(self, name: str, out_features: int) -> int:
+        """Fully connected layer with bias on the last node, whose map is one pixel."""
         c, h, w = self.out_shape
         return self._append(name, LayerSpec(Kind.LINEAR, c, out_features, h, w, bias=True), (self.last,))
 
@@ -68,6 +73,7 @@ class Graph:
         return self._append(name, LayerSpec(kind, c, c, h, w), (x,))
 
     def binary(self, name: str, kind: Kind, x: int, y: int) -> int:
+        """Element-wise sum or product of two nodes of one shape."""
         c, h, w = self.shape(x)
         return self._append(name, LayerSpec(kind, c, c, h, w), (x, y))
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from search_space.blocks.graph import Graph
 from search_space.blocks.quadra import check, frame, head, pointwise, stem, transition
-
-if TYPE_CHECKING:
-    from search_space.space import BlockChoice
+from search_space.space import BlockChoice
 
 __all__ = ["block", "check", "head", "stem", "transition"]
 
 
 def block(g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph:
+    """QuadraNet's two residual branches, the first with one depthwise convolution."""
     return frame(g, choice, width, depthwise=linear_depthwise, expand=pointwise, project=pointwise)
 
 
 def linear_depthwise(g: Graph, kernel_size: int) -> int:
+    """One depthwise convolution with bias, where QuadraNet has a(x) * b(x) + c(x)."""
     return g.dwconv("depthwise", kernel_size, bias=True)

@@ -6,23 +6,21 @@ where the shapes allow. Stem 3x3 stride 2 and one expansion-1 block; head 1x1 mi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from search_space.blocks.graph import Graph
 from search_space.errors import UserError
 from search_space.layer import Kind
-
-if TYPE_CHECKING:
-    from search_space.space import BlockChoice, SearchSpace, Stage
+from search_space.space import BlockChoice, SearchSpace, Stage
 
 
 def check(space: SearchSpace) -> None:
+    """Raise `UserError` unless the space names the widths of the first block and of the head."""
     for field in ("first_width", "head_width"):
         if getattr(space, field) < 1:
             raise UserError(f"space '{space.name}': family mbconv needs {field}, a width above 0")
 
 
 def stem(g: Graph, space: SearchSpace) -> Graph:
+    """3x3 convolution with stride 2, then a block of expansion 1 to `first_width`."""
     g.conv("conv", space.stem_width, kernel_size=3, stride=2, bias=False)
     g.unary("norm", Kind.BATCH_NORM)
     g.unary("act", Kind.RELU6)
@@ -30,10 +28,12 @@ def stem(g: Graph, space: SearchSpace) -> Graph:
 
 
 def transition(g: Graph, stage: Stage) -> Graph:
-    return g  # the first block of a stage strides
+    """Nothing: the first block of a stage strides."""
+    return g
 
 
 def block(g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph:
+    """Expand, depthwise with the stride, project; residual at stride 1 between equal widths."""
     in_width = g.in_shape[0]
     g.conv("expand", choice.expand_ratio * in_width, bias=False)
     g.unary("expand_norm", Kind.BATCH_NORM)
@@ -54,6 +54,7 @@ def _depthwise_and_project(g: Graph, kernel_size: int, width: int, stride: int) 
 
 
 def head(g: Graph, space: SearchSpace, num_classes: int) -> Graph:
+    """1x1 convolution to `head_width`, mean over all pixels, classifier."""
     g.conv("mix", space.head_width, bias=False)
     g.unary("norm", Kind.BATCH_NORM)
     g.unary("act", Kind.RELU6)

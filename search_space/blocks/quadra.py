@@ -8,17 +8,15 @@ Its relatives (`linear_dw`, `quadra_fc1`, `quadra_fc12`) put other layers in thi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from search_space.blocks.graph import Graph
 from search_space.errors import UserError
 from search_space.layer import Kind
-
-if TYPE_CHECKING:
-    from search_space.space import BlockChoice, SearchSpace, Stage
+from search_space.space import BlockChoice, SearchSpace, Stage
 
 
 def check(space: SearchSpace) -> None:
+    """Raise `UserError` for a stem of another width than the first stage, and for stages with a stride."""
     if space.stem_width != space.stages[0].width:
         raise UserError(
             f"space '{space.name}': stem_width={space.stem_width} must equal the first stage's width "
@@ -31,18 +29,21 @@ def check(space: SearchSpace) -> None:
 
 
 def stem(g: Graph, space: SearchSpace) -> Graph:
+    """ConvNeXt's: 4x4 patches, then LayerNorm."""
     g.conv("conv", space.stem_width, kernel_size=4, stride=4, padding=0, bias=True)
     g.unary("norm", Kind.LAYER_NORM)
     return g
 
 
 def transition(g: Graph, stage: Stage) -> Graph:
+    """ConvNeXt's: LayerNorm, then 2x2 with stride 2 to the stage's width."""
     g.unary("norm", Kind.LAYER_NORM)
     g.conv("conv", stage.width, kernel_size=2, stride=2, padding=0, bias=True)
     return g
 
 
 def block(g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph:
+    """The frame around a quadratic depthwise neuron and a plain FFN."""
     return frame(g, choice, width, depthwise=quadratic_depthwise, expand=pointwise, project=pointwise)
 
 
@@ -77,6 +78,7 @@ def quadratic_depthwise(g: Graph, kernel_size: int) -> int:
 
 
 def pointwise(g: Graph, name: str, out_channels: int) -> int:
+    """One 1x1 convolution with bias."""
     return g.conv(name, out_channels, bias=True)
 
 
@@ -88,6 +90,7 @@ def quadratic_pointwise(g: Graph, name: str, out_channels: int) -> int:
 
 
 def head(g: Graph, space: SearchSpace, num_classes: int) -> Graph:
+    """Mean over all pixels, LayerNorm, classifier."""
     g.unary("pool", Kind.GLOBAL_POOL)
     g.unary("norm", Kind.LAYER_NORM)
     g.linear("classifier", num_classes)

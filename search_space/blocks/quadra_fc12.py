@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from search_space.blocks.graph import Graph
 from search_space.blocks.quadra import (
     check,
@@ -14,14 +12,13 @@ from search_space.blocks.quadra import (
     stem,
     transition,
 )
-
-if TYPE_CHECKING:
-    from search_space.space import BlockChoice
+from search_space.space import BlockChoice
 
 __all__ = ["block", "check", "head", "stem", "transition"]
 
 
 def block(g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph:
+    """The frame around a quadratic depthwise neuron and an FFN whose two layers are quadratic."""
     return frame(
         g, choice, width, depthwise=quadratic_depthwise, expand=quadratic_pointwise, project=quadratic_pointwise
     )

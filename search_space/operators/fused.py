@@ -98,9 +98,10 @@ def backward(
     weight_c: Tensor,
     bias_c: Tensor | None,
 ) -> Gradients:
-    """grad = dL/dy, x: (N, C, H, W); weights: (C, 1, k, k); biases: (C,) -> dL/d of x and of all six, None for None.
+    """Gradients of x and of all six factors, None for None.
 
-    Two maps like x are held meanwhile. ValueError for what `usable` refuses and for other shapes.
+    grad = dL/dy, x: (N, C, H, W); weights: (C, 1, k, k); biases: (C,). Two maps like x are held meanwhile.
+    ValueError for what `usable` refuses and for other shapes.
     """
     factors = (weight_a, bias_a, weight_b, bias_b, weight_c, bias_c)
     kernels = _checked(x, factors)
@@ -153,7 +154,7 @@ def _on(x: Tensor) -> AbstractContextManager[object]:
 
 
 def _laid_out(x: Tensor, kernel_size: int) -> tuple[Tensor, Sizes]:
-    """x in one of the two layouts, and what the kernels are compiled for."""
+    """Input x in one of the two layouts, and what the kernels are compiled for."""
     last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     channels, height, width = x.shape[1:]
     padded = _parts(channels, PADDING) * PADDING

@@ -98,7 +98,7 @@ def _place(
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """This program's tile: channels, first row, first column, offset of the pixel at row 0, and which lanes exist.
+    """One program's tile: channels, first row, first column, offset of the pixel at row 0, and which lanes exist.
 
     Each a full tile, the first row as well, though it is one number: masks are then of one shape.
 
@@ -203,7 +203,7 @@ def value_kernel(
     COLUMNS: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """a = A * x + ba, b = B * x + bb; y = a b + C * x + bc, or with PRODUCTS grad b and grad a."""
+    """Forward: a = A * x + ba, b = B * x + bb; y = a b + C * x + bc, or with PRODUCTS grad b and grad a."""
     PAD: tl.constexpr = K // 2
     ROWS: tl.constexpr = rows_of(H, STRIP)
     DOWN: tl.constexpr = W * C if LAST else W
@@ -287,7 +287,7 @@ def input_gradient_kernel(
     COLUMNS: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """dx = A^T (grad b) + B^T (grad a) + C^T grad: the same walk, with the windows turned by half a circle."""
+    """Backward: dx = A^T (grad b) + B^T (grad a) + C^T grad: the same walk, its windows turned by half a circle."""
     PAD: tl.constexpr = K // 2
     ROWS: tl.constexpr = rows_of(H, STRIP)
     DOWN: tl.constexpr = W * C if LAST else W

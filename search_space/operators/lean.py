@@ -156,12 +156,12 @@ def _unscaled(
 
 
 def _beside(scale: Tensor, weight: Tensor) -> Tensor:
-    """scale (O,) shaped to multiply a weight (O, ...)."""
+    """Layer scale (O,) shaped to multiply a weight (O, ...)."""
     return scale if weight.ndim == 1 else scale.view(-1, *[1] * (weight.ndim - 1))
 
 
 def _like(grad: Tensor, values: Tensor) -> Tensor:
-    """grad in the type and memory format of the values it stands beside."""
+    """A gradient in the type and memory format of the values it stands beside."""
     last = values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last)
     return _to(grad, values.dtype).contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 

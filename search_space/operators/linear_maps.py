@@ -15,7 +15,8 @@ Gradients = tuple[Tensor | None, ...]
 class LinearMap(Protocol):
     """Called with (x, weight, bias or None)."""
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor: ...
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The map's value y."""
 
     def gradients(self, grad: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]) -> Gradients:
         """Of x, weight and bias under grad = dL/dy; None where not wanted, and no work for it."""
@@ -30,9 +31,11 @@ class Convolution(NamedTuple):
     groups: int = 1
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution's value, (N, O, H', W')."""
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def gradients(self, grad: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]) -> Gradients:
+        """By torch's own backward of convolutions."""
         if not any(wanted):
             return None, None, None
         found: Gradients = torch.ops.aten.convolution_backward(
@@ -60,9 +63,11 @@ class Linear(NamedTuple):
     """x: (..., C); weight: (O, C); bias: (O,) -> (..., O)."""
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The product with the weight, (..., O)."""
         return F.linear(x, weight, bias)
 
     def gradients(self, grad: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]) -> Gradients:
+        """Two matrix products and a sum over rows."""
         rows = grad.reshape(-1, grad.shape[-1])
         return (
             rows.mm(weight).view(x.shape) if wanted[0] else None,
@@ -78,9 +83,11 @@ class Pointwise(NamedTuple):
     """
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution's value, (N, O, H, W)."""
         return last_to_second(F.linear(second_to_last(x), weight.flatten(1), bias))
 
     def gradients(self, grad: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]) -> Gradients:
+        """Those of `Linear` on the same memory."""
         found = Linear().gradients(second_to_last(grad), second_to_last(x), weight.flatten(1), wanted)
         of_x, of_weight, of_bias = found
         return (

@@ -21,10 +21,12 @@ class LeanNodes:
 
     @property
     def inputs(self) -> tuple[int, ...]:
+        """Positions that the layer reads, as `Node.inputs`."""
         return self.pre.inputs
 
     @property
     def parts(self) -> tuple[Node, ...]:
+        """All its nodes, in the order in which they are computed."""
         return (self.pre, *self.convolutions) if self.scale is None else (self.pre, *self.convolutions, self.scale)
 
 

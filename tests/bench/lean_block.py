@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from search_space import Architecture, load_space, lower
-from search_space.blocks import FAMILIES
+from search_space.blocks import SHIPPED
 from search_space.build import Block, Network, to_channels_last
 from search_space.family import family_architecture, quadranet
 from tests.saved_activations import saved_activations
@@ -99,7 +99,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"{platform.machine()}, 1 thread, torch {torch.__version__}, batch {BATCH}\n")
     print("| block | C-units, plain | lean | lean, 14 x 14 pixels |\n|---|---|---|---|")
-    for family in FAMILIES:
+    for family in SHIPPED:
         if family != "mbconv":
             units = block_units(family, False), block_units(family, True), block_units(family, True, 14)
             print(f"| {family} | {' | '.join(f'{u:.2f}' for u in units)} |")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from experiments.profiles.paper_scale import SCALES
 from experiments.results import FOLDER, Provenance, Results, Row, load_results
 from experiments.table3 import KINDS, Wanted, main
 from experiments.table3_page import render_page
@@ -26,7 +27,6 @@ from experiments.table3_work import (
     published,
     targets,
 )
-from latency_models.table3 import SCALES
 from search_space import load_space
 
 PROVENANCE = Provenance("python -m experiments.table3", "today", None, "a machine", 1, None, {})

@@ -9,7 +9,7 @@ import numpy as np
 
 from device_profiles import FusionRules, Kernel, KernelRow, Lanes
 from latency_models.features import FEATURES
-from latency_models.fit_rows import Facts, MeasuredNetwork
+from latency_models.fit.kernels import Facts, MeasuredNetwork
 from latency_models.fuse import fuse
 from search_space import Kind, load_space, lower
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from device_profiles import load_profile
+from experiments.profiles.paper_scale import SCALES, TABLE_III, random_choices, table3_scales
 from latency_models import fit_latency_model, latency_table
 from latency_models.calibrate import main
 from latency_models.fuse import fuse
-from latency_models.table3 import SCALES, TABLE_III, random_choices, table3_scales
 from search_space import UserError, load_space, lower
 from search_space.cost import cost_of
 

@@ -1,4 +1,4 @@
-"""The figures of an evaluation, and the command on a device of one's own and on the public data."""
+"""The figures of an evaluation, and the command on a device of one's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from device_profiles import save_profile
 from latency_models.evaluate import main
-from latency_models.fit_rows import fit_device
+from latency_models.fit.kernels import fit_device
 from latency_models.grid import grid_kernels
 from latency_models.intervals import binomial_interval, largest_coverage, rank_quantiles, tolerance_limits
 from latency_models.scores import Evaluation
@@ -90,8 +90,8 @@ def test_the_command_on_a_device_of_ones_own(
     ("arguments", "said"),
     [
         (["device=nothing"], "unknown device 'nothing'"),
-        (["device=cpu"], "source= must name the folder"),
-        (["device=cpu", "source=/no/such"], "no folder '/no/such'"),
+        (["device=cpu"], "experiments.profiles.evaluate device=cpu"),
+        (["device=cpu", "source=/no/such"], "unknown option 'source'"),
     ],
 )
 def test_refusals_are_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

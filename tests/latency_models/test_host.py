@@ -12,7 +12,7 @@ import pytest
 
 from device_profiles import KernelRow, available_devices, load_profile
 from latency_models import fuse
-from latency_models.fit_rows import FEWEST_NETWORKS, fit_kinds
+from latency_models.fit.kernels import FEWEST_NETWORKS, fit_kinds
 from latency_models.measure import timing
 from latency_models.measure.adaptive import next_kernels, predictor_error, seed_kernels
 from latency_models.measure.host import NETWORK_BATCH, Limits, Step, next_step, run_steps
@@ -117,7 +117,7 @@ def test_a_workload_follows_from_its_facts(workload: Workload) -> None:
         Workload((SPACE, SPACE), 224, 5, Settings())
 
 
-def test_a_run_that_was_stopped_is_gone_on_from(
+def test_a_stopped_run_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No timing is taken twice; what is half done is no device, nor is it mixed with other settings."""
@@ -138,7 +138,7 @@ def test_a_run_that_was_stopped_is_gone_on_from(
 
     monkeypatch.setattr(timing.OnnxRuntime, "load", stopping)
     assert main(arguments) == 130
-    assert "goes on from 'device_profiles/.mine.partial.csv'" in capsys.readouterr().err
+    assert "resumes from 'device_profiles/.mine.partial.csv'" in capsys.readouterr().err
     assert not [name for name in available_devices() if "mine" in name]
     assert main([*arguments, "optimization=basic"]) == 2
     assert "delete 'device_profiles/.mine.partial.csv' to start over" in capsys.readouterr().err
@@ -147,8 +147,9 @@ def test_a_run_that_was_stopped_is_gone_on_from(
     for damaged in (whole[:-4], b"\xff" + whole, b""):
         partial.write_bytes(damaged)
         assert main(arguments) == 2
-        told = capsys.readouterr().err
-        assert told.count("\n") == 1 and "delete 'device_profiles/.mine.partial.csv' to start over" in told
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        assert "delete 'device_profiles/.mine.partial.csv' to start over" in message
     partial.write_bytes(whole)
     assert not stops
     interrupted = taken[11]

@@ -359,7 +359,7 @@ def test_sizes_that_do_not_fit_together(tmp_path: Path) -> None:
 
 
 def test_no_damaged_file_breaks_the_reader(tmp_path: Path) -> None:
-    """Bytes changed at random: either it is still a network, or the refusal is one of the two told to users."""
+    """Bytes changed at random: either it is still a network, or the refusal is one of the two that users see."""
     whole, rng = residual_network().SerializeToString(), random.Random(0)
     path, read = tmp_path / "model.onnx", 0
     for _ in range(300):

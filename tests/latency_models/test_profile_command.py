@@ -91,7 +91,7 @@ def test_kill_9_loses_only_the_timing_under_way(tmp_path: Path) -> None:
             time.sleep(0.05)
         running.send_signal(signal.SIGKILL)
         running.wait()
-        assert rows_in(partial) >= done_before + 8, "earlier timings are gone on from"
+        assert rows_in(partial) >= done_before + 8, "earlier timings are kept"
         done_before = rows_in(partial)
     assert not (tmp_path / "device_profiles" / "mine").exists()
     end = subprocess.run([*command[:-2], "minutes=0.01", "busy=accept"], cwd=tmp_path, env=environment(), timeout=120)

@@ -96,6 +96,7 @@ def test_profiles_of_other_machines_are_refused(here: Path, capsys: pytest.Captu
         (["device=min"], "Did you mean 'mine'"),
         (["device=mine", "n=2"], "n=2 is not an integer >= 3"),
         (["device=mine", "number=9"], "unknown option 'number'"),
+        (["device=mine", "runtime=no_such_module.Toy"], "runtime=no_such_module.Toy: cannot import it"),
         (["device=mine", "out=tiny.yaml"], "cannot make the folder 'tiny.yaml': File exists"),
         (["device=mine", "space=proxyless"], "has no model of kernel kind"),
     ],

@@ -18,12 +18,14 @@ from device_profiles import load_profile
 from latency_models import fit_latency_model
 from nas.api import Finished, search
 from nas.build import build
-from nas.data import Split, load_digits
+from nas.data import DATA_SETS, DataSettings, Split, load
 from nas.run.checkpoint import Checkpoints
+from nas.run.defaults import with_defaults
 from nas.run.result import load_result
-from nas.run.settings import DATA_SETS, DataSettings, SearchSettings, settings_from_dict, with_data_defaults
-from nas.train import TrainCommand, full_training
-from nas.training.loop import NotFinite, Recipe, checked
+from nas.run.settings import SearchSettings, TrainCommand, settings_from_dict
+from nas.train import full_training
+from nas.training.loop import NotFinite, checked
+from nas.training.recipes import Recipe
 from search_space import UserError, load_space, lower
 from search_space.errors import Stopped
 
@@ -75,7 +77,7 @@ def test_the_result_reads_back_equal(finished: Finished) -> None:
 
 def test_rebuilt_network_equals_the_onnx_model_and_its_accuracy(finished: Finished) -> None:
     result, network = build(finished.folder / "architecture.json")
-    data = load_digits()
+    data = load(DataSettings())
     session = onnxruntime.InferenceSession(str(finished.folder / "model.onnx"))
     right = total = 0
     for images, labels in data.batches(data.test, 32, 128):
@@ -162,7 +164,7 @@ class Watched:
 
 
 def test_the_test_split_is_read_once_at_the_very_end(tmp_path: Path) -> None:
-    data = load_digits(limit=120)
+    data = load(DataSettings(limit=120))
     order: list[str] = []
 
     def watch(split: Split, name: str) -> Split:
@@ -183,7 +185,7 @@ def test_the_test_split_is_read_once_at_the_very_end(tmp_path: Path) -> None:
 
 
 def test_nan_loss_stops_and_keeps_the_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = load_digits(limit=120)
+    data = load(DataSettings(limit=120))
     batches = type(data).batches
 
     def poisoned(self: Any, split: Split, *arguments: Any, **options: Any) -> Iterator[Any]:
@@ -229,18 +231,18 @@ def test_full_training_of_a_found_network_exports_again(finished: Finished, tmp_
 
 
 def test_options_from_python_have_the_commands_defaults() -> None:
-    assert settings_from_dict(SearchSettings, with_data_defaults({})) == SearchSettings()
-    from hydra import compose, initialize_config_module
+    assert settings_from_dict(SearchSettings, with_defaults({})) == SearchSettings()
     from omegaconf import OmegaConf
 
+    from nas.command.options import compose_options
+
     for name in DATA_SETS:
-        with initialize_config_module("nas.conf", version_base="1.3"):
-            values = OmegaConf.to_container(compose("search", [f"data={name}"]), resolve=True)
+        values = OmegaConf.to_container(compose_options("search", [f"data={name}"]), resolve=True)
         assert isinstance(values, dict)
         values["data"].pop("epochs")
         assert values.pop("resume") is None
         composed = settings_from_dict(SearchSettings, {str(k): v for k, v in values.items()})
-        assert composed == settings_from_dict(SearchSettings, with_data_defaults({"data": {"name": name}}))
+        assert composed == settings_from_dict(SearchSettings, with_defaults({"data": {"name": name}}))
 
 
 @pytest.mark.parametrize(
@@ -273,7 +275,7 @@ def test_ctrl_c_keeps_what_was_logged(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_batch_of_one_image_never_happens() -> None:
     """BatchNorm has no statistics of one image; 129 validation images are not 128 and one."""
-    data = load_digits(limit=518)
+    data = load(DataSettings(limit=518))
     assert len(data.validation) > 128
     sizes = [len(labels) for _, labels in data.batches(data.validation, 32, 128)]
     assert sum(sizes) == len(data.validation) and max(sizes) - min(sizes) <= 1 and max(sizes) <= 128

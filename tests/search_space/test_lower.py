@@ -5,48 +5,15 @@ from __future__ import annotations
 import random
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
 
-from search_space import ZERO, Kind, Segment, UserError, available_spaces, load_space, lower, lower_space
-from search_space.build import Network
+from search_space import ZERO, Kind, UserError, available_spaces, load_space, lower, lower_space
+from tests.search_space.compare import check_shapes
 
 SPACES = {name: load_space(name) for name in available_spaces()}
 names = st.sampled_from(sorted(SPACES))
 seeds = st.integers(0, 2**32 - 1)
-
-
-def layer_shapes(network: Network, resolution: int) -> dict[str, tuple[list[tuple[int, ...]], tuple[int, ...]]]:
-    """Layer name -> shapes of its inputs and of its output, as torch computes them (batch left out)."""
-    shapes = {}
-
-    def watch(name: str) -> None:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            shapes[name] = ([tuple(x.shape[1:]) for x in inputs], tuple(output.shape[1:]))
-
-        network.get_submodule(name).register_forward_hook(hook)
-
-    for segment_name, block in network.named_children():
-        for layer_name, _ in block.named_children():
-            watch(f"{segment_name}.{layer_name}")
-    network(torch.empty(2, 3, resolution, resolution, device="meta"))
-    return shapes
-
-
-def check_shapes(segments: tuple[Segment, ...], resolution: int) -> None:
-    with torch.device("meta"):
-        network = Network(segments)
-    shapes = layer_shapes(network, resolution)
-    assert list(shapes) == [f"{s.name}.{node.name}" for s in segments for node in s.nodes]
-    for segment in segments:
-        for node in segment.nodes:
-            spec = node.spec
-            inputs, output = shapes[f"{segment.name}.{node.name}"]
-            assert inputs == [(spec.in_channels, spec.height, spec.width)] * len(node.inputs), node.name
-            expected = (spec.out_channels, spec.out_height, spec.out_width)
-            assert output == (expected[:1] if spec.kind is Kind.LINEAR else expected), node.name
 
 
 @given(name=names, seed=seeds, resolution=st.sampled_from([64, 65, 97, 160]))

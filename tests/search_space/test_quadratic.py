@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from search_space import BlockChoice, Node, SearchSpace, Stage, load_space, lower
-from search_space.architecture import Architecture
 from search_space.blocks.graph import Graph
 from search_space.build import Block, Network, to_channels_last
 from search_space.layer import Kind
@@ -28,6 +27,7 @@ from search_space.operators.lean import Gelu, Norm, lean_layer
 from search_space.operators.linear_maps import Convolution, LinearMap, Pointwise, depthwise
 from search_space.operators.patterns import LeanNodes, with_lean_layers
 from search_space.operators.quadratic import quadratic_conv2d, quadratic_depthwise, quadratic_linear
+from search_space.space import Architecture
 from search_space.to_onnx import to_onnx
 from tests.saved_activations import saved_activations
 
@@ -53,7 +53,7 @@ def pair(family: str = "quadra", resolution: int = 24, small: int = 0, **options
     """The same network plain and lean, without the exception for small maps."""
     torch.manual_seed(0)
     segments = lower(architecture(family, **options), resolution, 5)
-    plain, lean = Network(segments, lean=False), Network(segments, small=small)
+    plain, lean = Network(segments, lean=False), Network(segments, recompute_from=small)
     with torch.no_grad():
         for parameter in plain.parameters():  # biases too, and scales that differ
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -63,7 +63,7 @@ def pair(family: str = "quadra", resolution: int = 24, small: int = 0, **options
 
 def block(family: str = "quadra", width: int = 8, kernel_size: int = 7, lean: bool = True, small: int = 0) -> Block:
     segments = lower(architecture(family, width, kernel_size), 32, 5)
-    return Block(segments[1].nodes, lean=lean, small=small)
+    return Block(segments[1].nodes, lean=lean, recompute_from=small)
 
 
 def images(n: int = 4, resolution: int = 24, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -362,7 +362,7 @@ def test_drop_path_acts_on_the_same_branches() -> None:
     segments = lower(architecture(), 24, 5)
     plain, lean = (
         Network(segments, drop_path=0.6, lean=False).double(),
-        Network(segments, drop_path=0.6, small=0).double(),
+        Network(segments, drop_path=0.6, recompute_from=0).double(),
     )
     lean.load_state_dict(plain.state_dict())
     found = []

@@ -22,9 +22,8 @@ from search_space import (
     available_spaces,
     load_space,
 )
-from search_space.architecture import parse_block
 from search_space.errors import BadFile, UnknownName
-from search_space.space import divisible
+from search_space.space import divisible, parse_block
 
 NAMES = ("proxyless", "quadranet", "quadranet_t")
 SPACES = {name: load_space(name) for name in NAMES}
@@ -289,26 +288,28 @@ def with_stage(**changes: object) -> dict[str, object]:
         ({**TINY, "kernel_size": [3]}, "unknown field .*'kernel_size'. Did you mean 'kernel_sizes'"),
         (with_stage(strid=2), "strid"),
         ({**TINY, "family": "quadro"}, "unknown block family of space 'tiny' 'quadro'. Did you mean 'quadra'"),
-        ({**TINY, "kernel_sizes": [3, 4]}, "kernel sizes must be odd"),
-        ({**TINY, "kernel_sizes": []}, "needs stages, kernel_sizes and expand_ratios"),
+        ({**TINY, "kernel_sizes": [3, 4]}, r"kernel_sizes\[1\] is 4, not odd"),
+        ({**TINY, "kernel_sizes": []}, r"kernel_sizes is \[\]"),
         ({**TINY, "kernel_sizes": 3}, "tiny.yaml"),
-        ({**TINY, "kernel_sizes": [3.0]}, "must be integers"),
-        ({**TINY, "kernel_sizes": ["3"]}, "must be integers"),
-        ({**TINY, "expand_ratios": [True]}, "must be integers"),
-        ({**TINY, "expand_ratios": [0]}, "must be integers >= 1"),
-        ({**TINY, "stem_width": -8}, "must be integers >= 1"),
-        ({**TINY, "stages": []}, "needs stages"),
+        ({**TINY, "kernel_sizes": [3.0]}, r"kernel_sizes\[0\] is 3.0"),
+        ({**TINY, "kernel_sizes": ["3"]}, r"kernel_sizes\[0\] is '3'"),
+        ({**TINY, "expand_ratios": [True]}, r"expand_ratios\[0\] is True"),
+        ({**TINY, "expand_ratios": [0]}, r"expand_ratios\[0\] is 0, not 1 or more"),
+        ({**TINY, "stem_width": -8}, "stem_width is -8"),
+        ({**TINY, "stages": []}, r"stages is \[\]"),
         ({**TINY, "stages": None}, "tiny.yaml"),
         ({**TINY, "stages": [8, 16]}, "tiny.yaml"),
-        (with_stage(max_blocks=0), "must be integers >= 1"),
-        (with_stage(width="wide"), "must be integers >= 1"),
+        (with_stage(max_blocks=0), r"stages\[1\].max_blocks is 0"),
+        (with_stage(width="wide"), r"stages\[1\].width is 'wide'"),
         ({k: v for k, v in TINY.items() if k != "stem_width"}, "no field 'stem_width'"),
-        ({**TINY, "stages": [{"width": 8}]}, "no field 'max_blocks'"),
+        ({**TINY, "stages": [{"width": 8}]}, r"no field 'stages\[0\].max_blocks'"),
         ({**TINY, "width_mult": 0.01}, "width_mult=0.01 is not between 0.1 and 10"),
         ({**TINY, "width_mult": "wide"}, "width_mult"),
     ],
 )
-def test_bad_space_files_are_told_in_one_line(tmp_path: Path, content: bytes | dict[str, object], message: str) -> None:
+def test_bad_space_files_are_described_in_one_line(
+    tmp_path: Path, content: bytes | dict[str, object], message: str
+) -> None:
     file = tmp_path / "tiny.yaml"
     file.write_bytes(content if isinstance(content, bytes) else yaml.safe_dump(content).encode())
     with pytest.raises(UserError, match=message) as caught:
@@ -321,8 +322,8 @@ def test_bad_space_files_are_told_in_one_line(tmp_path: Path, content: bytes | d
     [
         ({"stem_width": 16}, "stem_width"),  # residual blocks keep the stem's channels
         ({"kernel_sizes": [3, 3]}, "twice|repeat|distinct|duplicate"),
-        ({"first_width": -1}, "integers"),
-        ({"head_width": "wide"}, "integers"),
+        ({"first_width": -1}, "first_width is -1"),
+        ({"head_width": "wide"}, "head_width is 'wide'"),
         ({"family": "mbconv", "head_width": 32}, "first_width"),
         ({"family": "mbconv", "first_width": 8}, "head_width"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -13,57 +13,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from search_space import Kind, Segment, available_spaces, load_space, lower
 from search_space.blocks.graph import Graph
-from search_space.build import Network, Scale
+from search_space.build import Network
 from search_space.to_onnx import to_onnx
+from tests.search_space.compare import assert_same, lively_network, run_onnx, weights_of
 
 SPACES = {name: load_space(name) for name in available_spaces()}
-Weights = dict[str, NDArray[np.float32]]
-
-
-@torch.no_grad()
-def lively_network(segments: Sequence[Segment], seed: int, resolution: int) -> Network:
-    """Nothing is at its start: biases and norms drawn, layer scales from U(0.5, 1.5), BatchNorm has seen images."""
-    torch.manual_seed(seed)
-    network = Network(segments)
-    for module in network.modules():
-        if isinstance(module, Scale):
-            module.weight.uniform_(0.5, 1.5)
-        elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
-            module.weight.uniform_(0.5, 1.5)
-            module.bias.normal_(std=0.2)
-        elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-            module.bias.normal_(std=0.2)
-            if isinstance(module, nn.Linear):
-                module.weight.normal_(std=0.2)
-    network.train()
-    for _ in range(3):
-        network(torch.randn(4, 3, resolution, resolution) * 2 + 0.5)
-    return network.eval()
-
-
-def weights_of(network: nn.Module) -> Weights:
-    return {name: value.numpy() for name, value in network.state_dict().items()}
-
-
-def run_onnx(model: onnx.ModelProto, images: Tensor) -> Tensor:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-
-
-@torch.no_grad()
-def assert_same(model: onnx.ModelProto, network: Network, images: Tensor) -> Tensor:
-    expected = network(images)
-    assert float(expected.std()) > 0.02, "logits too alike to compare"
-    difference = float((run_onnx(model, images) - expected).abs().max())
-    assert difference <= 1e-4 * max(1.0, float(expected.abs().max()))
-    return expected
 
 
 @pytest.mark.parametrize("name", sorted(SPACES))

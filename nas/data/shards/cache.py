@@ -21,6 +21,7 @@ PAUSES_S = (1.0, 5.0)  # before a download is tried again
 
 
 def is_remote(address: str) -> bool:
+    """Whether it is a URL, and no path."""
     return "://" in address
 
 
@@ -86,7 +87,7 @@ class FileCache:
             aside.unlink(missing_ok=True)
             try:
                 files.get_file(path, str(aside), callback=_making_room(self))
-                self._make_room(0)  # where the size was not told before
+                self._make_room(0)  # where the size was not known before
                 return
             except (UserError, CannotWrite):
                 raise

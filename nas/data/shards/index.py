@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data.shards.cache import FileCache, is_remote, read_whole
-from nas.run.settings import DataSettings
 from search_space.errors import BadFile, UserError, one_line
 from search_space.files import ensure_folder, write_whole
 
@@ -82,42 +81,36 @@ class ShardedImages:
     crop: str = "resized"
 
 
-def cache_of(settings: DataSettings) -> FileCache:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "quadranas"
-    return FileCache(Path(settings.cache or home).expanduser(), round(settings.cache_gb * 1e9))
-
-
-def find_shards(settings: DataSettings) -> ShardedImages:
-    """The shards that data.root, or data.train and data.test, name. Raises `BadFile` or `UserError`."""
-    if settings.root and not settings.train:
-        root = settings.root.rstrip("/") if is_remote(settings.root) else str(Path(settings.root).expanduser())
-        if is_remote(root) or (Path(root) / NAME).is_file():
-            images = _load(f"{root}/{NAME}")
+def find_shards(root: str | None, train: str | None, test: str | None, cache: FileCache) -> ShardedImages:
+    """The shards that a root, or else patterns for training and testing, name. Raises `BadFile` or `UserError`."""
+    if root and not train:
+        folder = root.rstrip("/") if is_remote(root) else str(Path(root).expanduser())
+        if is_remote(folder) or (Path(folder) / NAME).is_file():
+            images = _load(f"{folder}/{NAME}")
             for index in (images.train, images.test):
-                if index is not None and not is_remote(root):
+                if index is not None and not is_remote(folder):
                     _check_sizes(index)
             return images
-        train = _listed(Path(root), "train*.tar") or _listed(Path(root), "*.tar")
-        test = _listed(Path(root), "test*.tar") or _listed(Path(root), "val*.tar")
-        if not train:
-            raise BadFile(f"'{root}' holds neither {NAME} nor a .tar; python -m nas.pack writes both")
-        train = [address for address in train if address not in test]
-    elif settings.train:
-        train, test = expand(settings.train), expand(settings.test or "")
+        trained = _listed(Path(folder), "train*.tar") or _listed(Path(folder), "*.tar")
+        tested = _listed(Path(folder), "test*.tar") or _listed(Path(folder), "val*.tar")
+        if not trained:
+            raise BadFile(f"'{folder}' holds neither {NAME} nor a .tar; python -m nas.pack writes both")
+        trained = [address for address in trained if address not in tested]
+    elif train:
+        trained, tested = expand(train), expand(test or "")
     else:
         raise UserError(
             "data=webdataset needs data.root=FOLDER or URL that nas.pack wrote, or patterns: "
             "'data.train=URL/train-{000..999}.tar'"
         )
-    cache = cache_of(settings)
-    found = _walk(train, cache)
-    tested = _walk(test, cache) if test else None
-    count = 1 + int(max(index.label.max() for index in (found, tested) if index is not None))
-    return ShardedImages(PurePosixPath(train[0]).parent.name, tuple(map(str, range(count))), found, tested)
+    found = _walk(trained, cache)
+    held = _walk(tested, cache) if tested else None
+    count = 1 + int(max(index.label.max() for index in (found, held) if index is not None))
+    return ShardedImages(PurePosixPath(trained[0]).parent.name, tuple(map(str, range(count))), found, held)
 
 
 def _check_sizes(index: ShardIndex) -> None:
-    """Of local shards: a cut one is told now rather than after the search. Raises `BadFile`."""
+    """Of local shards: a cut one is reported now rather than after the search. Raises `BadFile`."""
     for address, expected in zip(index.addresses, index.shard_bytes, strict=True):
         try:
             found = Path(address).stat().st_size
@@ -128,9 +121,9 @@ def _check_sizes(index: ShardIndex) -> None:
 
 
 def wrong_size(address: str, found: int, expected: int, cache: FileCache | None = None) -> BadFile:
-    """cache: where a remote one was fetched to."""
-    mend = f"pack it again, or empty data.cache={cache.folder}" if cache else "copy it anew, or pack the data again"
-    return BadFile(f"shard '{address}' has {found} bytes, its index says {expected}: it is cut or was changed; {mend}")
+    """What to raise for a shard that is not as long as its index says. cache: where a remote one was fetched to."""
+    remedy = f"pack it again, or empty data.cache={cache.folder}" if cache else "copy it again, or pack the data again"
+    return BadFile(f"shard '{address}' has {found} bytes, its index says {expected}: it is cut or changed; {remedy}")
 
 
 def expand(pattern: str) -> list[str]:

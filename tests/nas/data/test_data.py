@@ -1,4 +1,4 @@
-"""Images: splits that share nothing, batches that repeat, real formats that read back, and bad files told apart."""
+"""Images: splits that share nothing, batches that repeat, formats that read back, damaged files that are refused."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import os
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,8 @@ from nas.data import (
     EncodedSource,
     Split,
     dataset,
-    load_cifar10,
-    load_digits,
-    load_imagefolder,
-    load_packed,
-    read_packed,
+    find,
+    load,
     split_by_class,
 )
 from nas.run.distributed import Place
@@ -36,9 +34,14 @@ from search_space.errors import BadFile, UserError
 REPOSITORY = Path(__file__).parents[3]
 
 
+def images(name: str, root: Path | str | None = None, **options: object) -> DataSet:
+    """A data set with its own defaults but for the options."""
+    return load(replace(find(name).defaults, root=root if root is None else str(root), **options))  # type: ignore[arg-type]
+
+
 @pytest.fixture(scope="module")
 def digits() -> DataSet:
-    return load_digits()
+    return images("digits")
 
 
 def splits(data: DataSet) -> dict[str, Split]:
@@ -81,32 +84,32 @@ def test_digits_splits_hold_every_class_alike(digits: DataSet) -> None:
 
 
 def test_digits_are_the_same_at_every_call(digits: DataSet) -> None:
-    again = load_digits()
+    again = images("digits")
     for name, split in splits(digits).items():
         np.testing.assert_array_equal(split.indices, splits(again)[name].indices)
         np.testing.assert_array_equal(split.labels, splits(again)[name].labels)
 
 
 def test_the_test_split_depends_on_no_option(digits: DataSet) -> None:
-    for other in (load_digits(0.5), load_digits(limit=100)):
+    for other in (images("digits", validation_share=0.5), images("digits", limit=100)):
         np.testing.assert_array_equal(other.test.indices, digits.test.indices)
         assert_disjoint(other)
 
 
 def test_a_limit_is_kept() -> None:
-    data = load_digits(validation_share=0.25, limit=200)
+    data = images("digits", validation_share=0.25, limit=200)
     assert len(data.train) + len(data.validation) == 200
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0, float("nan")])
 def test_a_bad_validation_share(share: float) -> None:
     with pytest.raises(UserError, match=r"data\.validation_share=.* is not between"):
-        load_digits(share)
+        images("digits", validation_share=share)
 
 
 def test_too_small_a_limit() -> None:
     with pytest.raises(UserError, match=r"data\.limit=39 is too few for 10 classes; use 40 or more"):
-        load_digits(limit=39)
+        images("digits", limit=39)
 
 
 @given(
@@ -287,7 +290,7 @@ def cifar(tmp_path: Path) -> Path:
 
 
 def test_cifar_binary_reads_back(cifar: Path) -> None:
-    data = load_cifar10(str(cifar))
+    data = images("cifar10", cifar)
     assert_disjoint(data)
     assert (len(data.train) + len(data.validation), len(data.test)) == (200, 20)
     assert data.class_names[0] == "airplane" and data.num_classes == 10
@@ -306,7 +309,7 @@ def test_cifar_in_the_folder_of_its_archive(cifar: Path, tmp_path: Path) -> None
     inner.mkdir(parents=True)
     for file in cifar.glob("*.bin"):
         file.rename(inner / file.name)
-    assert len(load_cifar10(str(inner.parent)).test) == 20
+    assert len(images("cifar10", inner.parent).test) == 20
 
 
 def test_cifar_truncated(cifar: Path) -> None:
@@ -314,10 +317,10 @@ def test_cifar_truncated(cifar: Path) -> None:
     for content in (file.read_bytes()[:-1], b""):
         file.write_bytes(content)
         with pytest.raises(BadFile, match=r"data_batch_3\.bin' is truncated"):
-            load_cifar10(str(cifar))
+            images("cifar10", cifar)
     file.unlink()
     with pytest.raises(BadFile, match=r"data_batch_3\.bin' is missing"):
-        load_cifar10(str(cifar))
+        images("cifar10", cifar)
 
 
 def test_cifar_with_a_label_above_9(cifar: Path) -> None:
@@ -325,7 +328,7 @@ def test_cifar_with_a_label_above_9(cifar: Path) -> None:
     rows[5, 0] = 10
     rows.tofile(cifar / "data_batch_2.bin")
     with pytest.raises(BadFile, match=r"data_batch_2\.bin' holds a label above 9"):
-        load_cifar10(str(cifar))
+        images("cifar10", cifar)
 
 
 def test_cifar_pickled_is_named_and_not_read(tmp_path: Path) -> None:
@@ -333,16 +336,16 @@ def test_cifar_pickled_is_named_and_not_read(tmp_path: Path) -> None:
     for name in ("test_batch", *(f"data_batch_{i}" for i in range(1, 6))):
         (tmp_path / name).write_bytes(bomb)
     with pytest.raises(BadFile, match=r"pickled and is not read.*cifar-10-binary\.tar\.gz"):
-        load_cifar10(str(tmp_path))
+        images("cifar10", tmp_path)
     assert not (tmp_path / "executed").exists()
 
 
 def test_cifar_nowhere(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="no CIFAR-10 in") as caught:
-        load_cifar10(str(tmp_path / "nowhere"))
+        images("cifar10", tmp_path / "nowhere")
     assert "pickled" not in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"data=cifar10 needs data\.root"):
-        load_cifar10(None)
+        images("cifar10", None)
 
 
 # ------------------------------------------------------------------ folders of images
@@ -366,7 +369,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_imagefolder_reads_back(folder: Path) -> None:
-    data = load_imagefolder(str(folder))
+    data = images("imagefolder", folder)
     assert_disjoint(data)
     assert data.name == "pets" and data.class_names == ("cat", "dog")
     assert len(data.train) + len(data.validation) + len(data.test) == 40
@@ -385,7 +388,7 @@ def test_imagefolder_with_a_split_of_its_own(folder: Path, tmp_path: Path) -> No
     for name in ("cat", "dog"):
         for i in range(3):
             write_image(root / "val" / name / f"{i}.png", i)
-    data = load_imagefolder(str(root))
+    data = images("imagefolder", root)
     assert len(data.test) == 6 and len(data.train) + len(data.validation) == 40
     assert data.test.source is not data.train.source
 
@@ -422,7 +425,7 @@ def test_grey_of_no_known_range_is_refused(tmp_path: Path, grey: NDArray[np.gene
     path = tmp_path / "depth.tif"
     Image.fromarray(grey).save(path)
     for item, name in ((path, r".*depth\.tif"), (path.read_bytes(), "image 0")):
-        with pytest.raises(BadFile, match=f"cannot read {name}: {wanted}; mend or remove it") as caught:
+        with pytest.raises(BadFile, match=f"cannot read {name}: {wanted}; repair or remove it") as caught:
             EncodedSource([item]).read(0)
         assert "\n" not in str(caught.value)
 
@@ -453,40 +456,40 @@ def test_damaged_exif_spoils_no_image(tmp_path: Path) -> None:
         np.testing.assert_array_equal(EncodedSource([tmp_path / "image.png"]).read(0), pixels)
 
 
-def test_what_is_no_image_is_told_and_what_is_hidden_is_not(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    load_imagefolder(str(folder))
+def test_files_that_are_no_images_are_reported_unless_hidden(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images("imagefolder", folder)
     assert capsys.readouterr() == ("", "")
     for name in (".DS_Store", "._00.png", ".git/a.png", "__MACOSX/._00.png", "../__MACOSX/cat/._00.png"):
         (folder / "cat" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "cat" / name).write_bytes(b"junk")
-    data = load_imagefolder(str(folder))
+    data = images("imagefolder", folder)
     assert data.class_names == ("cat", "dog") and len(data.train.source) == 40
     assert capsys.readouterr() == ("", "")
     for name in ("cat/a.GIF", "dog/b.gif", "dog/deeper/c.tif", "dog/README"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"GIF89a")
-    assert len(load_imagefolder(str(folder)).train.source) == 40
-    out, told = capsys.readouterr()
-    assert out == "" and told.count("\n") == 1
+    assert len(images("imagefolder", folder).train.source) == 40
+    out, noted = capsys.readouterr()
+    assert out == "" and noted.count("\n") == 1
     left_out = "2 .gif, 1 .tif, 1 without an ending"
-    assert told.startswith(f"note: files in '{folder}' are left out: {left_out}; images are .bmp, ")
+    assert noted.startswith(f"note: files in '{folder}' are left out: {left_out}; images are .bmp, ")
     for number in range(9):
         (folder / "cat" / f"a.{number}").touch()
-    load_imagefolder(str(folder))
+    images("imagefolder", folder)
     assert ": 2 .gif, 1 .0, 1 .1, 1 .2, 1 .3, 1 .4, ...; " in capsys.readouterr().err
 
 
 def test_a_corrupt_image_is_named_before_anything_starts(folder: Path) -> None:
     broken = folder / "cat" / "07.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(BadFile, match=r"cannot read .*cat/07\.png: .*; mend or remove it") as caught:
-        load_imagefolder(str(folder))
+    with pytest.raises(BadFile, match=r"cannot read .*cat/07\.png: .*; repair or remove it") as caught:
+        images("imagefolder", folder)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "webp", "ppm"])
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL.*", "ignore::PIL.Image.DecompressionBombWarning")
-def test_any_damage_is_an_image_or_told(tmp_path: Path, ending: str) -> None:
+def test_any_damage_is_an_image_or_reported(tmp_path: Path, ending: str) -> None:
     write_image(tmp_path / f"whole.{ending}")
     whole, rng = (tmp_path / f"whole.{ending}").read_bytes(), random.Random(0)
     for _ in range(120):
@@ -503,7 +506,7 @@ def test_any_damage_is_an_image_or_told(tmp_path: Path, ending: str) -> None:
 
 
 def test_a_file_that_vanished(folder: Path) -> None:
-    data = load_imagefolder(str(folder))
+    data = images("imagefolder", folder)
     (folder / "dog" / "00.png").unlink()
     with pytest.raises(BadFile, match=r"dog/00\.png"):
         data.train.source.read(20)
@@ -513,7 +516,7 @@ def test_an_empty_class(folder: Path) -> None:
     (folder / "emu").mkdir()
     (folder / "emu" / "notes.txt").write_text("none yet")
     with pytest.raises(BadFile, match=r"emu' holds no image \(.*\.png"):
-        load_imagefolder(str(folder))
+        images("imagefolder", folder)
 
 
 def test_one_class(folder: Path) -> None:
@@ -521,24 +524,24 @@ def test_one_class(folder: Path) -> None:
         file.unlink()
     (folder / "dog").rmdir()
     with pytest.raises(BadFile, match="has 1 class folders; it needs one folder of images for every class"):
-        load_imagefolder(str(folder))
+        images("imagefolder", folder)
 
 
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="no folder"):
-        load_imagefolder(str(tmp_path / "nowhere"))
+        images("imagefolder", tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"data=imagefolder needs data\.root"):
-        load_imagefolder("")
+        images("imagefolder", "")
 
 
 def test_too_few_images_for_three_splits(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         write_image(tmp_path / name / "only.png")
     with pytest.raises(UserError, match="needs more images"):
-        load_imagefolder(str(tmp_path))
+        images("imagefolder", tmp_path)
 
 
-# ------------------------------------------------------------------ packs
+# ------------------------------------------------------------------ CIFAR-10 in sprites
 
 
 def encoded(pixels: NDArray[np.uint8]) -> bytes:
@@ -547,64 +550,38 @@ def encoded(pixels: NDArray[np.uint8]) -> bytes:
         return file.getvalue()
 
 
-def write_sprites(path: Path, count: int = 11, names: tuple[str, ...] = ("a", "b")) -> NDArray[np.uint8]:
-    """`count` images of 4x5 pixels in sprites of 2 rows and 3 columns."""
-    images = np.random.default_rng(0).integers(0, 256, (count, 4, 5, 3)).astype(np.uint8)
+def write_sprites(path: Path, count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """`count` images of 4x5 pixels in sprites of 2 rows and 3 columns, labelled 0 to 9 in turn."""
+    images = np.random.default_rng(seed).integers(0, 256, (count, 4, 5, 3)).astype(np.uint8)
     padded = np.concatenate([images, np.zeros((-count % 6, 4, 5, 3), np.uint8)]).reshape(-1, 2, 3, 4, 5, 3)
     sprites = [encoded(np.ascontiguousarray(s.swapaxes(1, 2).reshape(8, 15, 3))) for s in padded]
     np.savez(
         path,
         data=np.frombuffer(b"".join(sprites), np.uint8),
         offsets=np.cumsum([0, *map(len, sprites)]),
-        labels=np.arange(count) % len(names),
-        class_names=np.array(names),
+        labels=np.arange(count) % 10,
         grid=np.array([2, 3]),
         shape=np.array([count, 4, 5, 3]),
     )
     return images
 
 
-def test_sprites_read_back(tmp_path: Path) -> None:
-    images = write_sprites(tmp_path / "pack.npz")
-    split, names = read_packed(tmp_path / "pack.npz")
-    assert names == ("a", "b") and split.labels.tolist() == [i % 2 for i in range(11)]
-    for i, image in enumerate(images):
-        np.testing.assert_array_equal(split.source.read(i), image)
+@pytest.fixture
+def sprites(tmp_path: Path) -> Path:
+    """The file of training images in a folder with CIFAR-10 in sprites."""
+    write_sprites(tmp_path / "cifar10_test.npz", 23, seed=1)
+    write_sprites(tmp_path / "cifar10_train.npz", 100)
+    return tmp_path / "cifar10_train.npz"
 
 
-def test_packs_with_common_headers_read_back(tmp_path: Path) -> None:
-    images = np.random.default_rng(1).integers(0, 256, (3, 6, 7, 3)).astype(np.uint8)
-    files = [encoded(image) for image in images]
-    heads = [files[0][:33], files[0][:8]]  # one with the size in it, one bare signature
-    kept = [files[0][33:], files[1][8:], files[2][33:]]
-    np.savez(
-        tmp_path / "pack.npz",
-        data=np.frombuffer(b"".join(kept), np.uint8),
-        offsets=np.cumsum([0, *map(len, kept)]),
-        labels=np.array([0, 1, 1]),
-        class_names=np.array(["x", "y"]),
-        header_data=np.frombuffer(b"".join(heads), np.uint8),
-        header_offsets=np.cumsum([0, *map(len, heads)]),
-        header_id=np.array([0, 1, 0]),
-    )
-    split, names = read_packed(tmp_path / "pack.npz")
-    assert names == ("x", "y") and split.labels.tolist() == [0, 1, 1]
-    for i, image in enumerate(images):
-        np.testing.assert_array_equal(split.source.read(i), image)
-
-
-def test_two_packs_are_a_data_set(tmp_path: Path) -> None:
-    write_sprites(tmp_path / "train.npz", 40)
-    write_sprites(tmp_path / "test.npz", 8)
-    data = load_packed(str(tmp_path / "train.npz"), str(tmp_path / "test.npz"))
-    assert data.name == "train" and len(data.test) == 8
-    assert len(data.train) + len(data.validation) == 40
+def test_sprites_read_back(sprites: Path) -> None:
+    data = images("cifar10", sprites.parent)
     assert_disjoint(data)
-    write_sprites(tmp_path / "other.npz", 8, ("a", "c"))
-    with pytest.raises(BadFile, match="do not have the same classes"):
-        load_packed(str(tmp_path / "train.npz"), str(tmp_path / "other.npz"))
-    with pytest.raises(UserError, match=r"data=packed needs data\.train=FILE\.npz and data\.test"):
-        load_packed(str(tmp_path / "train.npz"), None)
+    assert (len(data.train) + len(data.validation), len(data.test)) == (100, 23)
+    for split, wanted in ((data.train, write_sprites(sprites, 100)), (data.test, write_sprites(sprites, 23, seed=1))):
+        for i, label in zip(split.indices, split.labels, strict=True):
+            np.testing.assert_array_equal(split.source.read(int(i)), wanted[i])
+            assert label == i % 10
 
 
 def _cut(content: bytes) -> bytes:
@@ -613,7 +590,8 @@ def _cut(content: bytes) -> bytes:
 
 def _pickled(content: bytes) -> bytes:
     with io.BytesIO() as file:
-        np.savez(file, data=np.array([{}], dtype=object), offsets=[0], labels=[0], class_names=["a"])
+        names = ("offsets", "grid", "shape", "labels")
+        np.savez(file, data=np.array([{}], dtype=object), **{name: np.zeros(1) for name in names})
         return file.getvalue()
 
 
@@ -626,44 +604,33 @@ def _array(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     "damage", [_cut, _pickled, _array, lambda _: b"", lambda _: b"PK\x03\x04 no", lambda c: c[:-9]]
 )
-def test_a_corrupt_pack(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    file = tmp_path / "pack.npz"
-    write_sprites(file)
-    file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(BadFile, match=r"pack\.npz' is not a readable image pack") as caught:
-        read_packed(file)
+def test_a_corrupt_pack_of_sprites(sprites: Path, damage: Callable[[bytes], bytes]) -> None:
+    sprites.write_bytes(damage(sprites.read_bytes()))
+    with pytest.raises(BadFile, match=r"cifar10_train\.npz' does not hold CIFAR-10 in sprites") as caught:
+        images("cifar10", sprites.parent)
     assert "\n" not in str(caught.value)
     del caught
     gc.collect()  # a file left open would warn here, and warnings are errors
 
 
-def test_a_pack_with_a_damaged_sprite(tmp_path: Path) -> None:
-    file = tmp_path / "pack.npz"
-    write_sprites(file)
-    with np.load(file) as pack:
+def test_a_damaged_sprite(sprites: Path) -> None:
+    with np.load(sprites) as pack:
         arrays = dict(pack)
     arrays["data"] = arrays["data"].copy()
     arrays["data"][5:40] = 0
-    np.savez(file, **arrays)
-    with pytest.raises(BadFile, match=r"sprite of .*pack\.npz 0"):
-        read_packed(file)
+    np.savez(sprites, **arrays)
+    with pytest.raises(BadFile, match=r"sprite of .*cifar10_train\.npz 0"):
+        images("cifar10", sprites.parent)
 
 
-def test_labels_outside_the_classes_are_refused(tmp_path: Path) -> None:
+def test_labels_of_sprites_outside_the_classes_are_refused(sprites: Path) -> None:
     """They would otherwise crash the loss, or train a class that does not exist."""
-    file = tmp_path / "pack.npz"
-    write_sprites(file, 12)
-    with np.load(file) as pack:
+    with np.load(sprites) as pack:
         arrays = dict(pack)
-    for labels in (np.full(12, 2), np.full(12, -1), np.zeros(5, np.int64)):
-        np.savez(file, **{**arrays, "labels": labels})
-        with pytest.raises(BadFile, match="label"):
-            read_packed(file)
-
-
-def test_a_pack_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match="no file"):
-        read_packed(tmp_path / "nowhere.npz")
+    for labels in (np.full(100, 10), np.full(100, -1), np.zeros(5, np.int64)):
+        np.savez(sprites, **{**arrays, "labels": labels})
+        with pytest.raises(BadFile, match=r"labels for 100 images, or one outside 0\.\.9"):
+            images("cifar10", sprites.parent)
 
 
 # ------------------------------------------------------------------ public data, where present
@@ -673,22 +640,10 @@ def public_data() -> Path:
     return Path(os.environ.get("NAS_SHARED", REPOSITORY.parent / "shared")) / "datasets"
 
 
-@pytest.mark.skipif(not (public_data() / "cifar10_subset_train_q97.npz").is_file(), reason="no public data sets here")
-def test_the_packed_subset_of_cifar10() -> None:
-    names = (public_data() / f"cifar10_subset_{part}_q97.npz" for part in ("train", "test"))
-    data = load_packed(*map(str, names), validation_share=0.2, limit=500)
-    assert_disjoint(data)
-    assert (len(data.train) + len(data.validation), len(data.test)) == (500, 2000)
-    assert data.num_classes == 10 and {"airplane", "truck"} <= set(data.class_names)
-    x, y = next(iter(data.batches(data.train, 64, 32, training=True)))
-    assert x.shape == (32, 3, 64, 64) and 0.3 < float(x.std()) < 2
-    assert set(np.bincount(data.test.labels).tolist()) == {200} and int(y.max()) <= 9
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not (public_data() / "cifar10_test_lossless.npz").is_file(), reason="no public data sets here")
-def test_the_whole_packed_cifar10_is_found_by_its_folder() -> None:
-    data = load_cifar10(str(public_data()), limit=1000)
+def test_the_whole_cifar10_in_sprites_is_found_by_its_folder() -> None:
+    data = images("cifar10", public_data(), limit=1000)
     assert (len(data.train) + len(data.validation), len(data.test)) == (1000, 10_000)
     assert set(np.bincount(data.test.labels).tolist()) == {1000}
     assert data.test.source.read(0).shape == (32, 32, 3)

@@ -1,4 +1,4 @@
-"""Shards: packed and read back, webdataset's own, streamed through a small cache, and told apart when damaged."""
+"""Shards: packed and read back, webdataset's own, streamed through a small cache, and their damage reported."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from PIL import Image
 
 import nas.training.loop
 from nas.api import resume_search
-from nas.data import DataSet, Split, load_digits, load_webdataset
+from nas.data import DataSet, DataSettings, Split, peek
+from nas.data import load as load_data
 from nas.data.order import batches_of
 from nas.data.shards import cache as caches
 from nas.data.shards.index import expand, find_shards
+from nas.data.webdataset import WebDatasetSettings
 from nas.pack import pack
 from nas.run.distributed import Place
-from nas.run.settings import DataSettings, count_classes
 from search_space import UserError
 from search_space.errors import BadFile, CannotWrite, Stopped
 from tests.nas.run.test_resume import Interrupting, begin, files_of, folder_of_spaces  # noqa: F401
@@ -38,7 +39,7 @@ from tests.nas.run.test_resume import Interrupting, begin, files_of, folder_of_s
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """scikit-learn's digits in 38 shards."""
     folder = tmp_path_factory.mktemp("digits")
-    pack(load_digits(), folder, shard_mb=0.1)
+    pack(load_data(DataSettings()), folder, shard_mb=0.1)
     return folder
 
 
@@ -81,7 +82,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def load(root: Path | str, cache: Path, **options: object) -> DataSet:
-    return load_webdataset(DataSettings("webdataset", str(root), cache=str(cache), **options))  # type: ignore[arg-type]
+    return load_data(WebDatasetSettings("webdataset", str(root), cache=str(cache), **options))  # type: ignore[arg-type]
 
 
 def pixels(split: Split) -> list[tuple[bytes, int]]:
@@ -94,19 +95,19 @@ def pixels(split: Split) -> list[tuple[bytes, int]]:
 
 
 def test_packed_images_read_back_bit_by_bit(shards: Path, tmp_path: Path) -> None:
-    ours, theirs = load(shards, tmp_path), load_digits()
+    ours, theirs = load(shards, tmp_path), load_data(DataSettings())
     assert pixels(ours.test) == pixels(theirs.test)
     assert sorted(pixels(ours.train) + pixels(ours.validation)) == sorted(
         pixels(theirs.train) + pixels(theirs.validation)
     )
     for name in ("name", "class_names", "mean", "std", "flip", "crop"):
         assert getattr(ours, name) == getattr(theirs, name)
-    assert count_classes(DataSettings("webdataset", str(shards))) == 10
+    assert peek(DataSettings("webdataset", str(shards))).class_names == tuple("0123456789")
     assert not list(tmp_path.iterdir()), "an index spares the cache"
 
 
 def test_packing_twice_gives_the_same_bytes_and_nothing_else(shards: Path, tmp_path: Path) -> None:
-    pack(load_digits(), tmp_path, shard_mb=0.1)
+    pack(load_data(DataSettings()), tmp_path, shard_mb=0.1)
     assert {p.name for p in tmp_path.iterdir()} == {p.name for p in shards.iterdir()}
     assert all((tmp_path / p.name).read_bytes() == p.read_bytes() for p in shards.glob("*.tar"))
     assert max(p.stat().st_size for p in shards.glob("*.tar")) < 0.12e6
@@ -128,7 +129,7 @@ def test_shards_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for out in ("file", "file/x"):
         with pytest.raises(CannotWrite, match=f"cannot make the folder '.*{out}': "):
-            pack(load_digits(), tmp_path / out)
+            pack(load_data(DataSettings()), tmp_path / out)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves shards open
@@ -136,7 +137,7 @@ def test_webdataset_reads_what_was_packed(shards: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
     files = [str(p) for p in sorted(shards.glob("train-*.tar"))]
     samples = list(webdataset.WebDataset(files, shardshuffle=False).decode("rgb8").to_tuple("png", "cls"))
-    index = find_shards(DataSettings("webdataset", str(shards))).train
+    index = find_shards(str(shards), None, None, caches.FileCache(shards / "unused", 0)).train
     assert [label for _, label in samples] == index.label.tolist()
     source = load(shards, shards / "unused").train.source
     assert all(np.array_equal(image, source.read(i)) for i, (image, _) in enumerate(samples[:50]))
@@ -152,13 +153,13 @@ def test_shards_that_webdataset_wrote(tmp_path: Path) -> None:
             for i in part:
                 sink.write({"__key__": f"a/n{i:04}", "png": images[i], "cls": i % 3, "json": {"id": i}})
     by_root = load(tmp_path, tmp_path / "cache")
-    pattern = DataSettings(
+    pattern = WebDatasetSettings(
         "webdataset",
         train=f"{tmp_path}/train-{{0000..0004}}.tar",
         test=f"{tmp_path}/val-{{0000..0001}}.tar::{tmp_path}/val-0002.tar",
         cache=str(tmp_path / "cache"),
     )
-    for data in (by_root, load_webdataset(pattern)):
+    for data in (by_root, load_data(pattern)):
         assert data.class_names == ("0", "1", "2")
         assert pixels(data.test) == sorted((images[i].tobytes(), i % 3) for i in range(40, 60))
         assert len(data.train) + len(data.validation) == 40
@@ -314,7 +315,7 @@ def test_an_epoch_can_be_entered_anywhere(shards: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_streamed_search_goes_on_to_the_same_result(
+def test_a_streamed_search_is_resumed_to_the_same_result(
     server: Server,
     folder_of_spaces: Path,  # noqa: F811
     tmp_path: Path,
@@ -403,15 +404,15 @@ def test_a_shard_that_changed_since_it_was_indexed(shards: Path, tmp_path: Path)
     for file in shards.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     cut(tmp_path / "test-000000.tar", 5000)
-    asked = DataSettings("webdataset", str(tmp_path), cache=str(tmp_path / "cache"))
+    asked = WebDatasetSettings("webdataset", str(tmp_path), cache=str(tmp_path / "cache"))
     size = (shards / "test-000000.tar").stat().st_size
-    for opened in (load_webdataset, count_classes):  # before anything starts
+    for opened in (load_data, peek):  # before anything starts
         with pytest.raises(BadFile, match=rf"test-000000\.tar' has 5000 bytes, its index says {size}") as caught:
             opened(asked)
-        assert "copy it anew, or pack the data again" in str(caught.value) and "cache" not in str(caught.value)
+        assert "copy it again, or pack the data again" in str(caught.value) and "cache" not in str(caught.value)
     (tmp_path / "test-000000.tar").unlink()
     with pytest.raises(BadFile, match=r"cannot read '.*test-000000\.tar': No such file"):
-        load_webdataset(asked)
+        load_data(asked)
 
 
 def test_a_shard_that_changes_while_it_is_used(shards: Path, server: Server, tmp_path: Path) -> None:
@@ -419,7 +420,7 @@ def test_a_shard_that_changes_while_it_is_used(shards: Path, server: Server, tmp
         (tmp_path / file.name).write_bytes(file.read_bytes())
     near = load(tmp_path, tmp_path / "cache")
     cut(tmp_path / "test-000000.tar", 5000)
-    with pytest.raises(BadFile, match=r"has 5000 bytes, its index says \d+: .*; copy it anew, or pack the data again$"):
+    with pytest.raises(BadFile, match=r"has 5000 bytes, its index says \d+: .*; copy it again, or pack"):
         near.test.source.read(0)
     far = load(server.url, tmp_path / "cache")
     far.test.source.read(0)
@@ -456,9 +457,9 @@ def test_an_index_with_too_few_sizes(shards: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_found(options: dict[str, str], wanted: str, tmp_path: Path, no_pauses: None) -> None:
-    asked = DataSettings("webdataset", cache=str(tmp_path), **options)  # type: ignore[arg-type]
+    asked = WebDatasetSettings("webdataset", cache=str(tmp_path), **options)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=wanted) as caught:
-        count_classes(asked)
+        peek(asked)
     assert "\n" not in str(caught.value)
 
 

@@ -1,71 +1,23 @@
-"""What every discrete searcher keeps, and what each one promises beyond."""
+"""What single searchers promise beyond the contract of all (`tests.contracts.test_searchers`)."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nas.discrete import Choices, Evolution, RandomSearch, Region, Searcher, explore
-from nas.discrete.listed import Listed
-from nas.discrete.optuna import OptunaSearch
+from nas.discrete import Choices, Evolution, OptunaSearch, RandomSearch, explore
 from nas.discrete.surrogate import normal_scores
+from nas.discrete.tabular import TabularRegion
 from search_space import UserError
-
-WIDTHS = (4, 3, 4, 2)
-SIZE = int(np.prod(WIDTHS))
-
-
-def region(seed: int = 0, budget_ms: float = 1.0) -> Listed:
-    """Two thirds of the networks are within."""
-    latency_ms = np.random.default_rng(seed).random(SIZE) * 1.5
-    return Listed(WIDTHS, latency_ms, 1 + latency_ms, budget_ms)
-
-
-def additive_accuracy(choices: Choices) -> float:
-    """Best at (3, 2, 3, 1)."""
-    return float(sum(c / (w - 1) for c, w in zip(choices, WIDTHS, strict=True)) / len(WIDTHS))
-
-
-MAKERS: dict[str, Callable[[Region, int], Searcher]] = {
-    "random": RandomSearch,
-    "evolution": Evolution,
-    "tpe": lambda region, seed: OptunaSearch(region, seed, "tpe"),
-    "nsga2": lambda region, seed: OptunaSearch(region, seed, "nsga2"),
-}
-every_searcher = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-
-
-@every_searcher
-def test_every_proposal_is_feasible_and_new(make: Callable[[Region, int], Searcher]) -> None:
-    within = region()
-    trials = explore(make(within, 0), additive_accuracy, 25)
-    assert len(trials) == len({trial.choices for trial in trials}) == 25
-    assert (within.excess(np.array([trial.choices for trial in trials])) <= 0).all()
-    assert all(trial.accuracy == additive_accuracy(trial.choices) for trial in trials)
-
-
-@every_searcher
-def test_a_seed_repeats(make: Callable[[Region, int], Searcher]) -> None:
-    wide = Listed((9,) * 4, np.ones(9**4), np.arange(1.0, 9**4 + 1), 1.0)
-    runs = [explore(make(wide, seed), lambda choices: -float(sum(choices)), 12) for seed in (1, 1, 2)]
-    assert runs[0] == runs[1] != runs[2]
-
-
-@every_searcher
-def test_a_region_that_is_exhausted_ends_the_search(make: Callable[[Region, int], Searcher]) -> None:
-    few = region(budget_ms=0.05)
-    assert 2 <= len(few.within) <= 8
-    trials = explore(make(few, 0), additive_accuracy, 100)
-    assert len(trials) == len(few.within)
+from tests.nas.discrete.small_region import additive_accuracy, region
 
 
 def test_evolution_learns_where_random_does_not() -> None:
-    wide = Listed((5,) * 5, np.ones(5**5), np.ones(5**5), 1.0)
+    wide = TabularRegion((5,) * 5, np.ones(5**5), np.ones(5**5), 1.0)
 
     def accuracy(choices: Choices) -> float:
         return -float(np.abs(np.array(choices) - 3).sum())
@@ -105,7 +57,8 @@ def test_a_storage_keeps_the_trials(tmp_path: Path) -> None:
 
 WORKER = """
 import sys, time
-from tests.nas.discrete.test_searchers import OptunaSearch, additive_accuracy, explore, region
+from nas.discrete import OptunaSearch, explore
+from tests.nas.discrete.small_region import additive_accuracy, region
 def slow(choices):
     time.sleep(0.05)
     return additive_accuracy(choices)

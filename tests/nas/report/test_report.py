@@ -10,6 +10,7 @@ import os
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,9 +18,15 @@ from typing import Any
 
 import pytest
 
-from nas.api import run_folder
-from nas.report.page import FILES, GATE_COLUMNS, SEARCH_COLUMNS, Scale, main, ms, render_report, thin, write_report
+from nas.report.__main__ import main
+from nas.report.figures.course import thin
+from nas.report.figures.svg import Scale, element, text
+from nas.report.page import render_report, write_report
+from nas.report.run import load_run
+from nas.report.words import ms
 from nas.run.distributed import Place
+from nas.run.folder import run_folder
+from nas.run.log import GATES_LOG, SEARCH_LOG
 from nas.run.resume import Begun
 from search_space import Architecture, cost_of, load_space, lower
 from search_space.errors import BadFile, CannotWrite
@@ -50,6 +57,7 @@ def sample_record(space_name: str, seed: int, depth: int | None = None) -> dict[
         latency[device] = {
             "latency_ms": total, "low_ms": 0.82 * total, "high_ms": 1.25 * total, "coverage": 0.9,
             "title": title, "runtime": runtime, "precision": precision, "by_segment_ms": times,
+            "profile_hash": "ab12cd34",
         }  # fmt: skip
     predicted = latency["vpu"]["latency_ms"]
     budget = math.ceil(predicted * 1.01)
@@ -58,6 +66,7 @@ def sample_record(space_name: str, seed: int, depth: int | None = None) -> dict[
         "architecture": architecture.to_dict(),
         "num_classes": 10,
         "resolution": {"deployment": 224, "training": 64},
+        "input": {"mean": [0.5] * 3, "std": [0.5] * 3, "class_names": [str(digit) for digit in range(10)]},
         "cost": {"macs": cost.macs, "params": cost.params, "peak_activation_bytes": cost.peak_activation_bytes},
         "budget": {
             "device": "vpu", "budget_ms": float(budget), "predicted_ms": predicted, "used": predicted / budget,
@@ -91,7 +100,7 @@ def write_sample(
     space, budget = load_space(space_name), record["budget"]["budget_ms"]
     with (folder / "search.csv").open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(SEARCH_COLUMNS)
+        rows.writerow(SEARCH_LOG.names)
         for step in range(0, 600, 4):
             phase = "warmup" if step < 160 else "search" if step < 440 else "finetune"
             done = max(0, step - 160) / 280
@@ -106,7 +115,7 @@ def write_sample(
             ])  # fmt: skip
     with (folder / "gates.csv").open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(GATE_COLUMNS)
+        rows.writerow(GATES_LOG.names)
         liking = [[rng.gauss(0, 1) for _ in slot.candidates] for slot in space.slots]
         for step in range(160, 440, 40):
             for number, slot in enumerate(space.slots):
@@ -115,6 +124,11 @@ def write_sample(
                     p = weight / sum(weights)
                     rows.writerow([step, number, slot.stage + 1, slot.index + 1, candidate, f"{p:.5f}"])
     return record
+
+
+def rendered(folder: Path) -> str:
+    """The page of a run's folder."""
+    return render_report(load_run(folder))
 
 
 class Page(HTMLParser):
@@ -147,7 +161,7 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        return " ".join(self.words)
+        return " ".join(" ".join(self.words).split())
 
     @property
     def tips(self) -> list[str]:
@@ -160,7 +174,7 @@ SAMPLES = [("quadranet", None), ("proxyless", None), ("quadranet_t", 99), ("quad
 @pytest.mark.parametrize(("space", "depth"), SAMPLES)
 def test_every_block_and_device_is_on_a_well_formed_page(tmp_path: Path, space: str, depth: int | None) -> None:
     record = write_sample(tmp_path, space, seed=1, depth=depth)
-    html = render_report(tmp_path)
+    html = rendered(tmp_path)
     page = Page(html)
     blocks = [tip for tip in page.tips if "kernel" in tip]
     stages = record["architecture"]["stages"]
@@ -183,7 +197,7 @@ def test_every_block_and_device_is_on_a_well_formed_page(tmp_path: Path, space: 
 def test_the_drawing_stays_on_the_page(tmp_path: Path, space: str, depth: int | None) -> None:
     write_sample(tmp_path, space, depth=depth)
     width = 0.0
-    for tag, attributes in Page(render_report(tmp_path)).elements:
+    for tag, attributes in Page(rendered(tmp_path)).elements:
         if tag == "svg":
             width = float(attributes["viewbox"].split()[2])
             assert attributes["aria-label"]
@@ -195,20 +209,20 @@ def test_the_drawing_stays_on_the_page(tmp_path: Path, space: str, depth: int | 
 def test_feature_map_sizes_are_the_lowered_ones(tmp_path: Path) -> None:
     for space, sizes in {"quadranet": (56, 28, 14, 7), "proxyless": (56, 28, 14, 14, 7, 7)}.items():
         write_sample(tmp_path, space)
-        text = Page(render_report(tmp_path)).text
+        text = Page(rendered(tmp_path)).text
         assert tuple(int(size) for size in re.findall(r"\d+ ch, (\d+)×\1", text)) == sizes
 
 
 def test_nothing_is_fetched(tmp_path: Path) -> None:
     write_sample(tmp_path)
-    html = render_report(tmp_path)
+    html = rendered(tmp_path)
     page = Page(html)
     assert not {tag for tag, _ in page.elements} & {"link", "img", "iframe", "object", "embed", "audio", "video"}
     assert all("src" not in attributes for _, attributes in page.elements)
     links = {attributes["href"] for _, attributes in page.elements if "href" in attributes}
-    assert links == {"architecture.json", "search.csv", "gates.csv"} < set(FILES)
+    assert links == {"architecture.json", "search.csv", "gates.csv"}
     (tmp_path / "latency_224.onnx").touch()
-    assert 'href="latency_224.onnx"' in render_report(tmp_path)
+    assert 'href="latency_224.onnx"' in rendered(tmp_path)
     assert "url(" not in html and "@import" not in html and "fetch(" not in html
     assert set(re.findall(r"https?://[^\"'\s<]*", html)) == {"http://www.w3.org/2000/svg"}  # a name, never fetched
 
@@ -218,7 +232,7 @@ HOSTILE = "<script>alert('x')</script>\"'&{{gates}}"
 
 def test_hostile_strings_stay_text(tmp_path: Path) -> None:
     record = write_sample(tmp_path)
-    plain = len(Page(render_report(tmp_path)).elements)
+    plain = len(Page(rendered(tmp_path)).elements)
     record["accuracy"] |= {"data": HOSTILE, "measured_on": HOSTILE}
     record["notes"] = [HOSTILE] * 2
     record["provenance"] |= {"command": HOSTILE, "versions": {HOSTILE: {HOSTILE: HOSTILE}}}
@@ -226,7 +240,7 @@ def test_hostile_strings_stay_text(tmp_path: Path) -> None:
     record["latency"][HOSTILE] = record["latency"].pop("cpu")
     record["architecture"]["space"]["name"] = HOSTILE
     (tmp_path / "architecture.json").write_text(json.dumps(record))
-    html = render_report(tmp_path)
+    html = rendered(tmp_path)
     page = Page(html)
     assert len(page.elements) == plain
     assert html.count("<script>") == 1
@@ -235,21 +249,30 @@ def test_hostile_strings_stay_text(tmp_path: Path) -> None:
 
 def test_what_was_not_measured_is_said_so(tmp_path: Path) -> None:
     record = write_sample(tmp_path)
-    del record["accuracy"], record["provenance"], record["notes"], record["cost"]
-    record["latency"] = {"vpu": {"latency_ms": 29.0, "low_ms": None}, "cpu": {}}
+    record |= {"accuracy": None, "provenance": {}, "notes": []}
+    record["latency"] = {"cpu": record["latency"]["cpu"] | {"by_segment_ms": {}}}
     (tmp_path / "architecture.json").write_text(json.dumps(record))
     for name in ("search.csv", "gates.csv"):
         header = (tmp_path / name).read_text().splitlines()[0]
         (tmp_path / name).write_text(header + "\n")
-    page = Page(render_report(tmp_path))
+    page = Page(rendered(tmp_path))
     assert page.text.count("not measured") >= 10
-    assert "Gate probabilities" not in page.text and "holds no steps" in page.text
-    assert all("vpu: not measured" in tip for tip in page.tips if "kernel" in tip)
+    assert "Gate probabilities" not in page.text and "holds no steps" in page.text and "hold no notes" in page.text
+    for device in ("vpu", "cpu"):
+        assert all(f"{device}: not measured" in tip for tip in page.tips if "kernel" in tip)
+
+
+def test_charts_without_a_value_say_so(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    empty = [f"{step},search,1" + "," * 8 for step in range(3)]
+    (tmp_path / "search.csv").write_text("\n".join([",".join(SEARCH_LOG.names), *empty]) + "\n")
+    page = Page(rendered(tmp_path))
+    assert page.words.count("not measured") == 5 * 2  # a chart each, and what is read aloud of it
 
 
 def test_with_confidence_the_page_says_what_the_upper_end_uses(tmp_path: Path) -> None:
     record = write_sample(tmp_path)
-    plain = Page(render_report(tmp_path)).text
+    plain = Page(rendered(tmp_path)).text
     assert "Networks of this space are predicted at" in plain and "upper end" not in plain
     record["budget"] |= {
         "budget_ms": 45.0, "predicted_ms": 24.5, "used": 0.989, "kept_ms": 44.505, "confidence": 0.9,
@@ -257,7 +280,7 @@ def test_with_confidence_the_page_says_what_the_upper_end_uses(tmp_path: Path) -
     }  # fmt: skip
     record["latency"]["vpu"] |= {"latency_ms": 24.5, "low_ms": 13.5, "high_ms": 44.505, "coverage": 0.8}
     (tmp_path / "architecture.json").write_text(json.dumps(record))
-    page = Page(render_report(tmp_path))
+    page = Page(rendered(tmp_path))
     assert (
         "98.9 % of the budget is used by the interval's upper end, which keeps it at confidence 0.9; "
         "interval 13.50 to 44.51 ms (80 %). "
@@ -269,22 +292,32 @@ def test_with_confidence_the_page_says_what_the_upper_end_uses(tmp_path: Path) -
     assert not [a for _, a in page.elements if a.get("class") == "over"]
 
 
+def test_limits_stand_beside_what_they_limit(tmp_path: Path) -> None:
+    record = write_sample(tmp_path)
+    assert "; limit" not in rendered(tmp_path)
+    record["budget"]["limits"] = {"macs": 3e8, "params": 4_500_000.0, "peak_activation": 3 * 2**20}
+    (tmp_path / "architecture.json").write_text(json.dumps(record))
+    text = Page(rendered(tmp_path)).text
+    for words in ("at 224 pixels; limit 300.0 M", "10 classes; limit 4.50 M", "at 224 pixels; limit 3.00 MiB"):
+        assert words in text
+
+
 def test_what_is_used_above_the_budget_is_drawn_so(tmp_path: Path) -> None:
     record = write_sample(tmp_path)
     record["budget"] |= {"used": 1.02, "kept_ms": 1.02 * record["budget"]["budget_ms"], "confidence": 0.9}
     (tmp_path / "architecture.json").write_text(json.dumps(record))
-    page = Page(render_report(tmp_path))
+    page = Page(rendered(tmp_path))
     assert len([a for _, a in page.elements if a.get("class") == "over"]) == 1
 
 
 def test_another_calibration_is_not_real_time(tmp_path: Path) -> None:
     record = write_sample(tmp_path)
-    assert "not real time" not in render_report(tmp_path)
+    assert "not real time" not in rendered(tmp_path)
     record["budget"] |= {"calibration": "table3", "confidence": None}
     for device, calibration in {"vpu": "table3", "cpu": "table3", "gpu": "measured"}.items():
         record["latency"][device]["calibration"] = calibration
     (tmp_path / "architecture.json").write_text(json.dumps(record))
-    html = render_report(tmp_path)
+    html = rendered(tmp_path)
     page = Page(html)
     note = ", calibration=table3: not real time"
     budget, title = record["budget"]["budget_ms"], DEVICES["vpu"][0]
@@ -300,7 +333,7 @@ def test_another_calibration_is_not_real_time(tmp_path: Path) -> None:
 
 def test_the_chosen_candidate_of_every_slot_is_outlined(tmp_path: Path) -> None:
     record = write_sample(tmp_path, seed=3)
-    page = Page(render_report(tmp_path))
+    page = Page(rendered(tmp_path))
     space = load_space("quadranet")
     outlined = [attributes for _, attributes in page.elements if attributes.get("class") == "chosen"]
     assert len(outlined) == len(space.slots)
@@ -313,15 +346,15 @@ def test_the_chosen_candidate_of_every_slot_is_outlined(tmp_path: Path) -> None:
             stages[slot.stage].append(choice)
     assert stages == record["architecture"]["stages"]
     (tmp_path / "architecture.json").write_text(json.dumps(record | {"gate_path": chosen}))
-    assert "most probable placing" not in Page(render_report(tmp_path)).text
+    assert "most probable placing" not in Page(rendered(tmp_path)).text
     (tmp_path / "architecture.json").write_text(json.dumps(record | {"gate_path": ["zero"] * len(chosen)}))
-    with pytest.raises(BadFile, match="'gate_path' is not a path of this architecture"):
-        render_report(tmp_path)
+    with pytest.raises(BadFile, match=r"architecture\.json: gate_path 'zero zero"):
+        rendered(tmp_path)
 
 
 def test_a_snapshot_per_slider_place(tmp_path: Path) -> None:
     write_sample(tmp_path)
-    (slider,) = [a for tag, a in Page(render_report(tmp_path)).elements if tag == "input"]
+    (slider,) = [a for tag, a in Page(rendered(tmp_path)).elements if tag == "input"]
     snapshots = json.loads(slider["data-snapshots"])
     assert [step for step, _ in snapshots] == list(range(160, 440, 40))
     assert slider["value"] == slider["max"] == str(len(snapshots) - 1)
@@ -337,19 +370,19 @@ def test_missing_truncated_or_empty_file(tmp_path: Path, name: str) -> None:
     for content in (whole[: len(whole) // 2], whole[:-3], b"", b"\xff\xfe\x00"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BadFile, match=name) as caught:
-            render_report(tmp_path)
+            rendered(tmp_path)
         assert "\n" not in str(caught.value)
     (tmp_path / name).unlink()
-    with pytest.raises(BadFile, match=f"{name}: there is no such file"):
-        render_report(tmp_path)
+    with pytest.raises(BadFile, match=name):
+        rendered(tmp_path)
 
 
 def test_gates_cut_between_two_lines(tmp_path: Path) -> None:
     write_sample(tmp_path)
     lines = (tmp_path / "gates.csv").read_text().splitlines(keepends=True)
     (tmp_path / "gates.csv").write_text("".join(lines[:-9]))
-    with pytest.raises(BadFile, match=r"gates\.csv: step 400, slot 14: probabilities are missing"):
-        render_report(tmp_path)
+    with pytest.raises(BadFile, match=r"gates\.csv.*step 400.*slot 14"):
+        rendered(tmp_path)
 
 
 def _set(*keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -361,49 +394,40 @@ def _set(*keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+# What the file's reader lets pass and a page cannot say; what it refuses, its own tests have.
 BAD_RECORDS = [
-    (_set("schema", value=2), "not of schema 1"),
-    (_set("architecture", value=None), "needs 'space' and 'stages'"),
-    (_set("architecture", "stages", value=[["k9e6"]] * 4), "'k9e6' is not a block"),
-    (_set("budget", "budget_ms", value="30"), "'budget.budget_ms' is '30', not a finite number >= 0"),
-    (_set("budget", "predicted_ms", value=None), "has no 'budget.predicted_ms'"),
-    (_set("budget", "budget_ms", value=0), "'budget.budget_ms' is not above 0"),
-    (_set("budget", "device", value=None), "has no 'budget.device'"),
-    (_set("cost", value=[]), "'cost' is not an object"),
-    (_set("cost", "macs", value=True), "'cost.macs' is 'True', not a finite number"),
-    (_set("latency", "cpu", value=3), "'latency.cpu' is not an object"),
-    (_set("latency", "cpu", "by_segment_ms", value=[1]), "'latency.cpu.by_segment_ms' is not an object"),
-    (_set("cost", "macs", value=math.nan), "NaN is not JSON"),
-    (_set("notes", value="text"), "'notes' is not a list"),
-    (_set("latency", value=3), "'latency' is not an object"),
-    (_set("cost", "params", value=-1), "'cost.params' is '-1'"),
-    (_set("resolution", "deployment", value=8), "resolution 8 is too small"),
+    (_set("budget", value=None), "budget"),
+    (_set("budget", "budget_ms", value=0.0), "budget"),
+    (_set("resolution", "deployment", value=8), "resolution 8"),
+    (_set("gate_path", value=["k3e3"]), "gate_path 'k3e3'"),
+    (_set("schema", value=2), "schema 2"),
+    (_set("architecture", "stages", value=[["k9e6"]] * 4), "'k9e6'"),
 ]
 
 
-@pytest.mark.parametrize(("change", "message"), BAD_RECORDS, ids=[message for _, message in BAD_RECORDS])
-def test_wrong_fields_are_named(tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
+@pytest.mark.parametrize(("change", "named"), BAD_RECORDS, ids=[named for _, named in BAD_RECORDS])
+def test_wrong_fields_are_named(tmp_path: Path, change: Callable[[dict[str, Any]], None], named: str) -> None:
     record = write_sample(tmp_path)
     change(record)
     (tmp_path / "architecture.json").write_text(json.dumps(record))
     with pytest.raises(BadFile) as caught:
-        render_report(tmp_path)
-    assert str(caught.value).startswith("architecture.json: ")
-    assert message in str(caught.value)
+        rendered(tmp_path)
+    assert "architecture.json" in str(caught.value) and named in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 BAD_CELLS = [
-    ("search.csv", 3, "nan", "line 2: train_loss is 'nan', not a finite number"),
-    ("search.csv", 0, "", "line 2 has no step"),
-    ("search.csv", 0, "9999", "line 3: step 4 stands after step 9999"),
-    ("gates.csv", 1, "99", "line 2: slot 99 is not one of 0..15"),
-    ("gates.csv", 4, "zero", "line 2: 'zero' with"),
-    ("gates.csv", 5, "1.5", "with 1.5 is no candidate"),
+    ("search.csv", 3, "nan", ("row 2", "train_loss", "'nan'")),
+    ("search.csv", 0, "", ("row 2", "step")),
+    ("search.csv", 0, "9999", ("row 3", "step 4", "9999")),
+    ("gates.csv", 1, "99", ("row 2", "slot", "99", "0..15")),
+    ("gates.csv", 4, "zero", ("row 2", "'zero'")),
+    ("gates.csv", 5, "1.5", ("row 2", "probability", "1.5")),
 ]
 
 
-@pytest.mark.parametrize(("name", "column", "cell", "message"), BAD_CELLS, ids=[case[3] for case in BAD_CELLS])
-def test_wrong_cells_are_named(tmp_path: Path, name: str, column: int, cell: str, message: str) -> None:
+@pytest.mark.parametrize(("name", "column", "cell", "named"), BAD_CELLS, ids=[" ".join(case[3]) for case in BAD_CELLS])
+def test_wrong_cells_are_named(tmp_path: Path, name: str, column: int, cell: str, named: tuple[str, ...]) -> None:
     write_sample(tmp_path)
     lines = (tmp_path / name).read_text().splitlines()
     cells = lines[1].split(",")
@@ -411,20 +435,20 @@ def test_wrong_cells_are_named(tmp_path: Path, name: str, column: int, cell: str
     lines[1] = ",".join(cells)
     (tmp_path / name).write_text("\n".join(lines) + "\n")
     with pytest.raises(BadFile, match=name) as caught:
-        render_report(tmp_path)
-    assert message in str(caught.value)
+        rendered(tmp_path)
+    assert all(words in str(caught.value) for words in named)
 
 
 def test_the_same_files_give_the_same_page(tmp_path: Path) -> None:
     write_sample(tmp_path)
-    assert render_report(tmp_path) == render_report(tmp_path)
+    assert rendered(tmp_path) == rendered(tmp_path)
 
 
 def test_written_whole_or_not_at_all(tmp_path: Path) -> None:
     write_sample(tmp_path)
     path = write_report(tmp_path)
     page = path.read_text(encoding="utf-8")
-    assert path == tmp_path / "report.html" and page == render_report(tmp_path)
+    assert path == tmp_path / "report.html" and page == rendered(tmp_path)
     (tmp_path / "gates.csv").unlink()
     with pytest.raises(BadFile):
         write_report(tmp_path)
@@ -452,6 +476,22 @@ def test_a_full_disk_leaves_the_old_page_and_says_how_to_go_on(tmp_path: Path, m
     assert not list(folder.glob("*.partial"))
 
 
+def test_a_page_of_values_needs_no_files(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    run = load_run(tmp_path)
+    assert not list(tmp_path.glob("report.html"))
+    before = run.log.copy(), run.gates.copy()
+    page = render_report(replace(run, files=frozenset()))
+    assert "search.csv (not in this folder)" in page and 'href="search.csv"' not in page
+    assert before[0].equals(run.log) and before[1].equals(run.gates)
+
+
+def test_elements_escape_all_that_is_no_element() -> None:
+    inner = text(0, 1.234, "<b>", "x")
+    assert inner == '<text x="0.00" y="1.23" class="x" text-anchor="middle">&lt;b&gt;</text>'
+    assert element("g", inner, "&", data_tip="\"'<", role=None) == f'<g data-tip="&#34;&#39;&lt;">{inner}&amp;</g>'
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_sample(tmp_path)
     assert main([str(tmp_path)]) == 0
@@ -467,22 +507,27 @@ def _leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *[leaf for key, inner in items for leaf in _leaves(inner, (*path, key))]]
 
 
-def test_any_junk_renders_or_is_told(tmp_path: Path) -> None:
+def test_any_junk_renders_or_is_refused(tmp_path: Path) -> None:
     record = write_sample(tmp_path, "proxyless")
     places = [path for path in _leaves(record) if path and "by_segment_ms" not in path[:-1]]
     rng = random.Random(0)
+    outcomes = {"rendered": 0, "refused": 0}
     for _ in range(150):
         changed = json.loads(json.dumps(record))
         *outer, last = rng.choice(places)
         inner = changed
         for key in outer:
             inner = inner[key]
-        inner[last] = rng.choice([None, 0, -1, 1e12, "x", "", [], {}, True, [{}], {"x": []}])
+        inner[last] = rng.choice([None, 0, -1, 1e12, 1e-12, "x", "", [], {}, True, [{}], {"x": []}])
         (tmp_path / "architecture.json").write_text(json.dumps(changed))
         try:
-            Page(render_report(tmp_path))
+            Page(rendered(tmp_path))
+            outcomes["rendered"] += 1
         except BadFile as error:
-            assert str(error).startswith("architecture.json: ") and "\n" not in str(error)
+            outcomes["refused"] += 1
+            # gates.csv, where it is not of the space that stands there now
+            assert re.search("architecture.json|gates.csv", str(error)) and "\n" not in str(error)
+    assert min(outcomes.values()) > 10
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 31.8), (-0.02, 1.97), (1e-5, 3e-5), (97.1, 97.3), (5, 5)])

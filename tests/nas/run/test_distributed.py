@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nas.data import load_digits
+from nas.data import DataSettings, load
 from nas.run.distributed import Place, place
 from nas.run.result import load_result
 from search_space import UserError
@@ -185,7 +185,7 @@ def test_full_training_by_two_processes_writes_once(tmp_path: Path) -> None:
 def test_shares_of_a_batch_are_disjoint_and_complete() -> None:
     from dataclasses import replace
 
-    data = load_digits(limit=120)
+    data = load(DataSettings(limit=120))
     whole = list(data.batches(data.train, 16, 12, training=True, start=2))
     parts = [
         list(replace(data, place=Place(rank=rank, ranks=3)).batches(data.train, 16, 12, training=True, start=2))

@@ -98,7 +98,7 @@ def test_every_field_makes_a_difference_to_equality() -> None:
             field.name, other
         )
         if field.name in ("input", "accuracy"):
-            changed[field.name] = {**other, next(iter(other)): ["0.1"] if field.name == "input" else "other"}
+            changed[field.name] = {**other, next(iter(other)): [0.1, 0.2, 0.3] if field.name == "input" else "other"}
         if changed[field.name] != result.to_dict()[field.name]:
             assert SearchResult.from_dict(changed) != result, field.name
 
@@ -149,7 +149,27 @@ def test_a_missing_or_unknown_field_within_a_group(tmp_path: Path, group: str) -
 def test_pixels_that_are_no_number(tmp_path: Path, name: str, pixels: object) -> None:
     file, data = tmp_path / "architecture.json", sample_result().to_dict()
     file.write_text(json.dumps({**data, "resolution": {**data["resolution"], name: pixels}}))
-    assert f"resolution.{name} is {pixels!r}, not a number of pixels" in told(file)
+    said = f"no field 'resolution.{name}'" if pixels is None else f"resolution.{name} is {pixels!r}, not"
+    assert said in told(file)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"num_classes": 10', '"num_classes": NaN', "NaN"),
+        ('"num_classes": 10', '"num_classes": 1.5', "num_classes is 1.5"),
+        ('"num_classes": 10', '"num_classes": 10, "num_classes": 11', "'num_classes' stands twice"),
+        ('"binds": ', '"bind": false, "binds": ', "Did you mean 'binds'"),
+        ('"notes": [', '"notess": [], "notes": [', "Did you mean 'notes'"),
+        ('"test": 0.97', '"test": 1e999', "accuracy.test is inf, not a finite number"),
+    ],
+)
+def test_what_no_search_writes(tmp_path: Path, old: str, new: str, said: str) -> None:
+    file = tmp_path / "architecture.json"
+    text = json.dumps(sample_result().to_dict())
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new))
+    assert said in told(file)
 
 
 def test_truncated_empty_and_foreign_files(tmp_path: Path) -> None:

@@ -19,12 +19,14 @@ import torch
 from safetensors.torch import load, save
 
 from nas.api import Finished, search
+from nas.data import DataSettings
 from nas.run.checkpoint import FORMAT, Checkpoint, Checkpoints
 from nas.run.resume import Begun, only_process, options_to_resume
-from nas.run.settings import DataSettings
+from nas.run.settings import TrainCommand
 from nas.search import _search
-from nas.train import TrainCommand, _train, full_training
-from nas.training.loop import Recipe, checked
+from nas.train import _train, full_training
+from nas.training.loop import checked
+from nas.training.recipes import Recipe
 from search_space import UserError
 from search_space.errors import BadFile, CannotWrite, Stopped
 
@@ -304,7 +306,7 @@ def test_what_a_resume_refuses(stopped: Path, tmp_path: Path, capsys: pytest.Cap
     with only_process(stopped), pytest.raises(UserError, match="another process is carrying on the run"):
         search(resume=stopped)
     (stopped / "run.json").write_text('{"schema": 1, ')
-    with pytest.raises(BadFile, match="is damaged, the run cannot go on"):
+    with pytest.raises(BadFile, match=r"cannot be resumed: .*run\.json. is not JSON"):
         search(resume=stopped)
 
 

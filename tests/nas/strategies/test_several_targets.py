@@ -11,10 +11,10 @@ import pytest
 from nas.api import load_finished, search
 from nas.command.summary import summary
 from nas.run import search as run_search
+from nas.run.defaults import with_defaults
 from nas.run.finished import Finished
 from nas.run.front_table import load_front
 from nas.run.plan import plan_targets
-from nas.run.settings import with_data_defaults
 from nas.run.targets import each_target, options_of, settings_of
 from nas.strategies.target import Target
 from search_space import UserError
@@ -161,7 +161,7 @@ def test_targets_as_lists(options: dict[str, Any], expected: list[tuple[str, flo
 )
 def test_targets_that_cannot_be_are_refused_first(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        plan_targets(settings_of(with_data_defaults({**SMALL, **options})))
+        plan_targets(settings_of(with_defaults({**SMALL, **options})))
 
 
 def test_a_strategy_for_one_target_refuses_several(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas.data import load_digits
+from nas.data import DataSettings, load
 from nas.run.plan import plan_search
 from nas.run.settings import SearchSettings, TrainSettings
 from nas.strategies.weights import OWN_STEPS, decided, new_supernet, weight_steps
@@ -15,7 +15,7 @@ from nas.supernet.network import SeparateSlot, SharedSlot
 
 @pytest.mark.parametrize("epochs", [2, 200])
 def test_a_long_training_gives_candidates_weights_of_their_own(epochs: int) -> None:
-    data = load_digits(0.25, 400)
+    data = load(DataSettings(limit=400))
     plan = plan_search(SearchSettings(epochs=epochs))
     steps, candidates = weight_steps(plan, data), max(len(slot.candidates) for slot in plan.space.slots)
     share = decided(plan, data).settings.train.share_weights
@@ -27,6 +27,6 @@ def test_a_long_training_gives_candidates_weights_of_their_own(epochs: int) -> N
 @pytest.mark.parametrize("said", [True, False])
 def test_what_is_said_holds(said: bool) -> None:
     plan = plan_search(SearchSettings(train=TrainSettings(share_weights=said)))
-    assert decided(plan, load_digits(0.25, 400)) is plan
+    assert decided(plan, load(DataSettings(limit=400))) is plan
     longer = replace(plan, settings=replace(plan.settings, epochs=1000))
-    assert decided(longer, load_digits(0.25, 400)).settings.train.share_weights is said
+    assert decided(longer, load(DataSettings(limit=400))).settings.train.share_weights is said

@@ -12,9 +12,10 @@ import pytest
 from safetensors.torch import load, save
 
 import device_profiles
+import nas.data
 from latency_models.calibrate import main as calibrate
 from nas.api import search
-from nas.data import load_digits
+from nas.data import DataSettings
 from nas.run.finished import Finished
 from nas.run.result import load_result
 from nas.supernet.origin import CHECKPOINT
@@ -117,8 +118,8 @@ def foreign(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (cut, "is damaged"),
-        (foreign, "is damaged"),
+        (cut, "is not the supernet of a search"),
+        (foreign, "is not the supernet of a search"),
         (
             without_number,
             f"format unnumbered, this version reads and writes {SUPERNET_FORMAT}",
@@ -142,7 +143,7 @@ def test_a_checkpoint_that_cannot_be_used_is_one_line(
 
 def test_images_that_the_run_did_not_see_are_refused(tmp_path: Path) -> None:
     """A run on images given from Python says digits in its settings, and `init` would load those."""
-    digits = load_digits(limit=64)
+    digits = nas.data.load(DataSettings(limit=64))
     names = tuple("abcdefghij")
     own = replace(digits, class_names=names)
     options = {"epochs": 1, "warmup": {"epochs": 1}, "finetune": {"epochs": 0}, "progress": False, "data": own}

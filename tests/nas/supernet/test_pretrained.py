@@ -16,16 +16,17 @@ from safetensors.torch import load_file
 from nas.api import search
 from nas.command.options import given
 from nas.command.summary import one_network
+from nas.data import DataSettings, load
 from nas.run.export import load_network
-from nas.run.images import load_data
 from nas.run.plan import plan_search
 from nas.run.result import SearchResult, load_result
-from nas.run.settings import DataSettings, SearchSettings, settings_from_dict
+from nas.run.settings import SearchSettings, TrainCommand, settings_from_dict
 from nas.search import main
 from nas.strategies import weights
 from nas.supernet.origin import origin_of, with_init_defaults
-from nas.train import TrainCommand, full_training
-from nas.training.loop import Recipe, accuracy
+from nas.train import full_training
+from nas.training.loop import accuracy
+from nas.training.recipes import Recipe
 from search_space import UserError
 from tests.nas.strategies.test_subnetworks import SPACES
 
@@ -76,7 +77,7 @@ def test_another_budget_is_kept_with_the_weights_as_they_were(
     assert not (out / "checkpoint.safetensors").exists() and (out / "report.html").is_file()
     origin = origin_of(str(supernets["proxyless"]))
     assert found.resolution.training == origin.settings.data.resolution == 16
-    data = load_data(origin.settings.data)
+    data = load(origin.settings.data)
     network = load_network(found, out / "weights.safetensors")
     assert accuracy(network, data.batches(data.test, 16, 64)) == pytest.approx(found.accuracy.test)
     own = network.state_dict()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nas.data import Split, load_digits
+from nas.data import DataSettings, Split, load
 from nas.supernet.gates import Gates
 from nas.supernet.network import Supernet, frozen
 from nas.training.loop import accuracy, make_optimizer, recalibrate
@@ -102,7 +102,7 @@ def test_layer_norms_know_one_image_and_batch_norms_the_batch(space: SearchSpace
 
 def test_paths_are_compared_as_fairly_by_a_batch_as_by_statistics_of_their_own() -> None:
     """Images that come class by class included: batches of one class would be normalised to no class at all."""
-    digits = load_digits(limit=600)
+    digits = load(DataSettings(limit=600))
     by_class = {n: s.take(np.argsort(s.labels, kind="stable")) for n, s in vars(digits).items() if isinstance(s, Split)}
     data = replace(digits, **by_class)
     torch.manual_seed(0)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nas.training.loop import Recipe
-from nas.training.recipes import available_recipes, load_recipe
+from nas.training.recipes import Recipe, available_recipes, load_recipe
 from search_space import UserError
 from search_space.errors import UnknownName
 
@@ -17,7 +16,7 @@ def test_every_shipped_recipe_loads_and_the_small_one_is_the_default() -> None:
     assert load_recipe("imagenet", epochs=2) == load_recipe("imagenet", epochs=2, lr=0.004)
 
 
-def test_what_is_no_recipe_is_told() -> None:
+def test_what_is_no_recipe_is_refused() -> None:
     with pytest.raises(UnknownName, match=r"imagnet.*imagenet"):
         load_recipe("imagnet")
     with pytest.raises(UserError, match=r"recipe\.epochs=0"):

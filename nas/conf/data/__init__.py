@@ -1,1 +1,0 @@
-"""Data sets that can be named with data=NAME."""

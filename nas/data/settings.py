@@ -1,0 +1,33 @@
+"""What is asked of a data set: the options that all of them share. A data set with further ones extends `DataSettings`.
+
+Neither torch nor numpy here, since requests are checked before either is imported. Not for finding a data set by its
+name: see `nas.data.registry`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from search_space.reading import AtLeast, Between, check
+
+Pixels = Annotated[int, Between(16, 1024, "pixels")]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images. The defaults here are those of digits; each data set states its own.
+
+    An unknown name is refused when it is looked up. Raises `UserError` for a value out of its range.
+    """
+
+    name: Annotated[str, "the data set, chosen by data=NAME"] = "digits"
+    root: Annotated[str | None, "the images' folder, of webdataset also a URL"] = None
+    resolution: Annotated[Pixels, "pixels a side that images are trained at; each data set has its own default"] = 64
+    validation_share: Annotated[
+        float, Between(0.01, 0.9), "of the training images, held out for validation; each data set has its own default"
+    ] = 0.25
+    limit: Annotated[int | None, AtLeast(8), "use only so many training images (null: all)"] = None
+
+    def __post_init__(self) -> None:
+        check(self, "data.")

@@ -1,0 +1,118 @@
+"""What a run's page is made of: its result, its logs and the lowered network, checked against each other.
+
+The files are read by `nas.run.result` and `nas.run.log`; here is no reader of its own, and nothing is drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.report.words import ms
+from nas.run.log import load_gates_log, load_search_log
+from nas.run.result import NOT_REAL, Budget, SearchResult, load_result, scale_note
+from search_space import Architecture, Segment, UserError, lower
+from search_space.errors import BadFile
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ALL = 1 + 1e-9  # of a budget: what rounding adds is not above it
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a page says.
+
+    segments: of the network at deployment resolution. log: search.csv's columns.
+    gates: probabilities, a row a snapshot (its index: the step), a column for every (slot, candidate) of the space;
+    no rows where no gates were trained. files: the names in the run's folder, which the page links to.
+    """
+
+    result: SearchResult
+    budget: Budget
+    segments: tuple[Segment, ...]
+    log: pd.DataFrame
+    gates: pd.DataFrame
+    files: frozenset[str]
+
+    @classmethod
+    def of(cls, result: SearchResult, log: pd.DataFrame, gates: pd.DataFrame, files: frozenset[str]) -> Run:
+        """Check that a result is one of a search on a device. log, gates: as `nas.run.log` reads and checks them.
+
+        Raises `BadFile`, naming the file and what in it does not fit.
+        """
+        budget, architecture = result.budget, result.architecture
+        if budget is None or not (budget.budget_ms > 0 and budget.predicted_ms > 0):
+            raise BadFile("architecture.json holds no budget and latency above 0: it is not of a search on a device")
+        try:
+            segments = lower(architecture, result.resolution.deployment, result.num_classes)
+        except UserError as error:
+            raise BadFile(f"architecture.json: {error}") from error
+        if result.gate_path and not _is_path_of(result.gate_path, architecture):
+            raise BadFile(f"architecture.json: gate_path '{' '.join(result.gate_path)}' is not one of {architecture}")
+        snapshots = gates.pivot(index="step", columns=["slot", "candidate"], values="probability")
+        return cls(result, budget, segments, log, snapshots, files)
+
+    @property
+    def devices(self) -> list[str]:
+        """All devices with a prediction, and the one searched for ahead of them."""
+        return list(dict.fromkeys([self.budget.device, *self.result.latency]))
+
+    @property
+    def has_zeros(self) -> bool:
+        """Whether slots of the space were left out."""
+        return sum(map(len, self.result.architecture.stages)) < len(self.result.architecture.space.slots)
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether gates were trained; discrete strategies have none."""
+        return len(self.gates) > 0
+
+    @property
+    def most_ms(self) -> float:
+        """The budget, and what rounding may add to it."""
+        return ALL * self.budget.budget_ms
+
+    @property
+    def budget_words(self) -> str:
+        """'30 ms', and by what it is kept where that is not the prediction."""
+        return f"{self.budget.budget_ms:g} ms" + (", kept by the upper end" if self.budget.confidence else "")
+
+    def scale_note(self, device: str) -> str:
+        """', calibration=NAME: not real time' where the device's times are so."""
+        about = self.budget if device == self.budget.device else self.result.latency[device]
+        return scale_note(about.calibration)
+
+    def predicted_words(self, device: str) -> str:
+        """'29.71 ms', with ', not real time' where a calibration makes it so."""
+        found = self.result.latency.get(device)
+        return ms(found.latency_ms if found else None) + (f", {NOT_REAL}" if self.scale_note(device) else "")
+
+    def segments_ms(self, device: str) -> dict[str, float]:
+        """Milliseconds of every segment on a device; empty where they are not known."""
+        return dict(self.result.latency[device].by_segment_ms) if device in self.result.latency else {}
+
+    def share(self, device: str, segment: str) -> float | None:
+        """A segment's part of a device's time, of 1; None where it is not known."""
+        times = self.segments_ms(device)
+        total = sum(times.values())
+        return times[segment] / total if segment in times and total > 0 else None
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run's folder. Raises `BadFile`, one line naming the file and what is wrong with it."""
+    if not folder.is_dir():
+        raise BadFile(f"no run folder '{folder}'")
+    result = load_result(folder / "architecture.json")
+    log, gates = load_search_log(folder), load_gates_log(folder, result.architecture.space)
+    return Run.of(result, log, gates, frozenset(path.name for path in folder.iterdir() if path.is_file()))
+
+
+def _is_path_of(path: tuple[str, ...], architecture: Architecture) -> bool:
+    """Whether a path's choices, Zeros left out, are the architecture's blocks."""
+    slots = architecture.space.slots
+    kept = [(slot.stage, choice) for slot, choice in zip(slots, path, strict=False) if choice != "zero"]
+    blocks = [(stage, str(block)) for stage, blocks in enumerate(architecture.stages) for block in blocks]
+    return len(path) == len(slots) and kept == blocks
