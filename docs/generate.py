@@ -19,12 +19,10 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from nas.command.options import Option, describe
+
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = {
-    "search": "nas.run.settings.SearchSettings",
-    "train": "nas.train.TrainCommand",
-    "pack": "nas.pack.PackCommand",
-}
+COMMANDS = ("search", "train", "pack")
 TITLES = {
     "table1": "Table I: size and speed",
     "table2": "Table II: training memory",
@@ -75,17 +73,6 @@ def results_page(table: Path) -> str:
 # Options.
 
 
-@dataclasses.dataclass(frozen=True)
-class OptionRow:
-    """An option as the page shows it; `wanted` and `help` are empty where nothing more is said."""
-
-    name: str
-    type: str
-    default: str
-    wanted: str = ""
-    help: str = ""
-
-
 def options_page() -> str:
     """Every option of the hydra commands, from the settings themselves."""
     parts = [
@@ -93,32 +80,13 @@ def options_page() -> str:
         "Options are written `key=value`, nested ones with a dot. A mistyped one is refused with the nearest name.",
     ]
     for command in COMMANDS:
-        parts += [f"## python -m nas.{command}", *_option_tables(options_of(command))]
+        parts += [f"## python -m nas.{command}", *_option_tables(describe(command))]
     return "\n\n".join(parts) + "\n"
 
 
-def options_of(command: str) -> list[OptionRow]:
-    """What `nas.command.options.describe` says, or the fields of the settings while that is not there."""
-    module = importlib.import_module("nas.command.options")
-    describe = getattr(module, "describe", None)
-    if describe is None:
-        return list(_option_rows(_find(COMMANDS[command])))
-    return [OptionRow(*(str(getattr(o, f.name)) for f in dataclasses.fields(OptionRow))) for o in describe(command)]
-
-
-def _option_rows(kind: Any, prefix: str = "") -> Iterator[OptionRow]:
-    hints = get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        hint = hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            yield from _option_rows(hint, f"{prefix}{field.name}.")
-        else:
-            yield OptionRow(prefix + field.name, _type_name(hint), _default_of(field))
-
-
-def _option_tables(rows: list[OptionRow]) -> Iterator[str]:
+def _option_tables(rows: list[Option]) -> Iterator[str]:
     """One table of options without a dot, then one a group."""
-    groups: dict[str, list[OptionRow]] = {}
+    groups: dict[str, list[Option]] = {}
     for row in rows:
         groups.setdefault(row.name.partition(".")[0] if "." in row.name else "", []).append(row)
     columns = [
