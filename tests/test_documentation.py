@@ -45,7 +45,10 @@ NOT_HERE = {  # what a command of the docs matches -> why no test runs it
     r"recipe=imagenet": "needs the extra [train]; tests/nas/training/test_recipes.py tests it where it is installed",
     r"init=pretrained .*data=cifar10": "needs CIFAR-10 itself: other images than the supernet's are refused",
 }
-SLOW = r"torchrun|resume=|kit|few=|--multirun|latency_models\.(profile|verify)|device=host|mydevice|=\[|experiments\.profiles|strategy="
+SLOW = (
+    r"torchrun|resume=|kit|few=|--multirun|latency_models\.(profile|verify)|device=host|mydevice|=\[|strategy="
+    r"|experiments\.profiles"
+)
 
 SMALL = {  # module -> options that make it short; in place of what the command gives
     "nas.search": (
