@@ -1,8 +1,8 @@
-# `make search` and `make test` do all set-up; without make, the README gives the same as plain commands.
+# Every target sets up what it needs in .venv; without make, README gives the same as plain commands.
 PYTHON ?= python3
 VENV   ?= .venv
 
-.PHONY: search test lint
+.PHONY: search test lint docs
 search: ARGS ?= device=vpu budget_ms=30
 search: $(VENV)/.ready
 	$(VENV)/bin/python -m nas.search $(ARGS)
@@ -12,6 +12,10 @@ test: $(VENV)/.ready-dev
 
 lint: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+# The site, in build/site; nothing in it is loaded from the network.
+docs: $(VENV)/.ready-dev
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -9,7 +9,7 @@ Data       CIFAR-10 at 32 pixels by default: 6,000 of its train images, of which
            with the full recipe:
            data=imagefolder data.root=FOLDER data.resolution=224 recipe=imagenet out=FILE.
 Command    python -m experiments.table3 [jobs=2] [minutes=60]
-           python -m experiments.table3 show figure=experiments/results/table3/index.html
+           python -m experiments.table3 show figure=table3.html
            Searches and trainings run on a GPU where torch finds one.
 Cost       About 38 trainings and 6 searches a seed, 47 minutes of an x86-64 core: three seeds take 75 minutes of two.
            Seed by seed, the searches and what they found first, so that a part is of use. --quick: a CPU minute.

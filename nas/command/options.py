@@ -429,8 +429,9 @@ def print_first(line: str) -> None:
 def fail(error: UserError, code: int = 2) -> None:
     """Say a user's mistake on one line and exit; of several processes (torchrun) one says it."""
     if "WORLD_SIZE" in os.environ:
-        from nas.run.distributed import is_said
+        from nas.run.distributed import hold_stops_off, is_said
 
+        hold_stops_off()  # another process that leaves first has torchrun end this one, which may be the one to speak
         if is_said(error):
             sys.exit(code)
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

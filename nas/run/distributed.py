@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from search_space import UserError
 
 _meetings = itertools.count()  # every process goes through the same ones, so that they number them alike
 _SAID = "an error was said"
+_stop = threading.Event()  # SIGTERM came while it was held off
 
 
 class OtherStopped(UserError):
@@ -73,6 +76,7 @@ def joined(here: Place) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if here.device.type == "cuda" else "gloo"
     store = distributed.PrefixStore(meeting, _store())  # type: ignore[attr-defined]
     distributed.init_process_group(backend, store=store, rank=here.rank, world_size=here.ranks)
+    release = hold_stops_off()
     try:
         yield
     except OtherStopped:
@@ -80,8 +84,30 @@ def joined(here: Place) -> Iterator[None]:
     except BaseException:
         _store().add(_SAID, 1)  # before the others notice that this one left
         raise
+    else:
+        release()
     finally:
         distributed.destroy_process_group()
+
+
+def hold_stops_off() -> Callable[[], None]:
+    """Keep SIGTERM from ending this process before it has said why it ends; returns what undoes that.
+
+    When one process is lost torchrun sends SIGTERM to the others at once, which may be before they notice the loss
+    themselves. Held off, it ends them at their next exchange: by `OtherStopped` if that fails, else by
+    KeyboardInterrupt. torchrun kills what is still there after 30 s.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    _stop.clear()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: _stop.set())
+
+    def release() -> None:
+        signal.signal(signal.SIGTERM, before)
+        if _stop.is_set():  # and no exchange followed
+            signal.raise_signal(signal.SIGTERM)
+
+    return release
 
 
 @cache
@@ -120,13 +146,15 @@ def is_joined() -> bool:
 
 
 def total(value: Tensor) -> Tensor:
-    """The sum over all processes."""
+    """The sum over all processes. Raises `OtherStopped`, and KeyboardInterrupt if SIGTERM was held off meanwhile."""
     if is_joined():
         value = value.clone()
         try:
             distributed.all_reduce(value)
         except RuntimeError as error:  # the connection to one that ended is closed
             raise OtherStopped("another process stopped") from error
+        if _stop.is_set():
+            raise KeyboardInterrupt
     return value
 
 
