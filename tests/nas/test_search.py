@@ -49,6 +49,7 @@ def test_the_run_leaves_all_files(finished: Finished) -> None:
     assert names == {
         "architecture.json",
         "checkpoint.safetensors",
+        "front.csv",
         "gates.csv",
         "latency_224.onnx",
         "model.onnx",
