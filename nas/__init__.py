@@ -1,0 +1,1 @@
+"""The search: supernet, gates, exact choice, training, and the commands `python -m nas.NAME`."""

@@ -33,6 +33,7 @@ def _weights(path: Path, weights: str | Path | None) -> Path | None:
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m nas.build", description="Rebuild a found network.")
     parser.add_argument("architecture", type=Path, help="architecture.json of a run")
     parser.add_argument("--weights", type=Path, help="safetensors file (default: the one beside the JSON, if any)")

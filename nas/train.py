@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
+    """Run the command; a bare path stands for architecture=PATH."""
     sys.argv[1:] = [f"architecture={a}" if _is_bare_path(a) else a for a in sys.argv[1:]]
     named = [a.partition("=")[2] for a in sys.argv[1:] if a.startswith("architecture=")]
     if len(named) > 1:

@@ -54,8 +54,11 @@ def is_mix(profile: DeviceProfile) -> bool:
 
 
 def read_measurements(file: Path) -> list[Measurement]:
-    """The rows of a CSV with the columns of `TIMED_NETWORKS`, where a missing resolution or num_classes is that of
-    the architecture.json. Raises `BadFile` naming row (the header is row 1) and column."""
+    """The rows of a CSV with the columns of `TIMED_NETWORKS`.
+
+    A missing resolution or num_classes is that of the architecture.json. Raises `BadFile` naming row (the header is
+    row 1) and column.
+    """
     where = f"'{file}'"
     measured: list[Measurement] = []
     first_seen: dict[tuple[object, ...], str] = {}

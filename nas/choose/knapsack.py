@@ -126,8 +126,11 @@ def best_first(
 
 
 class _Bound:
-    """bound(slot, spent): at least the best that slots from `slot` on add, priced sums taken off, when the first
-    sum stands at `spent`; -inf where it cannot end within its ends. rounded: it is in buckets already."""
+    """What the slots still to be chosen can add at most.
+
+    bound(slot, spent): at least the best that slots from `slot` on add, priced sums taken off, when the first
+    sum stands at `spent`; -inf where it cannot end within its ends. rounded: it is in buckets already.
+    """
 
     def __init__(
         self,

@@ -20,8 +20,10 @@ def summary(finished: Finished) -> str:
 
 
 def one_network(result: SearchResult, folder: Path) -> str:
-    """The network, what it uses of the budget, its size and accuracy; ahead of them a note where the
-    interval reaches above the budget."""
+    """The network, what it uses of the budget, its size and accuracy.
+
+    Ahead of them a note where the interval reaches above the budget.
+    """
     budget = result.budget
     assert budget is not None
     on_device = result.latency[budget.device]

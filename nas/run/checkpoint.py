@@ -63,6 +63,7 @@ class Checkpoint:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
+        """The file's content, with a digest over tensors and facts."""
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
         facts = json.dumps(self.facts, allow_nan=False)
         header = {"format": str(FORMAT), "facts": facts, "digest": _digest(tensors, facts)}
@@ -136,6 +137,7 @@ class Checkpoints:
         return Checkpoint(part(self.restored.tensors, "state"), self.restored.facts["state"])
 
     def restored_journal(self, name: str) -> str | None:
+        """The text that the journal of this name had when the run was stopped; None where there is none."""
         if self.restored is None:
             return None
         journals = json.loads(self.restored.tensors["journals"].numpy().tobytes())
@@ -179,9 +181,6 @@ class Checkpoints:
             yield
         finally:
             restore()
-
-    def exist(self) -> bool:
-        return bool(self._paths())
 
     def clear(self) -> None:
         """Remove all, oldest first, so that being killed meanwhile leaves the newest."""

@@ -103,8 +103,7 @@ class LatencyModels:
 
 
 def chosen_by_search(plan: Plan, path: GatePath, num_classes: int, models: LatencyModels) -> Chosen:
-    """A search's network, checked against its budget by the full predictor and the full count, not by the tables that
-    chose it.
+    """A search's network, checked against its budget by the full predictor and count, not by the tables that chose it.
 
     num_classes: of the images; those of the plan, which budget and limits are for, may be others.
     Raises `AssertionError` where the budget is exceeded, which no choice may do.
@@ -142,8 +141,10 @@ def chosen_by_search(plan: Plan, path: GatePath, num_classes: int, models: Laten
 
 
 def chosen_before(found: SearchResult, num_classes: int, training_resolution: int) -> Chosen:
-    """An earlier result's network, for another number of classes and training resolution, priced by the profiles as
-    they are now."""
+    """An earlier result's network, for another number of classes and training resolution.
+
+    It is priced by the profiles as they are now.
+    """
     models = LatencyModels()
     segments = lower(found.architecture, found.resolution.deployment, num_classes)
     budget = found.budget

@@ -49,7 +49,7 @@ class Place:
 
 
 def place(accelerator: str) -> Place:
-    """This process's, from torchrun's environment. Raises `UserError` for an accelerator that is not there."""
+    """Where this process works, by torchrun's environment. Raises `UserError` for an accelerator that is not there."""
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise UserError("accelerator=cuda: torch finds no CUDA device here; use accelerator=cpu or auto")
@@ -142,6 +142,7 @@ def is_said(error: UserError) -> bool:
 
 
 def is_joined() -> bool:
+    """Whether this process works together with others now."""
     return distributed.is_available() and distributed.is_initialized()
 
 

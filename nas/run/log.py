@@ -107,14 +107,6 @@ class SearchLog:
         write_table(self.folder / SEARCH_LOG.name, rows, SEARCH_LOG)
         write_table(self.folder / GATES_LOG.name, make_table(self._gates, GATES_LOG), GATES_LOG)
 
-    def read_back(self) -> None:
-        """Begin with the rows that `save` wrote to this folder before, if any. Raises `BadFile`."""
-        if not (self.folder / SEARCH_LOG.name).is_file():
-            return
-        rows, gates = load_search_log(self.folder), load_gates_log(self.folder)
-        self.rows = [Row(*values) for values in rows.astype(object).where(rows.notna(), None).to_numpy().tolist()]
-        self._gates = gates.astype(object).to_numpy().tolist()
-
     def save_meanwhile(self) -> None:
         """`save`, and continue if the disk refuses: checkpoints carry the rows too."""
         try:

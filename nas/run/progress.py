@@ -26,6 +26,7 @@ class SearchProgress(Bar):
         expected_ms: float | None = None,
         budget_ms: float | None = None,
     ) -> None:
+        """So many steps of a phase are done; what is None is left out of the bar. accuracy: a share of 1."""
         figures = []
         if loss is not None:
             figures.append(f"loss {loss:.3f}")

@@ -23,8 +23,10 @@ from search_space import GatePath
 
 @dataclass(frozen=True)
 class Found:
-    """A strategy's answer for one target: the chosen path and its accuracy on validation images with inherited
-    weights (None without images)."""
+    """A strategy's answer for one target.
+
+    path: the chosen one; validation_accuracy: its share of right answers with inherited weights, None without images.
+    """
 
     path: GatePath
     validation_accuracy: float | None
@@ -67,8 +69,10 @@ class Strategy(Protocol):
 
 
 def choose(plan: Plan, data: DataSet, supernet: Supernet, gates: Gates) -> Found:
-    """The best of the few most probable feasible paths by accuracy on validation images; without any the most probable
-    one."""
+    """The best of the few most probable feasible paths by accuracy on validation images.
+
+    Without images the most probable one.
+    """
     settings = plan.settings
     with torch.no_grad():
         log_probabilities = gates.log_probabilities().double().numpy()

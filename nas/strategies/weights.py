@@ -107,6 +107,7 @@ class WeightTraining:
         return Checkpoint(tensors, {"step": self.step, "loss": self.loss})
 
     def restore(self, saved: Checkpoint) -> None:
+        """Put back what `state` gave."""
         self.supernet.load_state_dict(part(saved.tensors, "supernet"))
         load_optimizer(self.optimizer, part(saved.tensors, "optimizer"))
         if self.average is not None:

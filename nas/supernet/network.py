@@ -74,15 +74,19 @@ class SeparateSlot(nn.Module):
         return y
 
     def weights_of(self, candidate: int) -> Iterator[nn.Parameter]:
+        """The parameters that a candidate computes with."""
         return self.candidates[candidate].parameters()
 
     def state_of(self, candidate: int) -> dict[str, Tensor]:
+        """A candidate's weights as the state of a block of its own."""
         return self.candidates[candidate].state_dict()
 
 
 class SharedSlot(nn.Module):
-    """A slot whose candidates are slices of its largest one: the centre of the kernel, the first
-    channels of the expansion (Once-for-All, arXiv 1908.09791). Every step trains every candidate."""
+    """A slot whose candidates are slices of its largest one (Once-for-All, arXiv 1908.09791).
+
+    A slice is the centre of the kernel and the first channels of the expansion. Every step trains every candidate.
+    """
 
     def __init__(self, segment: Segment, layer_scale: float) -> None:
         super().__init__()
@@ -123,9 +127,11 @@ class SharedSlot(nn.Module):
         return _slice(weight, node.spec), None if bias is None else bias[: node.spec.out_channels]
 
     def weights_of(self, candidate: int) -> Iterator[nn.Parameter]:
+        """The parameters that a candidate computes with."""
         return self.largest.parameters() if self.nodes[candidate] else iter(())
 
     def state_of(self, candidate: int) -> dict[str, Tensor]:
+        """A candidate's weights as the state of a block of its own."""
         specs = {node.name: node.spec for node in self.nodes[candidate]}
         state = self.largest.state_dict() if specs else {}
         return {key: _slice(value, specs[key.split(".")[0]]) for key, value in state.items()}
