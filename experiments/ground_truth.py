@@ -63,7 +63,7 @@ def jobs_of(scale: Scale, seeds: int) -> list[Job]:
 def prepare(options: Options, quick: bool) -> Work[Job]:
     """The jobs asked for, seed by seed, and what does them; `quick`: at the scale of `QUICK`.
 
-    Raises `UnknownName` for a kind of job that is none of `KINDS`, `UserError` for other options that cannot be.
+    Raises `UnknownName` for a kind of job that is none of `KINDS`, `UserError` for an option of another type.
     """
     scale = QUICK if quick else Scale()
     device, seeds = options.text("device", "cpu"), options.integer("seeds", 2 if quick else 3)
