@@ -1,4 +1,4 @@
-"""Does a search keep its budget, and use it, in one run, whatever the device, the budget and the seed?
+"""Whether a search keeps its budget, and uses it, in one run, whatever the device, the budget and the seed.
 
 Question   Three devices, ten budgets over the feasible range of each, three seeds: by how much does the predicted
            latency of the exported network exceed its budget, and how much of the budget is used? How near to the
@@ -53,11 +53,13 @@ class Job:
 
     @property
     def name(self) -> str:
+        """By which a results file says that the job is done; unique among the jobs."""
         which = "front" if self.share is None else f"single {self.share:g}"
         return f"{which} {self.device} seed {self.seed}"
 
     @property
     def shares(self) -> tuple[float, ...]:
+        """The run's budgets, on the way from the fastest network (0) to the slowest (1)."""
         if self.share is not None:
             return (self.share,)
         return SHARES[::9] if self.quick else SHARES
@@ -196,6 +198,7 @@ def _numbers(rows: Iterable[Row], name: str) -> list[float]:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Do the jobs that are left, or show the results; the exit status: 0 done, 2 a user's error, 130 stopped."""
     return run_jobs("budget", OPTIONS, prepare, render, arguments)
 
 

@@ -15,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Counted(NamedTuple):
+    """What a network has and does for one image: its parameters and its multiply-accumulates."""
+
     params: int
     macs: int
 

@@ -15,15 +15,24 @@ class Trained(Protocol):
     """A network with its mean accuracy and standard deviation over seeds (None for one), in percent."""
 
     @property
-    def form(self) -> str: ...
+    def form(self) -> str:
+        """The line that it belongs to, as the legend names it."""
+
     @property
-    def params(self) -> int: ...
+    def params(self) -> int:
+        """Parameters, as a plain count; the drawing divides by a million."""
+
     @property
-    def macs(self) -> int: ...
+    def macs(self) -> int:
+        """Multiply-accumulates for one image, as a plain count; the drawing divides by a million."""
+
     @property
-    def mean(self) -> float: ...
+    def mean(self) -> float:
+        """Test accuracy in percent, the mean over seeds."""
+
     @property
-    def deviation(self) -> float | None: ...
+    def deviation(self) -> float | None:
+        """Standard deviation over seeds in points; None for one seed, drawn without a bar."""
 
 
 def accuracy_against_cost(networks: Sequence[Trained], forms: Sequence[str], title: str) -> bytes:
@@ -57,11 +66,16 @@ class Learned(Protocol):
     """A strategy's mean regret in points by looks, with the mean's standard error."""
 
     @property
-    def strategy(self) -> str: ...
+    def strategy(self) -> str:
+        """The line's name in the legend."""
+
     @property
-    def mean(self) -> Sequence[float]: ...
+    def mean(self) -> Sequence[float]:
+        """Mean regret in points, one for each number of looks."""
+
     @property
-    def error(self) -> Sequence[float]: ...
+    def error(self) -> Sequence[float]:
+        """The mean's standard error in points, as long as `mean`."""
 
 
 def regret_by_looks(panels: Mapping[str, Sequence[Learned]], looks: Sequence[int]) -> bytes:

@@ -114,8 +114,10 @@ def on_a_path(cells: Cells, none: int) -> NDArray[np.bool_]:
 
 
 def counts(times: Times) -> Array:
-    """(N, F) features of an additive model: how often each operation stands on any edge and on one of a path,
-    additions of the same two kinds, and 1."""
+    """(N, F) features of an additive model.
+
+    How often each operation stands on any edge and on one of a path, additions of the same two kinds, and 1.
+    """
     none = times.names.index("none")
     used = on_a_path(times.cells, none)
     columns = [np.ones(len(times.cells))]
@@ -315,6 +317,7 @@ def _order(method: tuple[str, str]) -> tuple[int, bool]:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Measure, or show what was measured; the exit status: 0 done, 2 a user's error, 130 stopped."""
     return run_experiment("few_shot", OPTIONS, measure, render, arguments)
 
 

@@ -1,4 +1,4 @@
-"""Fig. 5 at small scale: are quadratic networks more accurate than their linear twins of the same size?
+"""Fig. 5 at small scale: whether quadratic networks are more accurate than their linear twins of the same size.
 
 Question   What do three depthwise convolutions in a quadratic neuron bring over one, at equal depth and width, and
            for as many parameters or multiply-accumulates? The paper's own figure: ImageNet, to convergence.
@@ -73,6 +73,10 @@ class Job:
 
 
 def jobs(sizes: Sequence[str], seeds: int) -> Iterator[Job]:
+    """Every size in both forms, one seed after another, so that an unfinished file compares whole seeds.
+
+    A size that stands twice among `sizes` is trained once.
+    """
     for seed in range(seeds):
         for size in dict.fromkeys(sizes):
             for form in FORMS:
@@ -120,7 +124,7 @@ def _kept(path: Path | None, settings: Mapping[str, Value]) -> list[Row]:
     earlier = load_results(path, "fig5")
     if earlier.settings != settings:
         raise UserError(
-            f"'{path}' holds trainings of {_said(earlier.settings)}, not {_said(settings)}; another out= starts anew"
+            f"'{path}' holds trainings of {_said(earlier.settings)}, not {_said(settings)}; name another file with out="
         )
     return list(earlier.rows)
 
@@ -168,6 +172,7 @@ class Point:
 
     @property
     def mean(self) -> float:
+        """In percent, over seeds."""
         return fmean(self.accuracies.values())
 
     @property
@@ -190,7 +195,7 @@ def points(results: Results) -> list[Point]:
 
 
 def differences(quadratic: Point, linear: Point) -> list[float]:
-    """quadratic - linear in points, for the seeds of both."""
+    """In points, quadratic - linear, for the seeds of both."""
     seeds = sorted(quadratic.accuracies.keys() & linear.accuracies.keys())
     return [quadratic.accuracies[seed] - linear.accuracies[seed] for seed in seeds]
 
@@ -205,8 +210,11 @@ def interval(apart: Sequence[float]) -> tuple[float, float] | None:
 
 
 def linear_at(cost: float, measure_of: str, linear: Sequence[Point]) -> float | None:
-    """Mean accuracy of a linear network of that cost ('params' or 'macs'), between two that were trained, on a
-    logarithmic scale; None outside."""
+    """Mean accuracy, in percent, of a linear network of that cost; None outside of those that were trained.
+
+    measure_of: what `cost` counts, 'params' or 'macs'. Between two that were trained the accuracy is a straight line
+    in the logarithm of the cost.
+    """
     known = sorted((math.log(getattr(point, measure_of)), point.mean) for point in linear)
     x = math.log(cost)
     for (low, below), (high, above) in pairwise(known):
@@ -226,7 +234,7 @@ def render(results: Results) -> str:
         if point.form == "quadratic":
             apart = differences(point, linear[point.size]) if point.size in linear else []
             everywhere += apart
-            cells = [_told(interval(apart))]
+            cells = [_interval_shown(interval(apart))]
             at = (linear_at(getattr(point, cost), cost, list(linear.values())) for cost in ("params", "macs"))
             cells += ["-" if accuracy is None else shown(accuracy, 2) for accuracy in at]
             verdicts.append(f"{point.size} {_verdict(interval(apart))}")
@@ -247,12 +255,12 @@ def render(results: Results) -> str:
         f"'linear at as many': between two linear networks of the table, '-' beyond them.\n{results.provenance}\n\n"
         f"{markdown(HEADER, lines)}\n\n"
         f"The quadratic form at equal depth and width: {'; '.join(verdicts) or NOT_MEASURED}. "
-        f"Over all {len(everywhere)} pairs of a size and a seed: {_told(interval(everywhere))}, "
+        f"Over all {len(everywhere)} pairs of a size and a seed: {_interval_shown(interval(everywhere))}, "
         f"{_verdict(interval(everywhere))}."
     )
 
 
-def _told(found: tuple[float, float] | None) -> str:
+def _interval_shown(found: tuple[float, float] | None) -> str:
     return NOT_MEASURED if found is None else f"{found[0]:+.2f} ± {found[1]:.2f}"
 
 
@@ -272,6 +280,7 @@ def draw(results: Results) -> bytes:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Measure, or show what was measured; the exit status: 0 done, 2 a user's error, 130 stopped."""
     return run_experiment("fig5", OPTIONS, measure, render, arguments, draw)
 
 

@@ -152,7 +152,11 @@ def measure_case(case: Case, batch: int, kernel_size: int, ceilings: Ceilings) -
 
 
 def draw(case: Case, batch: int, kernel_size: int, seed: int) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """grad and x: (N, C, side, side); weights: (C, 1, k, k) and biases: (C,) in turn, all leaves of autograd."""
+    """The tensors of a case, drawn from a normal distribution: grad, x and the factors.
+
+    grad and x: (N, C, side, side), N the batch; factors: weights (C, 1, k, k) and biases (C,) in turn. x and the
+    factors are leaves of autograd.
+    """
     import torch
 
     generator = torch.Generator(DEVICE).manual_seed(seed)
@@ -340,6 +344,7 @@ def render(results: Results) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Measure, or show what was measured; the exit status: 0 done, 2 a user's error, 130 stopped."""
     return run_experiment("fused_kernel", OPTIONS, measure, render, arguments)
 
 

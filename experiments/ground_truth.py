@@ -6,7 +6,7 @@ Question   In a space of 80 networks (kernel 3 or 7, expansion 1 or 6, one or tw
            weights inherited from a supernet rank the networks (Kendall's tau), with weights shared between a slot's
            candidates and without?
 Data       CIFAR-10 at 32 pixels: 10,000 of its train images train weights (the networks' and the supernets'),
-           10,000 others choose (the best networks differ by tenths of a point, and 2,500 images tell an accuracy to
+           10,000 others choose (the best networks differ by tenths of a point, and 2,500 images give an accuracy to
            a point only); true accuracy is on the 10,000 test images, which no search sees.
 Command    python -m experiments.ground_truth data=../shared/datasets [minutes=60] [jobs=2]
            python -m experiments.ground_truth show
@@ -61,6 +61,10 @@ def jobs_of(scale: Scale, seeds: int) -> list[Job]:
 
 
 def prepare(options: Options, quick: bool) -> Work[Job]:
+    """The jobs asked for, seed by seed, and what does them; `quick`: at the scale of `QUICK`.
+
+    Raises `UnknownName` for a kind of job that is none of `KINDS`, `UserError` for an option of another type.
+    """
     scale = QUICK if quick else Scale()
     device, seeds = options.text("device", "cpu"), options.integer("seeds", 2 if quick else 3)
     settings: dict[str, Value] = {**{key: str(value) for key, value in asdict(scale).items()}, "device": device}
@@ -73,6 +77,7 @@ def prepare(options: Options, quick: bool) -> Work[Job]:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Do the jobs that are left, or show the results; the exit status: 0 done, 2 a user's error, 130 stopped."""
     return run_jobs("ground_truth", OPTIONS, prepare, render, arguments)
 
 

@@ -1,4 +1,4 @@
-"""Does a network searched for this machine keep its budget on this machine?
+"""Whether a network searched for this machine keeps its budget on this machine.
 
 Question   Ten budgets that bind: is the measured median of the exported network within the budget, and how much of
            it is used?
@@ -123,6 +123,7 @@ def render(results: Results) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Measure, or show what was measured; the exit status: 0 done, 2 a user's error, 130 stopped."""
     return run_experiment("host_budgets", OPTIONS, measure, render, arguments)
 
 

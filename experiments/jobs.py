@@ -47,6 +47,7 @@ class Work(Generic[J]):
     device: str = "cpu"
 
     def known(self, rows: Sequence[Row]) -> Sequence[J]:
+        """All jobs that are known once these rows were found, done ones included, in the order to be done."""
         return self.jobs(rows) if callable(self.jobs) else self.jobs
 
 
@@ -58,8 +59,11 @@ def run_jobs(
     arguments: Sequence[str],
     draw: Callable[[Results], bytes] | None = None,
 ) -> int:
-    """The exit status. known: option -> what it means; prepare(options, whether this is a quick trial); where `draw`
-    makes a file (SVG or HTML), `show` takes figure=."""
+    """Do the jobs that are left, or show the results file; the exit status, as of `latency_models.options.run`.
+
+    known: option -> what it means; prepare(options, whether this is a quick trial); where `draw` makes a file (SVG or
+    HTML), `show` takes figure=.
+    """
     flags = [argument for argument in arguments if argument in ("show", "--quick")]
     rest = [argument for argument in arguments if argument not in flags]
     usage = f"python -m experiments.{experiment} [show] [--quick] [option=value ...]"
@@ -109,7 +113,7 @@ def run_jobs(
                     save_results(path, results)
                 of = len(work.known(results.rows))
                 print(f"{of - len(left())}/{of} {job.name}", flush=True)
-        except (KeyboardInterrupt, Stopped) as error:  # a search tells of a folder of its own, which is gone
+        except (KeyboardInterrupt, Stopped) as error:  # a search names a folder of its own, which is gone
             raise Stopped(f"stopped; {count} jobs were added{f' to {path}' if kept else ''}") from error
         waiting = len(left())
         end = f"-> {path}" if kept else "A quick trial, not written (out=FILE writes it)."

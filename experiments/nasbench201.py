@@ -3,7 +3,7 @@
 Question   By how much does the best network found after 10, 20, 50, 100, 200 and 400 looks miss the best one under
            the limit: drawn at random, proposed by Optuna's TPE (its default) and NSGA-II, and by `evolution`?
 Data       NAS-Bench-201: 15,625 cells, their accuracies (NATS-Bench) and measured latencies (HELP, MIT). A limit is
-           the latency that a quarter or half of the cells keep. A look tells a cell's CIFAR-10 accuracy; the data
+           the latency that a quarter or half of the cells keep. A look reports a cell's CIFAR-10 accuracy; the data
            has test accuracies alone, so regret on CIFAR-10 is in the very figure that is searched with, and says how
            well each strategy optimises. Regret on CIFAR-100, which no strategy sees, stands beside it.
            Latency and MACs cost no look: they are known of every cell. All strategies look at cells within the
@@ -99,6 +99,7 @@ class Search:
 
     @property
     def name(self) -> str:
+        """By which a results file says that the run is done; unique among the runs."""
         return f"{self.strategy}, {self.device} {self.share:.0%}, seed {self.seed}"
 
 
@@ -176,6 +177,7 @@ def curves(results: Results, figure: str, device: str | None = None, share: floa
 
 
 def looks_of(results: Results) -> tuple[int, ...]:
+    """The numbers of looks at which regret was taken, in increasing order, as the file's settings list them."""
     return tuple(int(n) for n in str(results.settings["looks"]).split())
 
 
@@ -220,6 +222,7 @@ _FIGURES = {"searched": "regret", "unseen": "unseen"}
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Do the jobs that are left, or show the results; the exit status: 0 done, 2 a user's error, 130 stopped."""
     return run_jobs("nasbench201", OPTIONS, prepare, render, arguments, draw)
 
 

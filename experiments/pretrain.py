@@ -122,8 +122,11 @@ def fit_scores(
 
 
 def held_out(plan: Plan, networks: NDArray[np.int64], accuracies: NDArray[np.float64]) -> tuple[float, float]:
-    """Spearman's rank correlation of scores and accuracies, five-fold: over all networks, and at equal latency
-    (the mean over quarters of them, ordered by latency)."""
+    """Spearman's rank correlation of scores and accuracies, five-fold: over all networks, and at equal latency.
+
+    networks: (N, S) choices; accuracies: (N,). At equal latency: the mean over quarters of the networks, ordered by
+    latency.
+    """
     from scipy.stats import spearmanr
 
     predicted = np.empty(len(networks))
@@ -138,6 +141,11 @@ def held_out(plan: Plan, networks: NDArray[np.int64], accuracies: NDArray[np.flo
 
 
 def measure(options: Options, quick: bool, command: str) -> Results:
+    """Train the supernet, fit its gates, write it to `folder`, and search with it for every target in every way.
+
+    `quick`: 600 images of digits, one epoch, 32 networks and one target. A training that was stopped resumes from its
+    checkpoint in `folder`. Raises `UserError` where there are no images at data.root, `NotFinite`.
+    """
     import torch
 
     from nas.data import load
@@ -242,6 +250,7 @@ def found(file: Path, root: str, quick: bool) -> list[Row]:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Measure, or show what was measured; the exit status: 0 done, 2 a user's error, 130 stopped."""
     return run_experiment("pretrain", OPTIONS, measure, render, arguments)
 
 

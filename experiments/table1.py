@@ -206,6 +206,7 @@ def _of_size(rival: str, size: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Measure, or show what was measured; the exit status: 0 done, 2 a user's error, 130 stopped."""
     return run_experiment("table1", OPTIONS, measure, render, arguments)
 
 

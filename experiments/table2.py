@@ -132,8 +132,11 @@ def _widths(texts: Sequence[str]) -> Sequence[str]:
 
 
 def saved_memory(network: nn.Module, resolution: int) -> tuple[int, int, int]:
-    """Parameters, bytes that autograd keeps for each further image, and those that no batch changes (a lean branch
-    keeps its scaled weights), counted on a CPU from steps of 2 and 3 images: a single one may be laid out otherwise."""
+    """Parameters, bytes that autograd keeps for each further image, and those that no batch changes.
+
+    The last are, for one, the scaled weights that a lean branch keeps. Counted on a CPU from steps of 2 and 3 images of
+    `resolution` pixels: a single one may be laid out otherwise.
+    """
     import torch
 
     from experiments.saved_activations import saved_bytes
@@ -144,8 +147,11 @@ def saved_memory(network: nn.Module, resolution: int) -> tuple[int, int, int]:
 
 
 def step_memory(network: nn.Module, batch: int, resolution: int) -> StepMemory:
-    """Of two whole training steps on the GPU in FP32 (forward, backward, AdamW), after one in which kernels are tuned
-    and the optimizer's moments made."""
+    """Of two whole training steps on the GPU in FP32 (forward, backward, AdamW).
+
+    A step before them tunes kernels and makes the optimizer's moments. Raises `UserError` where a step of `batch`
+    images does not fit the GPU.
+    """
     import torch
     from torch.nn import functional
 
@@ -219,6 +225,7 @@ def _with_published_rest(results: Results) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Measure, or show what was measured; the exit status: 0 done, 2 a user's error, 130 stopped."""
     return run_experiment("table2", OPTIONS, measure, render, arguments)
 
 

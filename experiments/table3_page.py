@@ -32,6 +32,7 @@ FIGURE_5 = FOLDER / "fig5.svg"
 
 
 def render_page(results: Results) -> str:
+    """The whole page as HTML, with style and scripts inside; the same for the same results and fig5.svg."""
     story = Story(results)
     shown = [table_html(table) for table in tables(results)]
     scales = sum(scale in SCALES for scale in story.begun)
@@ -63,6 +64,7 @@ UNBROKEN = r'<span style="white-space:nowrap">\g<0></span>'
 
 
 def table_html(table: Table) -> str:
+    """A section: its title, the table with its cells escaped, and its note."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.header)
     rows = ([SHORT_ASIDE.sub(UNBROKEN, escape(cell)) for cell in cells] for cells in table.lines)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in rows)
@@ -74,6 +76,7 @@ def table_html(table: Table) -> str:
 
 
 def legend() -> str:
+    """What the dots of all charts mean, as a paragraph of HTML."""
     kinds = (("c0", "QuadraNet, searched"), ("c1", "Proxyless, searched"))
     swatches = [f"<span>{_dot(css)} {name}</span>" for css, name in kinds]
     swatches += [f"<span>{_dot('', style)} {name}</span>" for name, style in STYLES.items()]
@@ -85,6 +88,7 @@ def _dot(css: str, style: str = "") -> str:
 
 
 def charts(story: Story) -> str:
+    """A chart for each of `DEVICES`, side by side."""
     figures = "".join(f"<figure style='grid-column:auto'>{chart(story, device)}</figure>" for device in DEVICES)
     return f"<div class='charts' style='grid-template-columns:repeat(3,1fr)'>{figures}</div>"
 

@@ -18,6 +18,7 @@ PAPER = {(row.space, row.name.rsplit("-", 1)[1].lower()): row for row in TABLE_I
 
 
 def number(row: Row, name: str) -> float:
+    """A cell that holds a number; any other is a bug (`AssertionError`)."""
     value = row[name]
     assert isinstance(value, int | float), (name, value)
     return float(value)
@@ -58,6 +59,7 @@ class Story:
         return [calibration for calibration in BUDGETS_MS if calibration in known]
 
     def rows(self, kind: str, target: Target) -> list[Row]:
+        """The rows of a kind that are about this target, in the file's order."""
         wanted = {"kind": kind, "space": target.space, "calibration": target.calibration, "device": target.device}
         return [row for row in self.results.rows if all(row.get(name) == value for name, value in wanted.items())]
 
@@ -66,7 +68,7 @@ class Story:
         return self.rows("searched", target)
 
     def infeasible(self, target: Target) -> float | None:
-        """ms of the fastest network, where it does not keep the budget wanted."""
+        """The fastest network's latency in ms, where it does not keep the budget wanted; None where it does."""
         ends = self.rows("range", target)
         beyond = [number(row, "minimum_ms") for row in ends if number(row, "minimum_ms") > number(row, "budget_ms")]
         return beyond[0] if beyond else None
@@ -78,6 +80,7 @@ class Story:
         return [100 * number(each, column) for each in found]
 
     def top1(self, rows: Sequence[Row]) -> list[float]:
+        """Test accuracies in percent of all trainings of these networks; empty before any."""
         return [value for row in rows for value in self.training(row)]
 
     def gains(self, calibration: str, device: str) -> list[float] | None:
@@ -99,8 +102,10 @@ class Story:
         return sorted(points)
 
     def loss(self, rows: Sequence[Row], space: str, device: str, calibrations: Sequence[str]) -> float | None:
-        """Points that networks fall short of those searched for `device` at the same ms on it; None where these
-        are not on both sides of it."""
+        """Points that networks fall short of those searched for `device` at the same ms on it.
+
+        None where those searched for it are not on both sides of it, or nothing is trained.
+        """
         trained = [row for row in rows if self.training(row)]
         if not trained:
             return None
@@ -128,8 +133,10 @@ class Story:
         ]
 
     def beaten_at_home(self, scale: str) -> list[str] | None:
-        """Networks for which another of their space is faster on their device and no less accurate (means over
-        seeds, the budgets of Table III on a scale); None before all are trained."""
+        """Networks for which another of their space is faster on their device and no less accurate.
+
+        As 'NAME by NAME', from means over seeds under the budgets of Table III on a scale; None before all are trained.
+        """
         found = [(paper.space, device, rows) for paper, device, rows in self.six(scale) if rows]
         trained = {(space, device): rows for space, device, rows in found if self.top1(rows)}
         if len(trained) < len(found) or not trained:

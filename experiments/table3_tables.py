@@ -19,6 +19,8 @@ MACS_WITHIN, LATENCY_WITHIN, GAIN = 0.20, 0.25, 0.5  # the marks: shares of the 
 
 @dataclass(frozen=True)
 class Table:
+    """Cells as they are shown, a line as long as the header; the note stands below, '' for none."""
+
     title: str
     header: Sequence[str]
     lines: Sequence[Sequence[str]]
@@ -60,6 +62,7 @@ def cost(results: Results) -> str:
 
 
 def introduction(results: Results) -> str:
+    """What the figures of all tables are, from the settings: where latency and top-1 come from, and what ± is."""
     s = results.settings
     images = "all its train images" if s["limit"] is None else f"{s['limit']} of its train images"
     epochs = "the recipe's" if s["epochs"] is None else s["epochs"]
@@ -165,6 +168,7 @@ def scale_table(story: Story) -> Table:
 
 
 def measured_table(story: Story) -> Table:
+    """The networks searched in each space under budgets of calibration 'measured': MACs, ms, budget used, top-1."""
     lines = []
     for device, budget_ms in BUDGETS_MS["measured"].items():
         for space in SPACES:
@@ -181,6 +185,10 @@ def measured_table(story: Story) -> Table:
 
 
 def gain_table(story: Story) -> Table:
+    """Top-1 of both spaces under every budget, and their difference in points beside the published one.
+
+    Source of the published one: Table III of the paper, for the budgets of its two scales.
+    """
     lines = []
     for calibration in story.begun:
         for device, budget_ms in BUDGETS_MS[calibration].items():

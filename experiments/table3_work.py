@@ -47,8 +47,11 @@ USE_AT_LEAST = 0.97
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the experiment is. epochs: of a network's own training, None for the recipe's; warmup and search:
-    of a supernet; drawn: random networks a budget, space and seed."""
+    """How large the experiment is.
+
+    epochs: of a network's own training, None for the recipe's; warmup and search: of a supernet; drawn: random networks
+    a budget, space and seed.
+    """
 
     data: DataSettings = field(
         default_factory=lambda: DataSettings("cifar10", resolution=32, validation_share=0.2, limit=6_000)
@@ -64,9 +67,12 @@ class Scale:
 
 @dataclass(frozen=True)
 class Job:
-    """kind: 'range' (what a space's budgets may be), 'scale' (what a scale of Table III makes of its rows), 'published'
+    """A part of the experiment that is done in one go and then kept.
+
+    kind: 'range' (what a space's budgets may be), 'scale' (what a scale of Table III makes of its rows), 'published'
     (of a family, named as `space`) and 'random' (price networks to compare with), 'search' (all devices' budgets of a
-    calibration in one run) or 'train' (`architecture`, as JSON, on its own)."""
+    calibration in one run) or 'train' (`architecture`, as JSON, on its own).
+    """
 
     kind: str
     seed: int = 0
@@ -76,6 +82,7 @@ class Job:
 
     @property
     def name(self) -> str:
+        """By which a results file says that the job is done; unique among the jobs."""
         network = Architecture.from_dict(json.loads(self.architecture)).digest if self.architecture else ""
         parts = (self.kind, self.space, self.calibration, network, f"seed {self.seed}")
         return " ".join(part for part in parts if part)
@@ -83,11 +90,13 @@ class Job:
 
 @cache
 def model_of(device: str, calibration: str) -> LatencyModel:
+    """The latency model of a shipped profile in a calibration, fitted once a process. Raises `UnknownName`."""
     return fit_latency_model(load_profile(device), calibration)
 
 
 @cache
 def table_of(device: str, calibration: str, space: str) -> LatencyTable:
+    """The latency lookup table, in ms, of a shipped space at 224 pixels and 1000 classes. Raises `UnknownName`."""
     return latency_table(model_of(device, calibration), load_space(space), RESOLUTION, NUM_CLASSES)
 
 
@@ -126,6 +135,7 @@ class Worker:
     scale: Scale
 
     def __call__(self, job: Job) -> Sequence[Row]:
+        """A job's rows, each with the whole job's CPU and wall seconds and where it ran ('cpu' or 'cuda')."""
         cpu_s, wall_s = time.process_time(), time.monotonic()
         rows: list[Row] = getattr(self, f"_{job.kind}")(job)
         cost = {"cpu_s": round(time.process_time() - cpu_s, 1), "wall_s": round(time.monotonic() - wall_s, 1)}
@@ -161,8 +171,11 @@ class Worker:
         return rows
 
     def _random(self, job: Job) -> list[Row]:
-        """Random networks that use a budget as searched ones do: the exact choice under it by scores from Gumbel's
-        distribution, by which, without a budget, every gate path is as probable."""
+        """Random networks that use a budget as searched ones do.
+
+        They are the exact choice under it by scores from Gumbel's distribution, by which, without a budget, every gate
+        path is as probable.
+        """
         import numpy as np
 
         from nas.choose.derive import derive
@@ -272,8 +285,10 @@ def on_scale(architecture: Architecture, calibration: str) -> dict[str, float]:
 
 
 def _by_block(architecture: Architecture, device: str) -> str:
-    """JSON: segment -> its measured ms on each of `DEVICES`, and the kernels that run on `device`, equal ones
-    together, with their ms."""
+    """JSON: segment -> its measured ms on each of `DEVICES`, and its kernels on `device`.
+
+    Equal kernels stand together, with the ms of all of them.
+    """
     segments = lower(architecture, RESOLUTION, NUM_CLASSES)
     times = [model_of(name, "measured").segment_ms(segments) for name in DEVICES]
     model, found = model_of(device, "measured"), {}

@@ -106,6 +106,7 @@ def render(results: Results) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Measure, or show what was measured; the exit status: 0 done, 2 a user's error, 130 stopped."""
     return run_experiment("table5", OPTIONS, measure, render, arguments)
 
 

@@ -1,4 +1,4 @@
-"""Do averaged weights, mixup or CutMix help in the short trainings of a search?
+"""Whether averaged weights, mixup or CutMix help in the short trainings of a search.
 
 Question   a) In a supernet: how accurate are paths with inherited weights, and how well do those accuracies rank the
            80 networks of `experiments.ground_truth` (Kendall's tau with those of networks trained on their own)?
@@ -65,8 +65,11 @@ class Short:
 
 @dataclass(frozen=True)
 class Job:
-    """kind: 'ranking' (a supernet of the ground truth's space, what: how its images are mixed) or 'network' (one of a
-    shipped space, what: its name, and fine-tunings of one of its paths)."""
+    """A supernet's training and what is measured with it.
+
+    kind: 'ranking' (a supernet of the ground truth's space, what: how its images are mixed) or 'network' (one of a
+    shipped space, what: its name, and fine-tunings of one of its paths).
+    """
 
     kind: str
     what: str
@@ -74,6 +77,7 @@ class Job:
 
     @property
     def name(self) -> str:
+        """By which a results file says that the job is done; unique among the jobs."""
         return f"{self.kind} {self.what} {self.seed}"
 
 
@@ -86,6 +90,7 @@ class Trainer:
     root: str
 
     def __call__(self, job: Job) -> list[Row]:
+        """A job's rows, each with its kind and seed and the whole job's CPU seconds."""
         clock = time.process_time()
         rows = list(self._ranking(job) if job.kind == "ranking" else self._network(job))
         cpu_s = round(time.process_time() - clock, 1)
@@ -300,6 +305,7 @@ def _cells(rows: Sequence[Row], column: str, scale: float, digits: int) -> tuple
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Do the jobs that are left, or show the results; the exit status: 0 done, 2 a user's error, 130 stopped."""
     return run_jobs("training", OPTIONS, prepare, render, arguments)
 
 

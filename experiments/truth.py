@@ -49,6 +49,7 @@ class Truth:
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Truth:
+        """From a results file's rows of kinds 'network' and 'space'; the others are left aside."""
         by_seed: dict[int, dict[str, float]] = defaultdict(dict)
         for row in rows:
             if row["kind"] == "network":
@@ -82,9 +83,14 @@ class Truth:
         return np.array([[found[name] for name in self.latency_ms] for found in self.complete.values()])
 
     def feasible(self, budget_ms: float) -> list[str]:
+        """The networks that keep the budget, in the order of the rows."""
         return [name for name, ms in self.latency_ms.items() if ms <= budget_ms]
 
     def best(self, budget_ms: float) -> float:
+        """The best true accuracy under the budget, a share.
+
+        Raises `ValueError` where no network keeps it, `KeyError` before a seed is complete.
+        """
         return max(self.accuracy[name] for name in self.feasible(budget_ms))
 
     def regret(self, network: str, budget_ms: float) -> float:
@@ -142,6 +148,7 @@ class SupernetKey:
 
     @classmethod
     def of(cls, row: Row) -> SupernetKey:
+        """The supernet that a row of kind 'supernet' or 'inherited' is about."""
         return cls(bool(row["share_weights"]), int(number(row, "epochs")), int(number(row, "seed")))
 
 
@@ -161,8 +168,11 @@ def supernets_of(rows: Sequence[Row]) -> dict[SupernetKey, Supernet]:
 
 
 def equal_draws(supernets: Sequence[Supernet], searches: Sequence[Row]) -> int | None:
-    """How many networks random search can evaluate, after a supernet's training, in the CPU time of a run of the
-    cheapest gradient search, all of them at most; None where either was not measured."""
+    """How many networks random search can evaluate in the CPU time of a run of the cheapest gradient search.
+
+    A supernet's training comes out of that time first. At least one, at most all networks; None where either was not
+    measured.
+    """
     runs: dict[str, list[float]] = defaultdict(list)
     for row in searches:
         if row.get("evaluations") is None:

@@ -32,6 +32,7 @@ class Line:
 
     @property
     def mean(self) -> float | None:
+        """Over the budgets, in points; None where one of them was not measured."""
         return _mean(self.regrets)
 
     def __str__(self) -> str:
@@ -197,6 +198,10 @@ def _marks(lines: Sequence[Line]) -> str:
 
 
 def keeps_mark(regret: float, random: float) -> bool:
+    """Whether a strategy's mean regret is low enough, both absolutely and beside random search's at equal cost.
+
+    Both in points of accuracy: at most `MARK`, and less than `SHARE_OF_RANDOM` of random search's.
+    """
     return regret <= MARK and regret < SHARE_OF_RANDOM * random
 
 

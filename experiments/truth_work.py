@@ -31,9 +31,12 @@ BUDGETS = (0.2, 0.4, 0.6, 0.8)  # shares of the way from the fastest network's l
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the experiment is. space_name: of a file in `spaces`; limit less validation_share: images that train
-    weights; choosing: further train images, on which searches measure (None: the validation share); epochs: of a
-    network's own training; warmup and search: epochs of a supernet."""
+    """How large the experiment is.
+
+    space_name: of a file in `spaces`; limit less validation_share: images that train weights; choosing: further train
+    images, on which searches measure (None: the validation share); epochs: of a network's own training; warmup and
+    search: epochs of a supernet.
+    """
 
     space_name: str = "ground_truth"
     data: str = "cifar10"
@@ -51,18 +54,23 @@ class Scale:
 
     @property
     def space_file(self) -> str:
+        """The path of the space's file, as `space=` takes it."""
         return str(SPACES / f"{self.space_name}.yaml")
 
     @cached_property
     def space(self) -> SearchSpace:
+        """Read once. Raises `BadFile`."""
         return load_space(self.space_file)
 
 
 @dataclass(frozen=True)
 class Job:
-    """kind: 'space' (what each network costs), 'network' (trained on its own), 'supernet' (trained on uniformly
-    drawn paths, if `short` for few epochs; then every network with inherited weights, and after all epochs discrete
-    searches among those), 'front' (a gradient search under all budgets) or 'search' (under one budget)."""
+    """A part of the experiment that is done in one go and then kept.
+
+    kind: 'space' (what each network costs), 'network' (trained on its own), 'supernet' (trained on uniformly drawn
+    paths, if `short` for few epochs; then every network with inherited weights, and after all epochs discrete searches
+    among those), 'front' (a gradient search under all budgets) or 'search' (under one budget).
+    """
 
     kind: str
     seed: int = 0
@@ -73,6 +81,7 @@ class Job:
 
     @property
     def name(self) -> str:
+        """By which a results file says that the job is done; unique among the jobs."""
         weights = "shared" if self.share_weights else "separate"
         parts = {
             "space": (),
@@ -99,6 +108,7 @@ class Worker:
     device: str
 
     def __call__(self, job: Job) -> list[Row]:
+        """A job's rows, each with the whole job's CPU seconds."""
         clock = time.process_time()
         rows = getattr(self, f"_{job.kind}")(job)
         return [{**row, "cpu_s": round(time.process_time() - clock, 2)} for row in rows]

@@ -192,7 +192,7 @@ def test_planted_imports_are_found() -> None:
 
 
 def test_a_search_can_be_refused_without_heavy_libraries() -> None:
-    """Told within a second: nothing that answers 'is this feasible?' loads torch and its like."""
+    """Reported within a second: nothing that answers 'is this feasible?' loads torch and its like."""
     script = f"""
 import sys
 import search_space, device_profiles, latency_models, nas.run.plan, nas.run.settings, nas.command.options

@@ -1,5 +1,6 @@
-"""Blocks of Table II and ConvNeXt's own, as the released code of each writes them
-(github.com/miniHuiHui/QuadraNet, facebookresearch/ConvNeXt, raoyongming/HorNet).
+"""Blocks of Table II and ConvNeXt's own, as the released code of each writes them.
+
+Sources: github.com/miniHuiHui/QuadraNet, facebookresearch/ConvNeXt, raoyongming/HorNet.
 
 Conv, Hor and Quadra blocks are one frame: a spatial branch and a feed-forward branch, each pre-normed, scaled
 per channel and residual. The Skip block is the feed-forward branch alone.
@@ -77,6 +78,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 def depthwise(channels: int) -> nn.Conv2d:
+    """The 7x7 depthwise convolution of ConvNeXt (arXiv 2201.03545): (N, C, H, W) -> (N, C, H, W)."""
     return nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
 
 
@@ -96,4 +98,8 @@ def quadra_block(channels: int, norm: Norm = ChannelLayerNorm, lean: bool = Fals
 
 
 def framed(channels: int, operator: nn.Module, norm: Norm) -> nn.Module:
+    """The frame of Conv, Hor and Quadra blocks: (N, C, H, W) -> (N, C, H, W).
+
+    operator: keeps that shape; norm: made for `channels`, it stands before the operator.
+    """
     return nn.Sequential(SpatialBranch(channels, operator, norm), FeedForwardBranch(channels))

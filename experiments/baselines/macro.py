@@ -38,6 +38,8 @@ class ElementaryLayerNorm(nn.LayerNorm):
 
 
 class Head(nn.Module):
+    """The classifier at the end: mean over pixels, LayerNorm, linear."""
+
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels, eps=1e-6)

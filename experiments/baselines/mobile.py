@@ -1,5 +1,6 @@
-"""Published mobile networks as architectures of MobileNetV2's blocks: ProxylessNAS' three and MobileNetV2 itself, and
-MobileNetV3-Large as far as those blocks reach.
+"""Published mobile networks as architectures of MobileNetV2's blocks.
+
+ProxylessNAS' three and MobileNetV2 itself, and MobileNetV3-Large as far as those blocks reach.
 
 Sources: ProxylessNAS, arXiv 1812.00332 (its released networks); MobileNetV2, arXiv 1801.04381, table 2; MobileNetV3,
 arXiv 1905.02244, table 1.
@@ -75,8 +76,9 @@ def mobilenet_v2(width_mult: float) -> Architecture:
 
 
 def mobilenet_v3_like(width_mult: float) -> Architecture:
-    """The kernels and widths of MobileNetV3-Large with ReLU6 for h-swish and no squeeze-and-excitation; expansions of
-    2.5 and 2.3 are 2 here, and the classifier follows the last 1x1 convolution (960) at once.
+    """The kernels and widths of MobileNetV3-Large with ReLU6 for h-swish and no squeeze-and-excitation.
+
+    Expansions of 2.5 and 2.3 are 2 here, and the classifier follows the last 1x1 convolution (960) at once.
 
     2.41M parameters and 211M MACs at width 1; the published network has 5.4M and 219M, with what is left out here.
     """

@@ -109,6 +109,8 @@ class PatchMerging(nn.Module):
 
 
 class SwinHead(nn.Module):
+    """The classifier at the end, channels last: LayerNorm, mean over pixels, linear."""
+
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)

@@ -1,5 +1,6 @@
-"""The baselines of Tables I and II by name, with the sizes that their papers give (ConvNeXt: arXiv 2201.03545,
-HorNet: 2207.14284, Swin: 2103.14030).
+"""The baselines of Tables I and II by name, with the sizes that their papers give.
+
+Sources: ConvNeXt, arXiv 2201.03545; HorNet, arXiv 2207.14284; Swin, arXiv 2103.14030.
 
 DeiT and TNT come from timm where it is installed; nothing here has trained weights.
 """
@@ -72,8 +73,11 @@ def table2_network(
 
 
 def timm_model(name: str, resolution: int = 224) -> nn.Module:
-    """DeiT-S or TNT-S of Table I: (N, 3, R, R) -> (N, 1000), R the resolution. Raises `UserError` where timm is
-    missing or does not import, `UnknownName` for what timm does not have (PVT v1 and T2T-ViT among it)."""
+    """DeiT-S or TNT-S of Table I: (N, 3, R, R) -> (N, 1000), R the resolution.
+
+    Raises `UserError` where timm is missing or does not import, `UnknownName` for what timm does not have (PVT v1
+    and T2T-ViT among it).
+    """
     if name not in TIMM:
         raise UnknownName("model of timm", name, TIMM)
     try:

@@ -6,7 +6,7 @@ Expected: a block takes no more than 1.1 x the sum of its layers timed alone, at
 
 One block (kernel 7, expansion ratio 4) of QuadraNet36-T at 224 pixels, batch 1, FP32, one thread, all of
 onnxruntime's optimisations, CPU time. All graphs take turns; medians of the rounds, and of the rounds' ratios. Layers
-alone pay for their calls and for laying out their input anew, which is why their sum can be the larger.
+alone pay for their calls and for laying out their input again, which is why their sum can be the larger.
 
 Graphs for the three depthwise convolutions: `exported` has three; `grouped` one of 3 outputs a channel, which are then
 split; `tiled` one over three copies of the map. For the FFN: `matmul` keeps the channels last from the LayerNorm on

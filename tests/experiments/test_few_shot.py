@@ -38,7 +38,7 @@ def test_edges_off_every_path_are_not_used() -> None:
     assert on_a_path(cells, 0).astype(int).tolist() == expected
 
 
-def test_sums_are_told_from_measurements() -> None:
+def test_sums_are_distinguished_from_measurements() -> None:
     times = made_up()
     errors = [additive_error(times, ms) for ms in times.latency_ms]
     assert errors[-1] < 1e-6 and min(errors[:-1]) > few_shot.SUMMED

@@ -1,4 +1,4 @@
-"""The experiment of Fig. 5: a miniature of it, going on where a file ends, its statistics by hand, table and figure."""
+"""The experiment of Fig. 5: a miniature of it, resumed where a file ends, its statistics by hand, table and figure."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_miniature_its_file_and_its_figure(cifar10: Path, tmp_path: Path, caps
     assert fig5.draw(found) == drawn, "the same bytes for the same file"
 
 
-def test_it_goes_on_where_the_file_ends(
+def test_it_resumes_where_the_file_ends(
     cifar10: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained: list[Job] = []
@@ -116,9 +116,9 @@ def test_no_training_starts_after_the_minutes(
 )
 def test_refusals(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
-    told = capsys.readouterr()
-    assert message in told.err
-    assert told.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("size", ["12x16", "36x64"])

@@ -146,7 +146,7 @@ def test_a_trial_from_training_to_tables(measured: Path, capsys: pytest.CaptureF
     assert "proxyless, shared weights" in capsys.readouterr().out
 
 
-def test_a_later_call_goes_on(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_later_call_resumes(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Only what is missing is done, and the same is found."""
     results = load_results(measured, "ground_truth")
     missing = {"network k3e2 k3e1 | k3e2 0", "network k3e1 | k3e1 0"}

@@ -1,4 +1,4 @@
-"""Jobs that follow from what others found, one after another and side by side, kept and gone on with."""
+"""Jobs that follow from what others found, one after another and side by side, kept and resumed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_what_a_job_calls_for_is_done_before_what_stands_behind_it(
     assert len(names(out)) == 4 and page.read_text() == "4 rows"
 
 
-def test_a_call_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_call_that_was_stopped_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "chain.json"
     assert chain(f"out={out}", "minutes=1e-12") == 0
     assert "2 jobs are left" in capsys.readouterr().out
@@ -79,8 +79,8 @@ def test_a_call_with_nothing_left_claims_no_measurement(tmp_path: Path, capsys: 
     assert out.read_bytes() == before
 
 
-@pytest.mark.parametrize("end", [KeyboardInterrupt(), Stopped("go on with resume=elsewhere")], ids=["here", "within"])
-def test_a_stop_tells_what_was_kept(
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), Stopped("resume with resume=elsewhere")], ids=["here", "within"])
+def test_a_stop_says_what_was_kept(
     end: BaseException, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(job: Step) -> list[Row]:

@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_miniature_ends_in_no_regret_and_goes_on(
+def test_the_miniature_ends_in_no_regret_and_resumes(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(nasbench201, "LOOKS", (2, 4))

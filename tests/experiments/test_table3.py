@@ -98,8 +98,8 @@ def test_gains_are_between_networks_of_one_seed() -> None:
         training("p", 0.50), training("a", 0.52), training("b", 0.9, seed=1),
     )  # fmt: skip
     assert Story(rows).gains("table3", "cpu") == pytest.approx([2.0])
-    told = [mark for mark in marks(Story(rows)) if mark.startswith("table3: QuadraNet above")]
-    assert [mark.endswith("+2.00 over 1 of 3 devices") for mark in told] == [True]
+    said = [mark for mark in marks(Story(rows)) if mark.startswith("table3: QuadraNet above")]
+    assert [mark.endswith("+2.00 over 1 of 3 devices") for mark in said] == [True]
 
 
 def test_the_best_random_network_is_chosen_by_validation_once_all_are_trained() -> None:
@@ -202,7 +202,7 @@ def test_what_is_compared_keeps_the_budgets() -> None:
     assert first == again != other
 
 
-def test_an_unknown_recipe_or_kind_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_recipe_or_kind_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--quick", "kinds=searches"]) == 2
     assert "searches" in capsys.readouterr().err
     assert main(["--quick", "kinds=range", "recipe=large"]) == 2
@@ -233,9 +233,9 @@ def test_the_whole_in_miniature(tmp_path: Path) -> None:
 
 def test_the_page_of_no_rows_says_so() -> None:
     assert NOT_RUN in render_page(results()) and "<table" not in render_page(results())
-    told = render(results(searched("quadranet", "measured", "cpu", "a", job="search", cpu_s=1.0)))
-    assert "### Under budgets that bind" in told and "### Table III on" not in told
-    assert "Not yet run: the budgets of calibration table3, table3_nn_meter." in told
+    rendered = render(results(searched("quadranet", "measured", "cpu", "a", job="search", cpu_s=1.0)))
+    assert "### Under budgets that bind" in rendered and "### Table III on" not in rendered
+    assert "Not yet run: the budgets of calibration table3, table3_nn_meter." in rendered
     assert Story(results()).searched(Target("quadranet", "table3", "cpu")) == []
 
 

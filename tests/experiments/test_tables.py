@@ -139,10 +139,10 @@ def test_the_timm_models_are_named_once() -> None:
 )
 def test_refusals(name: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert MAINS[name](arguments) == 2
-    told = capsys.readouterr()
-    assert message in told.err
-    assert told.err.count("\n") == 1
-    assert not told.out
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert not printed.out
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_one_file_comes_back(kit: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert "a busy machine was accepted" in header.measured_by
 
 
-def test_a_second_run_takes_nothing_anew(kit: Path) -> None:
+def test_a_second_run_takes_nothing_again(kit: Path) -> None:
     before = (kit / "results.csv").read_bytes()
     assert elsewhere(kit).returncode == 0
     assert (kit / "results.csv").read_bytes() == before

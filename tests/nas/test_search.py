@@ -103,7 +103,7 @@ def test_timing_graph_is_the_same_network_at_deployment_resolution(finished: Fin
     assert session.run(None, {"images": np.zeros((1, 3, 224, 224), np.float32)})[0].shape == (1, 10)
 
 
-def test_search_csv_tells_the_course(finished: Finished) -> None:
+def test_search_csv_reports_the_course(finished: Finished) -> None:
     with (finished.folder / "search.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(dict.fromkeys(row["phase"] for row in rows)) == ["warmup", "search", "finetune"]

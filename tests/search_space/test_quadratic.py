@@ -330,7 +330,7 @@ def test_values_and_gradients_are_those_of_the_plain_modules(
         torch.testing.assert_close(grad, expected[name], msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_every_shipped_space_runs_lean_and_names_nothing_anew() -> None:
+def test_every_shipped_space_runs_lean_and_renames_nothing() -> None:
     for name in ("quadranet", "quadranet_t", "proxyless"):
         segments = lower(load_space(name).random_architecture(random.Random(0)), 64, 10)
         plain, lean = Network(segments, lean=False), Network(segments)

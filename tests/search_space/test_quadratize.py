@@ -156,7 +156,7 @@ def test_the_example() -> None:
     assert attempted and not failed
 
 
-def test_the_nearest_name_is_told() -> None:
+def test_the_nearest_name_is_suggested() -> None:
     network = Network(lower(load_space("quadranet").smallest(), 32, 4))
     with pytest.raises(UnknownName, match=r"Did you mean 'stage1_block1.expand'\?"):
         quadratize(network, "stage1_block1.expnd")

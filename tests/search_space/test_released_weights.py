@@ -1,4 +1,4 @@
-"""The released code's weights compute the same here. `Reference` is that network written anew from the paper's
+"""The released code's weights compute the same here. `Reference` is that network written independently from the paper's
 description: Linear over NHWC, layer norm over channels by hand, names as in the released state dicts."""
 
 from __future__ import annotations

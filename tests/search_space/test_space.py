@@ -145,7 +145,7 @@ def test_digests_are_pinned() -> None:
 
 @given(name=names, seed=seeds)
 @fast
-def test_digests_tell_architectures_apart(name: str, seed: int) -> None:
+def test_digests_distinguish_architectures(name: str, seed: int) -> None:
     rng = random.Random(seed)
     one, other = (SPACES[name].random_architecture(rng) for _ in range(2))
     assert (one.digest == other.digest) == (one == other)

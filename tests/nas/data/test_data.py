@@ -59,7 +59,7 @@ def assert_disjoint(data: DataSet) -> None:
 
 
 def numbered(count: int, classes: int = 2, size: int = 6) -> DataSet:
-    """Images whose every pixel is their own number, so that batches tell which images they hold."""
+    """Images whose every pixel is their own number, so that batches show which images they hold."""
     images = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, size, size, 3), np.uint8)
     whole = Split(ArraySource(images), np.arange(count), np.arange(count) % classes)
     names = tuple(map(str, range(classes)))

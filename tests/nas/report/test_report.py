@@ -1,4 +1,4 @@
-"""The report page: complete, well-formed, self-contained and deaf to hostile text; bad files are told apart."""
+"""The report page: complete, well-formed, self-contained and deaf to hostile text; each bad file has its message."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def sample_record(space_name: str, seed: int, depth: int | None = None) -> dict[
             "measured_on": "model.onnx in onnxruntime",
         },
         "notes": [
-            "Trained at 64 pixels, timed at 224: which kernel size helps at 224 is not told by accuracy at 64.",
+            "Trained at 64 pixels, timed at 224: accuracy at 64 does not say which kernel size helps at 224.",
             "Digits is far easier than ImageNet; expect the order of networks to change there.",
         ],
         "provenance": {
@@ -456,7 +456,7 @@ def test_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_full_disk_leaves_the_old_page_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_old_page_and_says_how_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

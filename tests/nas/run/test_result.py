@@ -1,4 +1,4 @@
-"""architecture.json reads back to an equal value, is written whole, and bad files are told in one line."""
+"""architecture.json reads back to an equal value, is written whole, and bad files are reported in one line."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_same_result_gives_the_same_bytes(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "one.json").read_text())["schema"] == SCHEMA
 
 
-def told(path: Path) -> str:
+def message_of(path: Path) -> str:
     with pytest.raises(BadFile) as caught:
         load_result(path)
     text = str(caught.value)
@@ -121,7 +121,7 @@ def told(path: Path) -> str:
 def test_another_schema(tmp_path: Path) -> None:
     file = tmp_path / "architecture.json"
     file.write_text(json.dumps({**sample_result().to_dict(), "schema": SCHEMA + 1}))
-    assert f"has schema {SCHEMA + 1}; this version reads schema {SCHEMA}" in told(file)
+    assert f"has schema {SCHEMA + 1}; this version reads schema {SCHEMA}" in message_of(file)
 
 
 @pytest.mark.parametrize("field", ["schema", *(f.name for f in fields(SearchResult) if f.name != "gate_path")])
@@ -130,7 +130,7 @@ def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
     data = sample_result().to_dict()
     del data[field]
     file.write_text(json.dumps(data))
-    assert f"'{field}'" in told(file)
+    assert f"'{field}'" in message_of(file)
 
 
 @pytest.mark.parametrize("group", ["resolution", "input", "cost", "budget", "accuracy"])
@@ -139,9 +139,9 @@ def test_a_missing_or_unknown_field_within_a_group(tmp_path: Path, group: str) -
     data = sample_result().to_dict()
     first = next(iter(data[group]))
     file.write_text(json.dumps({**data, group: {k: v for k, v in data[group].items() if k != first}}))
-    assert first in told(file)
+    assert first in message_of(file)
     file.write_text(json.dumps({**data, group: {**data[group], "surplus": []}}))
-    assert "surplus" in told(file)
+    assert "surplus" in message_of(file)
 
 
 @pytest.mark.parametrize("pixels", [None, "64", [], 0, True])
@@ -150,7 +150,7 @@ def test_pixels_that_are_no_number(tmp_path: Path, name: str, pixels: object) ->
     file, data = tmp_path / "architecture.json", sample_result().to_dict()
     file.write_text(json.dumps({**data, "resolution": {**data["resolution"], name: pixels}}))
     said = f"no field 'resolution.{name}'" if pixels is None else f"resolution.{name} is {pixels!r}, not"
-    assert said in told(file)
+    assert said in message_of(file)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_what_no_search_writes(tmp_path: Path, old: str, new: str, said: str) ->
     text = json.dumps(sample_result().to_dict())
     assert text.count(old) == 1
     file.write_text(text.replace(old, new))
-    assert said in told(file)
+    assert said in message_of(file)
 
 
 def test_truncated_empty_and_foreign_files(tmp_path: Path) -> None:
@@ -178,15 +178,15 @@ def test_truncated_empty_and_foreign_files(tmp_path: Path) -> None:
     whole = file.read_bytes()
     for content in (whole[: len(whole) // 2], whole[:-3], b"", b"\xff\xfe\x00", b"[1, 2]", b"3", b"null"):
         file.write_bytes(content)
-        told(file)
+        message_of(file)
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    assert "no file" in told(tmp_path / "nowhere.json")
+    assert "no file" in message_of(tmp_path / "nowhere.json")
     (tmp_path / "folder").mkdir()
-    assert "is a folder" in told(tmp_path / "folder")
+    assert "is a folder" in message_of(tmp_path / "folder")
     (tmp_path / "file").write_text("{}")
-    told(tmp_path / "file" / "architecture.json")
+    message_of(tmp_path / "file" / "architecture.json")
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -195,7 +195,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("junk", [None, -1, "x", "", [], {}, [{}], {"x": []}, 1.5], ids=repr)
-def test_junk_anywhere_is_read_or_told(junk: object) -> None:
+def test_junk_anywhere_is_read_or_reported(junk: object) -> None:
     """No other error than `BadFile`, in one line."""
     record = sample_result("proxyless").to_dict()
     for *outer, last in _places(record):
@@ -210,12 +210,12 @@ def test_junk_anywhere_is_read_or_told(junk: object) -> None:
             assert str(error).startswith("result") and "\n" not in str(error)
 
 
-def test_a_block_outside_its_space_is_told(tmp_path: Path) -> None:
+def test_a_block_outside_its_space_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "architecture.json"
     data = json.loads(json.dumps(sample_result().to_dict()))
     data["architecture"]["stages"][0] = ["k9e6"]
     file.write_text(json.dumps(data))
-    assert "'k9e6' is not a block" in told(file)
+    assert "'k9e6' is not a block" in message_of(file)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -1,4 +1,4 @@
-"""A run that is killed, stopped or refused by the disk goes on with `resume=` to the result it would have had."""
+"""A run that is killed, stopped or refused by the disk resumes with `resume=` to the result it would have had."""
 
 import errno
 import json
@@ -130,7 +130,7 @@ def whole(
 
 # `checked` is called once a step: in warm-up, four times on the way, in the fine-tuning
 @pytest.mark.parametrize("calls", [(1,), (6, 6, 6, 6), (28,)])
-def test_a_stopped_run_goes_on_to_the_same_files(
+def test_a_stopped_run_resumes_to_the_same_files(
     whole: tuple[str, dict[str, Any], dict[str, Any]],
     calls: tuple[int, ...],
     folder_of_spaces: Path,
@@ -310,7 +310,7 @@ def test_what_a_resume_refuses(stopped: Path, tmp_path: Path, capsys: pytest.Cap
         search(resume=stopped)
 
 
-def test_how_a_run_goes_on_may_change() -> None:
+def test_how_a_run_resumes_may_change() -> None:
     begun = {"seed": 3, "threads": 2, "accelerator": "auto"}
     now = {"seed": 0, "threads": 1, "accelerator": "cpu", "resume": "x"}  # as composed, with defaults
     assert options_to_resume(begun, now, ["resume=x"]) == begun
@@ -390,7 +390,7 @@ def test_a_full_disk_does_not_stop_the_training_but_the_export(
     assert files_of(folder) == wanted
 
 
-def test_full_training_goes_on_too(folder_of_spaces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_training_resumes_too(folder_of_spaces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = begin(folder_of_spaces, "mbconv", tmp_path / "found").folder / "architecture.json"
     data = DataSettings(resolution=16, limit=120)
     recipe = Recipe(epochs=3, batch_size=8, accumulate=2, mixup=0.2, cutmix=1.0, ema=0.9, drop_path=0.2)

@@ -120,7 +120,7 @@ def test_a_seed_gives_the_same_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("strategy", "stops"), [("evolution", (("checked", 2), ("recalibrate", 4))), ("optuna", (("recalibrate", 6),))]
 )
-def test_a_stopped_search_goes_on_to_the_same_files(
+def test_a_stopped_search_resumes_to_the_same_files(
     strategy: str, stops: tuple[tuple[str, int], ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in training and between trials; `checked` is called once a step, `recalibrate` once a trial."""

@@ -26,7 +26,7 @@ def make(space: SearchSpace, shared: bool, seed: int = 0) -> tuple[Supernet, Gat
     torch.manual_seed(seed)
     supernet = Supernet(space, 16, 5, share_weights=shared).double()
     for module in supernet.modules():
-        if isinstance(module, Scale | nn.BatchNorm2d):  # some start too small to tell
+        if isinstance(module, Scale | nn.BatchNorm2d):  # some start too small to matter
             nn.init.uniform_(module.weight, 0.5, 1.5)
     gates = Gates(space, torch.Generator().manual_seed(seed)).double()
     with torch.no_grad():

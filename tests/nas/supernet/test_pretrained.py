@@ -87,7 +87,7 @@ def test_another_budget_is_kept_with_the_weights_as_they_were(
     assert all(torch.equal(own[key], left[key]) for key in whole)
 
 
-def test_training_goes_on_where_epochs_ask_for_it(supernets: dict[str, Path], tmp_path: Path) -> None:
+def test_training_continues_where_epochs_ask_for_it(supernets: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "run"
     search(init=str(supernets["proxyless"]), device="cpu", budget_ms=2.8, epochs=1, out=str(out), progress=False)
     with (out / "search.csv").open() as file:
@@ -172,19 +172,19 @@ def test_the_shipped_one_is_light_and_says_what_it_was_trained_for() -> None:
 
 
 @pytest.mark.usefixtures("untrained")
-def test_without_images_a_network_is_found_and_no_accuracy_is_told(
+def test_without_images_a_network_is_found_and_no_accuracy_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["search", "init=pretrained", "device=vpu", "budget_ms=35", "out=run"])
     main()
-    told = capsys.readouterr().out
-    assert "note: no images at hand (data=cifar10 data.root=FOLDER)" in told
-    assert "accuracy not measured: no images at hand" in told
+    printed = capsys.readouterr().out
+    assert "note: no images at hand (data=cifar10 data.root=FOLDER)" in printed
+    assert "accuracy not measured: no images at hand" in printed
     result = load_result(Path("run/architecture.json"))
     assert result.accuracy is None and result.budget is not None and 0.97 * 35 <= result.budget.predicted_ms <= 35
     assert SearchResult.from_dict(result.to_dict()) == result
-    assert one_network(result, Path("run")) in told
+    assert one_network(result, Path("run")) in printed
     assert "not measured" in Path("run/report.html").read_text()
     with pytest.raises(UserError, match="that run trained nothing, its supernet is init=pretrained"):
         search(init="run", budget_ms=40, progress=False)
@@ -199,7 +199,7 @@ def test_the_shipped_ones_accuracy_is_measured(tmp_path: Path) -> None:
     assert found.accuracy.test > 0.5
 
 
-def test_what_was_given_is_told_from_defaults() -> None:
+def test_what_was_given_is_distinguished_from_defaults() -> None:
     composed = {"device": "vpu", "epochs": 4, "data": {"name": "cifar10", "root": "x", "limit": None}, "seed": 0}
     assert given(composed, ["device=vpu", "data=cifar10", "data.root=x", "hydra.verbose=true", "--multirun"]) == {
         "device": "vpu",

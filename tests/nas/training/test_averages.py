@@ -54,7 +54,7 @@ def test_a_weight_off_the_path_counts_as_it_stands(space: SearchSpace, shared: b
     assert all(torch.equal(average.state()[n], p) for n, p in supernet.named_parameters())
 
 
-def test_an_average_goes_on_from_its_state() -> None:
+def test_an_average_continues_from_its_state() -> None:
     one, other = nn.Linear(3, 2), nn.Linear(3, 2)
     other.load_state_dict(one.state_dict())
     first, second = MovingAverage(one, 0.9), MovingAverage(other, 0.9)
