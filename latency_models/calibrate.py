@@ -3,7 +3,7 @@
     python -m latency_models.calibrate device=NAME architecture=FILE measured_ms=NUMBER [out=./device_profiles]
 
 The profile is copied to `out/NAME`, where it stands before a shipped one; both of its files are kept but for
-the factor on every time. Searches then choose anew without training: `python -m nas.search init=RUN`.
+the factor on every time. Searches then choose again without training: `python -m nas.search init=RUN`.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def calibrate(device: str, architecture: Path, measured_ms: float, resolution: i
     return (
         f"{device}: predicted {predicted_ms:.4g} ms, measured {measured_ms:g} ms: every time x "
         f"{measured_ms / predicted_ms:.4g} from now on (profile {saved.digest} in '{out / device}')\n"
-        f"choose a network anew, without training: python -m nas.search init={architecture.parent} device={device} "
+        f"choose a network again, without training: python -m nas.search init={architecture.parent} device={device} "
         "budget_ms=MILLISECONDS"
     )
 
