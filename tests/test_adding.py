@@ -11,8 +11,8 @@ import pytest
 import device_profiles
 from nas.run.plan import plan_search
 from nas.run.settings import SearchSettings
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 CONTRACTS = {  # kind in README -> where its toy is; None: below
     "device": None,
     "space": None,

@@ -32,8 +32,8 @@ from PIL import Image
 from device_profiles import Header
 from nas.run.result import SearchResult, load_result, save_result
 from search_space import GatePath
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 LANGUAGES = {"sh", "console", "python", "yaml", "text"}
 LONGEST_CELL, LONGEST_README = 200, 200  # characters, lines

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
+
 ALLOWED = {  # folder -> the project's folders that it may import
     "search_space": {"search_space"},
     "device_profiles": {"search_space", "device_profiles"},
@@ -21,10 +22,6 @@ ALLOWED = {  # folder -> the project's folders that it may import
 OWN = {*ALLOWED, "tests"}
 HEAVY = {"torch", "sklearn", "pandas", "scipy", "onnx", "onnxruntime", "optuna", "PIL", "hydra"}
 PICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
-
-KNOWN_CIRCLES = {  # to be opened, and no others; imports inside functions count
-    frozenset({"nas.data.shards.index", "nas.run.settings", "nas.supernet.origin"}),
-}
 
 SOURCES = sorted(p.relative_to(ROOT) for folder in ALLOWED for p in (ROOT / folder).rglob("*.py"))
 
@@ -129,9 +126,7 @@ def test_no_module_imports_relatively() -> None:
 def test_imports_make_no_circle(functions: bool) -> None:
     """Where modules need each other, what both need belongs in a third, or they are one module."""
     sources = {module_name(path): (ROOT / path).read_text(encoding="utf-8") for path in SOURCES}
-    known = KNOWN_CIRCLES if functions else set()
-    found = [circle for circle in circles(sources, functions) if not any(circle <= allowed for allowed in known)]
-    assert not found, [sorted(circle) for circle in found]
+    assert [sorted(circle) for circle in circles(sources, functions)] == []
 
 
 def test_spaces_are_values_that_know_no_block_family() -> None:

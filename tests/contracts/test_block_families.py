@@ -27,10 +27,10 @@ from search_space.blocks import SHIPPED, family_of
 from search_space.build import Network
 from search_space.errors import UnknownName
 from search_space.to_onnx import to_onnx
+from tests import ROOT
 from tests.contracts import toy_family
 from tests.search_space.compare import assert_same, check_shapes, lively_network, weights_of
 
-ROOT = Path(__file__).parents[2]
 HALVING, STRIDING = (Stage(8, 2), Stage(16, 1)), (Stage(8, 2, 2), Stage(16, 2, 1))
 TOY = toy_family.__name__
 

@@ -39,7 +39,8 @@ from nas.run.result import InputFormat
 from nas.run.settings import SearchSettings, settings_from_dict
 from nas.supernet.origin import TRAINED_FOR, origin_of, trained_for
 from search_space.errors import UnknownName, UserError
-from tests.test_layers_of_the_project import HEAVY, ROOT
+from tests import ROOT
+from tests.test_layers_of_the_project import HEAVY
 
 # ------------------------------------------------------------------ a data set that is not of the package
 

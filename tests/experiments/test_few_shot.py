@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from itertools import product
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import pytest
 
 from experiments import few_shot
 from experiments.few_shot import MIX, RIDGE, SINGLE, Times, additive_error, compare, counts, load_times, main, on_a_path
+from tests import SHARED
 
-REPOSITORY = Path(__file__).parents[2]
-SOURCE = Path(os.environ.get("NAS_SHARED", REPOSITORY.parent / "shared")) / "tabular"
+SOURCE = SHARED / "tabular"
 NAMES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 DEVICES = ("gold_6226", "raspi4", "1080ti_1", "1080ti_32", "fpga")
 

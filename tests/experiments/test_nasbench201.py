@@ -10,8 +10,9 @@ import pytest
 from experiments import nasbench201
 from experiments.results import FOLDER, load_results
 from search_space.errors import BadFile
+from tests import SHARED
 
-SHARED = Path(__file__).parents[3] / "shared" / "tabular"
+TABULAR = SHARED / "tabular"
 
 
 @pytest.fixture
@@ -62,12 +63,12 @@ def test_a_folder_without_the_table_is_said(tmp_path: Path) -> None:
         nasbench201.load_benchmark(tmp_path)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the tables are not here")
+@pytest.mark.skipif(not TABULAR.is_dir(), reason="the tables are not here")
 def test_the_benchmark_is_whole_and_its_order_the_regions() -> None:
-    benchmark = nasbench201.load_benchmark(SHARED)
+    benchmark = nasbench201.load_benchmark(TABULAR)
     region = benchmark.region("pixel2", 0.25)
     assert 0.25 * 5**6 <= len(region.within) < 0.35 * 5**6
-    with np.load(SHARED / "nasbench201.npz", allow_pickle=False) as data:
+    with np.load(TABULAR / "nasbench201.npz", allow_pickle=False) as data:
         some = data["ops"][:100].astype(np.int64)
         assert np.allclose(benchmark.accuracy["cifar10"][region.index(some)], data["test_acc"][:100, 0])
         assert np.allclose(benchmark.macs[region.index(some)], data["macs"][:100])

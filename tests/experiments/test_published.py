@@ -3,17 +3,16 @@ this repository copies them (skipped where it is not)."""
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 
 import pytest
 
 from experiments.table1 import LINES
 from experiments.table2 import PUBLISHED_MB
 from search_space.family import PUBLISHED, TABLE5
+from tests import SHARED
 
-COPY = Path(os.environ.get("NAS_SHARED", Path(__file__).parents[3] / "shared")) / "paper.md"
+COPY = SHARED / "paper.md"
 pytestmark = pytest.mark.skipif(not COPY.is_file(), reason="no copy of the paper's tables here (NAS_SHARED)")
 BLOCKS = {
     "SkipBlock": "skip",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import importlib.util
 import io
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +20,9 @@ from latency_models.options import Options
 from nas.data import DataSet, DataSettings, Split, load
 from nas.pack import pack
 from search_space.errors import BadFile
+from tests import SHARED
 
-PUBLIC = Path(os.environ.get("NAS_SHARED", Path(__file__).parents[3] / "shared")) / "datasets"
+PUBLIC = SHARED / "datasets"
 PACK = PUBLIC / "imagenette96_q90_val.npz"
 
 

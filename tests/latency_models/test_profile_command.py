@@ -17,9 +17,9 @@ from latency_models.measure.timing import ROUNDS
 from latency_models.profile import main
 from latency_models.verify import main as verify
 from search_space import load_space, lower
+from tests import ROOT
 from tests.latency_models.tiny import tiny_space
 
-REPOSITORY = Path(__file__).parents[2]
 TINY = """name: tiny
 family: quadra
 stem_width: 8
@@ -46,7 +46,7 @@ def profiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(project: bool = True) -> dict[str, str]:
-    path = {"PYTHONPATH": str(REPOSITORY)} if project else {}
+    path = {"PYTHONPATH": str(ROOT)} if project else {}
     return {**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, **path}
 
 

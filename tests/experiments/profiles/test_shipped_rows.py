@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from experiments.profiles import DATA
 from experiments.profiles.collect import GPUNET_FILES, LARGE, collect, main, tables
 from experiments.profiles.tables import GPUNET_LAYERS, MYRIAD_SYNC, V100_OPS, read_rows
 from search_space.errors import BadFile
+from tests import SHARED
 
-COLLECTED = Path(os.environ.get("NAS_SHARED", Path(__file__).parents[4] / "shared")) / "latency"
+COLLECTED = SHARED / "latency"
 
 
 def content(path: Path) -> bytes:

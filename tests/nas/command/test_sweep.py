@@ -15,9 +15,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from nas.command.options import _quoted
 from nas.run.folder import make_folder
 from search_space import UserError
+from tests import ROOT
 from tests.nas.run.test_resume import BUDGETS_MS, SPACES
 
-ROOT = Path(__file__).resolve().parents[3]
 SMALL = ["device=cpu", "data.resolution=16", "data.limit=80", "warmup.epochs=0", "epochs=1", "finetune.epochs=0"]
 
 

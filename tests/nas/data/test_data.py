@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import io
-import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -30,8 +29,7 @@ from nas.data import (
 )
 from nas.run.distributed import Place
 from search_space.errors import BadFile, UserError
-
-REPOSITORY = Path(__file__).parents[3]
+from tests import SHARED
 
 
 def images(name: str, root: Path | str | None = None, **options: object) -> DataSet:
@@ -637,7 +635,7 @@ def test_labels_of_sprites_outside_the_classes_are_refused(sprites: Path) -> Non
 
 
 def public_data() -> Path:
-    return Path(os.environ.get("NAS_SHARED", REPOSITORY.parent / "shared")) / "datasets"
+    return SHARED / "datasets"
 
 
 @pytest.mark.slow

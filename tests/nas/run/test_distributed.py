@@ -18,10 +18,10 @@ from nas.data import DataSettings, load
 from nas.run.distributed import Place, place
 from nas.run.result import load_result
 from search_space import UserError
+from tests import ROOT
 from tests.nas.run.test_resume import BUDGETS_MS, SPACES
 from tests.nas.two_processes import gradients
 
-ROOT = Path(__file__).resolve().parents[3]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 

@@ -29,8 +29,8 @@ from nas.training.loop import checked
 from nas.training.recipes import Recipe
 from search_space import UserError
 from search_space.errors import BadFile, CannotWrite, Stopped
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 SPACES = {
     "quadra": """
 name: small_quadra

@@ -28,9 +28,10 @@ from nas.train import full_training
 from nas.training.loop import accuracy
 from nas.training.recipes import Recipe
 from search_space import UserError
+from tests import SHARED
 from tests.nas.strategies.test_subnetworks import SPACES
 
-SHARED = Path("../shared/datasets")
+DATASETS = SHARED / "datasets"
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +192,9 @@ def test_without_images_a_network_is_found_and_no_accuracy_is_reported(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no CIFAR-10 beside the repository")
+@pytest.mark.skipif(not DATASETS.is_dir(), reason="no CIFAR-10 beside the repository")
 def test_the_shipped_ones_accuracy_is_measured(tmp_path: Path) -> None:
-    found = search(init="pretrained", device="vpu", budget_ms=35, data={"name": "cifar10", "root": str(SHARED)},
+    found = search(init="pretrained", device="vpu", budget_ms=35, data={"name": "cifar10", "root": str(DATASETS)},
                    out=str(tmp_path / "run"), progress=False).result  # fmt: skip
     assert found.accuracy is not None and found.accuracy.test_images == 10_000
     assert found.accuracy.test > 0.5
