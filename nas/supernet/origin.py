@@ -146,7 +146,7 @@ def _asked_of(missing: Path) -> str:
 def origin_of(init: str) -> Origin:
     """What `init=` names: a weight source, a run's folder or a supernet's file. Raises `UserError`, `BadFile` too."""
     named = init in SOURCES or is_dotted(init)
-    path, gates = load_named("init", init, SOURCES)() if named else Path(init).expanduser(), gates_key()
+    path, gates = load_named("init", init, SOURCES, 0)() if named else Path(init).expanduser(), gates_key()
     if path.is_dir():
         path, gates = find_checkpoint(path)
     try:
