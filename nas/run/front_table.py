@@ -90,9 +90,14 @@ class FrontRow:
         )
 
 
+def front_table(rows: Sequence[FrontRow]) -> DataFrame:
+    """The rows as a table with the columns of `FRONT`."""
+    return make_table(map(astuple, rows), FRONT)
+
+
 def save_front_table(folder: Path, rows: Sequence[FrontRow]) -> None:
     """Write front.csv, whole or not at all. Raises `CannotWrite`."""
-    write_table(folder / FRONT.name, make_table(map(astuple, rows), FRONT), FRONT)
+    write_table(folder / FRONT.name, front_table(rows), FRONT)
 
 
 def load_front(folder: Path) -> list[FrontRow]:
