@@ -63,6 +63,7 @@ class DataSet:
     flip: bool = True  # mirrored images keep their class
     crop: str = "shift"  # 'shift': moved by up to 1/8; 'resized': RandomResizedCrop; 'none'
     place: Place = field(default_factory=Place)  # batches go to its device, and of every batch it gets its share
+    found: tuple[str, ...] = ()  # sentences: how many images there are, how they are divided, what was passed over
 
     @property
     def num_classes(self) -> int:
