@@ -39,7 +39,7 @@ def _pack(values: dict[str, Any]) -> None:
     from nas.data import load
 
     images = load(data)
-    for line in images.found:
+    for line in images.said:
         print_first(line)
     print_first(pack(images, folder, command.shard_mb))
 

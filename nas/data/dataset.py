@@ -80,6 +80,11 @@ class DataSet:
         """False for `no_images`."""
         return len(self.test) > 0
 
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What was found, a line each: the images and how they are divided, then notes."""
+        return (*self.found[:1], *(f"note: {sentence}" for sentence in self.found[1:]))
+
     def batches(
         self,
         split: Split,

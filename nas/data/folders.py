@@ -120,7 +120,7 @@ def layout_of(root: Path) -> Layout:
         raise BadFile(f"no folder '{root}'")
     around: list[Path] = [root]
     notes: list[str] = []
-    folder = _inner(root, around, notes)
+    folder = _inner(root, around, notes, ROLES)
     roles, others = _roles(folder)
     if not _are_splits(folder, roles, others):
         if "train" in roles:
@@ -139,14 +139,14 @@ def layout_of(root: Path) -> Layout:
     return Layout(train, held_out, tuple(unused), tuple(dict.fromkeys(around)), tuple(notes))
 
 
-def _inner(folder: Path, around: list[Path], notes: list[str], classes: Collection[str] = ()) -> Path:
-    """Down through folders that hold nothing but one folder with folders in it."""
+def _inner(folder: Path, around: list[Path], notes: list[str], kept: Collection[str]) -> Path:
+    """Down through folders that hold nothing but one folder with folders in it, unless that has one of these names."""
     entered = {folder.resolve()}
     outer = folder
     while len(inside := sub_folders(folder)) == 1:
         (only,) = inside
         name = printable(only.name)
-        if name.casefold() in ROLES or name in classes or only.resolve() in entered or not sub_folders(only):
+        if name in kept or name.casefold() in kept or only.resolve() in entered or not sub_folders(only):
             break
         entered.add(only.resolve())
         around.append(only)

@@ -73,7 +73,7 @@ def carry_out(
         torch.set_num_threads(settings.threads)
     here = place(settings.accelerator)
     data = replace(images_of(settings, data), place=here)
-    for line in data.found:
+    for line in data.said:
         say(line)
     begun = (
         resume[1] if resume else Begun("search", options_of([p.settings for p in plans]), command, datetime.now(UTC))
