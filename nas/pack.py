@@ -38,7 +38,10 @@ def _pack(values: dict[str, Any]) -> None:
         raise UserError(f"the folder '{folder}' is not empty; name another with out=")
     from nas.data import load
 
-    print_first(pack(load(data), folder, command.shard_mb))
+    images = load(data)
+    for line in images.said:
+        print_first(line)
+    print_first(pack(images, folder, command.shard_mb))
 
 
 def pack(data: DataSet, folder: Path, shard_mb: float = 100.0) -> str:

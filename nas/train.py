@@ -65,7 +65,7 @@ def _train(values: dict[str, Any]) -> None:
         return
     result, folder = trained
     assert result.accuracy is not None  # it was trained on images
-    print(
+    print_first(
         f"{result.accuracy.data} test accuracy {result.accuracy.test:.1%} (model.onnx at "
         f"{result.resolution.training} pixels, {result.accuracy.test_images} images), "
         f"validation {result.accuracy.validation:.1%} -> {folder}"
@@ -109,6 +109,8 @@ def full_training(
     found = load_result(Path(command.architecture).expanduser())
     here = place(command.accelerator)
     data = replace(load(data_settings), place=here)
+    for line in data.said:
+        say(line)
     torch.manual_seed(command.seed)
     chosen = chosen_before(found, data.num_classes, command.resolution)
     network = Network(
@@ -145,7 +147,7 @@ def full_training(
             network,
             chosen,
             data,
-            notes=(f"Trained in full at {command.resolution} pixels for {recipe.epochs} epochs",),
+            notes=(f"Trained in full at {command.resolution} pixels for {recipe.epochs} epochs", *data.found),
             provenance={
                 "recipe": asdict(recipe),
                 "search": dict(found.provenance),

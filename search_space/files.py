@@ -32,7 +32,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
     Raises `CannotWrite` when the disk refuses (full, read-only).
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content  # paths may be any bytes
     aside = path.with_name(f".{path.name}.{_MACHINE}-{os.getpid()}-{secrets.token_hex(4)}.partial")
     _sweep(path)
     try:

@@ -63,6 +63,7 @@ class DataSet:
     flip: bool = True  # mirrored images keep their class
     crop: str = "shift"  # 'shift': moved by up to 1/8; 'resized': RandomResizedCrop; 'none'
     place: Place = field(default_factory=Place)  # batches go to its device, and of every batch it gets its share
+    found: tuple[str, ...] = ()  # sentences: how many images there are, how they are divided, what was passed over
 
     @property
     def num_classes(self) -> int:
@@ -78,6 +79,11 @@ class DataSet:
     def at_hand(self) -> bool:
         """False for `no_images`."""
         return len(self.test) > 0
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What was found, a line each: the images and how they are divided, then notes."""
+        return (*self.found[:1], *(f"note: {sentence}" for sentence in self.found[1:]))
 
     def batches(
         self,

@@ -73,6 +73,8 @@ def carry_out(
         torch.set_num_threads(settings.threads)
     here = place(settings.accelerator)
     data = replace(images_of(settings, data), place=here)
+    for line in data.said:
+        say(line)
     begun = (
         resume[1] if resume else Begun("search", options_of([p.settings for p in plans]), command, datetime.now(UTC))
     )
@@ -164,7 +166,9 @@ def _finish(task: Task, number: int, supernet: Supernet, models: LatencyModels, 
         **provenance(plan.settings.seed, begun.command, begun.started, checkpoints.seconds, data.place),
         "search_s": checkpoints.facts["search_s"],
     }
-    result = conclude(log.folder, network, chosen, data, _notes(plan, chosen, len(task.plans) > 1), origin)
+    result = conclude(
+        log.folder, network, chosen, data, (*_notes(plan, chosen, len(task.plans) > 1), *data.found), origin
+    )
     last = log.rows[-1].step if log.rows else 0
     reached = result.accuracy.validation if result.accuracy else None
     log.add(Row(last, "finetune", plan.settings.finetune.epochs, val_accuracy=reached))
