@@ -5,22 +5,28 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.data.named import Epochs, NamedDataSet, Peeked
-from nas.data.settings import DataSettings
+from nas.data.settings import ImageFileSettings
 from search_space.errors import BadFile, UserError
 
 if TYPE_CHECKING:
     from nas.data.dataset import DataSet, Split
+    from nas.data.reduced import KeptImages
 
-VERIFY_UP_TO = 20_000  # image files that are read once at the start, to find damaged ones
 NAMED = 6  # endings of files that are left out
 
 
-def _peek(settings: DataSettings) -> Peeked:
+@dataclass(frozen=True)
+class ImageFolderSettings(ImageFileSettings):
+    """root: the folder that holds the folders of the classes, or train/ and test/ or val/ with them."""
+
+
+def _peek(settings: ImageFolderSettings) -> Peeked:
     return Peeked(_classes(settings.root)[1])
 
 
@@ -48,23 +54,38 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _load(settings: DataSettings) -> DataSet:
+def _load(settings: ImageFolderSettings) -> DataSet:
     """`val` (or `test`) becomes the test split. What is hidden is passed over, other files with a note."""
     from nas.data.dataset import DataSet
+    from nas.data.reduced import KeptImages, Purpose
+    from nas.data.soundness import Findings, look_through, sound
+    from nas.data.sources import EncodedSource
     from nas.data.splits import assemble
 
     train_folder, names = _classes(settings.root)
     folder = Path(settings.root or "").expanduser()
     test_folder = next((folder / n for n in ("test", "val") if train_folder != folder and (folder / n).is_dir()), None)
-    trained = _read_folder(train_folder, names)
-    test = _read_folder(test_folder, names) if test_folder else None
+    kept = KeptImages()
+    trained = _read_folder(train_folder, names, folder, settings.ground, kept)
+    test = _read_folder(test_folder, names, folder, settings.ground, kept) if test_folder else None
     data = DataSet(
         folder.name, names, trained, trained, trained, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop="resized"
     )
-    return assemble(data, trained, test, settings.validation_share, settings.limit)
+    purpose = Purpose(settings.resolution, data.crop)
+
+    def look(split: Split, fully: bool) -> Findings:
+        assert isinstance(split.source, EncodedSource)
+        return look_through(split.source, split.indices.tolist(), purpose, fully, settings.ground)
+
+    def assembled(parts: Sequence[Split | None]) -> DataSet:
+        trained, test = parts
+        assert trained is not None
+        return assemble(data, trained, test, settings.validation_share, settings.limit)
+
+    return sound((trained, test), settings.damaged, look, assembled)
 
 
-def _read_folder(folder: Path, names: tuple[str, ...]) -> Split:
+def _read_folder(folder: Path, names: tuple[str, ...], root: Path, ground: str, kept: KeptImages) -> Split:
     import numpy as np
 
     from nas.data.sources import IMAGE_ENDINGS, EncodedSource
@@ -90,12 +111,7 @@ def _read_folder(folder: Path, names: tuple[str, ...]) -> Split:
         labels += [label] * len(found)
     if others:
         _note(folder, others)
-    source = EncodedSource(files)
-    if len(files) <= VERIFY_UP_TO:  # reported now rather than after the search
-        with ThreadPoolExecutor() as pool:
-            for _ in pool.map(source.read, range(len(files))):
-                pass
-    return whole(source, np.array(labels, dtype=np.int64))
+    return whole(EncodedSource(files, ground=ground, kept=kept, root=root), np.array(labels, dtype=np.int64))
 
 
 def _note(folder: Path, others: Counter[str]) -> None:
@@ -110,5 +126,5 @@ def _note(folder: Path, others: Counter[str]) -> None:
 
 
 DATA_SET = NamedDataSet(
-    DataSettings("imagefolder", resolution=128, validation_share=0.1), Epochs(2, 4, 4), _peek, _load
+    ImageFolderSettings("imagefolder", resolution=128, validation_share=0.1), Epochs(2, 4, 4), _peek, _load
 )
