@@ -132,6 +132,8 @@ def full_training(
             folder, checkpoint.minutes, checkpoint.steps, say, resume is not None, writes=here.first
         )
         checkpoints.require_same({"data": data.digest, "architecture": str(found.architecture)})
+        if here.first:
+            data.findings.save(folder)
         with joined(here), SearchProgress(recipe.epochs * per_epoch, progress if here.first else False) as bar:
 
             def on_step(step: int, epoch: int, loss: float) -> None:

@@ -21,7 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.data.order import batches_of, shards_to_come, steps_of
-from nas.data.sources import ImageSource, ShardedSource
+from nas.data.reduced import Purpose
+from nas.data.soundness import Findings
+from nas.data.sources import FileSource, ImageSource, ShardedSource
 from nas.run.distributed import Place
 from nas.run.result import InputFormat
 
@@ -62,8 +64,9 @@ class DataSet:
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     flip: bool = True  # mirrored images keep their class
     crop: str = "shift"  # 'shift': moved by up to 1/8; 'resized': RandomResizedCrop; 'none'
+    found: tuple[str, ...] = ()  # sentences on what was found in the images, for whoever reads a result
+    findings: Findings = field(default_factory=Findings)  # which images are damaged, and so in no split
     place: Place = field(default_factory=Place)  # batches go to its device, and of every batch it gets its share
-    found: tuple[str, ...] = ()  # sentences: how many images there are, how they are divided, what was passed over
 
     @property
     def num_classes(self) -> int:
@@ -119,10 +122,12 @@ class DataSet:
 
     @property
     def digest(self) -> str:
-        """A hash of what is cheap to read: classes, and which image with which label is in which split."""
+        """A hash of what is cheap to read: classes, which image and label is in which split, what was left out."""
         digest = hashlib.sha256("\n".join(self.class_names).encode())
         for split in (self.train, self.validation, self.test):
             digest.update(split.indices.tobytes() + split.labels.tobytes())
+        for fact in self.findings.facts():
+            digest.update(f"\n{fact}".encode())
         return digest.hexdigest()
 
     def _placed(self, values: Tensor) -> Tensor:
@@ -132,10 +137,10 @@ class DataSet:
 
     def _batch(self, split: Split, resolution: int, draws: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
         """`draws` seed the augmentation of every image, whatever batch it is in; None: no augmentation."""
-        images = []
+        images, purpose = [], Purpose(resolution, self.crop)
         for index in split.indices:
             rng = None if draws is None else np.random.default_rng((*draws, int(index)))
-            images.append(_augment(split.source.read(int(index)), self, rng))
+            images.append(_augment(_read(split.source, int(index), purpose), self, rng))
         if len({image.shape for image in images}) == 1:
             x = _resize(np.stack(images), resolution)
         else:
@@ -155,6 +160,10 @@ def _prepared(split: Split, chunks: Sequence[NDArray[np.int64]], fetching: Threa
             if coming and isinstance(split.source, ShardedSource):
                 fetching.submit(split.source.prepare, coming[0][1])
         yield split.take(chunk)
+
+
+def _read(source: ImageSource, index: int, purpose: Purpose) -> NDArray[np.uint8]:
+    return source.read_for(index, purpose) if isinstance(source, FileSource) else source.read(index)
 
 
 def _resize(images: NDArray[np.uint8], resolution: int) -> Tensor:

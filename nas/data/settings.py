@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from search_space.reading import AtLeast, Between, check
+from search_space.reading import AtLeast, Between, OneOf, check
 
 Pixels = Annotated[int, Between(16, 1024, "pixels")]
 
@@ -31,3 +31,17 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         check(self, "data.")
+
+
+@dataclass(frozen=True)
+class ImageFileSettings(DataSettings):
+    """Of data sets whose images are files, which may be damaged or have transparent parts."""
+
+    damaged: Annotated[
+        float,
+        Between(0, 0.5),
+        "share of the images that may be damaged: so many are left out and listed in damaged.txt, more are refused",
+    ] = 0.01
+    ground: Annotated[
+        str, OneOf(("white", "black", "grey")), "what transparent parts of images are laid on: white, black or grey"
+    ] = "white"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from nas.data.reduced import KeptImages, Purpose
 from search_space.errors import BadFile, one_line
 
 TURN = Image.Transpose
@@ -24,6 +25,17 @@ TURNS = {  # by EXIF's orientation
     8: TURN.ROTATE_90,
 }
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
+GROUNDS = {"white": 255, "grey": 128, "black": 0}  # levels of what transparent parts are laid on
+END_BYTES = 64  # of a file, that hold the mark of its end
+PADDING = b"\0\r\n"  # what may follow that mark
+
+
+class CannotDecode(BadFile):
+    """An image that cannot be read, and why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"cannot read {name}: {reason}; repair or remove it")
+        self.name, self.reason = name, reason
 
 
 class ImageSource(Protocol):
@@ -33,6 +45,17 @@ class ImageSource(Protocol):
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """(H, W, 3). Raises `BadFile` naming an image that cannot be read."""
+
+
+@runtime_checkable
+class FileSource(ImageSource, Protocol):
+    """Images that are decoded when they are read, large ones at the scale that is needed."""
+
+    def read_for(self, index: int, purpose: Purpose | None) -> NDArray[np.uint8]:
+        """(H, W, 3), no smaller than the purpose needs; without one at its own size. Raises `CannotDecode`."""
+
+    def look(self, index: int, purpose: Purpose | None, fully: bool) -> bool:
+        """Whether it has transparent parts. Raises `CannotDecode`; unless `fully`, only if its end looks wrong."""
 
 
 @runtime_checkable
@@ -72,11 +95,24 @@ class ArraySource:
 
 
 class EncodedSource:
-    """Images as files or as encoded bytes, decoded when read."""
+    """Images as files or as encoded bytes, decoded when read.
 
-    def __init__(self, items: Sequence[Path | bytes], where: str = "image") -> None:
+    ground: see `GROUNDS`; kept: where images that are decoded at a smaller scale are kept; root: a folder that errors
+    leave out of a file's name.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Path | bytes],
+        where: str = "image",
+        ground: str = "white",
+        kept: KeptImages | None = None,
+        root: Path | None = None,
+    ) -> None:
         self.items = items
         self.where = where
+        self.decoder = Decoder(ground, kept)
+        self.root = root
 
     def __len__(self) -> int:
         return len(self.items)
@@ -88,22 +124,103 @@ class EncodedSource:
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """(H, W, 3) uint8. Raises `BadFile` naming the file, or the image by its number."""
+        return self.read_for(index, None)
+
+    def read_for(self, index: int, purpose: Purpose | None) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8, no smaller than the purpose needs. Raises as `read` does."""
         item = self.items[index]
-        return decode(item, lambda: f"{self.where} {index}" if isinstance(item, bytes) else str(item))
+        return self.decoder.decode(item, lambda: self._name(index), purpose, item)
+
+    def look(self, index: int, purpose: Purpose | None, fully: bool) -> bool:
+        """Whether it has transparent parts. Raises as `read` does."""
+        item = self.items[index]
+        return self.decoder.look(item, lambda: self._name(index), purpose, item, fully)
+
+    def _name(self, index: int) -> str:
+        item = self.items[index]
+        if isinstance(item, bytes):
+            return f"{self.where} {index}"
+        return str(item.relative_to(self.root)) if self.root else str(item)
 
 
-def decode(item: Path | bytes, name: Callable[[], str]) -> NDArray[np.uint8]:
-    """(H, W, 3) of a file or of encoded bytes, turned as its EXIF says. Raises `BadFile` with the name."""
-    try:
-        with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
-            image.load()
-            turn = _turn(image)
-            upright = image if turn is None else image.transpose(turn)
-            if image.mode == "F" or image.mode.startswith("I"):  # `convert` would cut it off at 255
-                return np.repeat(_eight_bits(upright)[:, :, None], 3, axis=2)
-            return np.array(upright.convert("RGB"))
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        raise BadFile(f"cannot read {name()}: {one_line(error)}; repair or remove it") from error
+class Decoder:
+    """From a file or encoded bytes to pixels. ground, kept: see `EncodedSource`."""
+
+    def __init__(self, ground: str = "white", kept: KeptImages | None = None) -> None:
+        self.ground, self.kept = ground, kept
+
+    def decode(
+        self, item: Path | bytes, name: Callable[[], str], purpose: Purpose | None = None, key: Hashable = None
+    ) -> NDArray[np.uint8]:
+        """(H, W, 3), turned as its EXIF says. key: under which it is kept. Raises `CannotDecode` with the name."""
+        if self.kept is not None and purpose and (kept := self.kept.get(key, purpose)) is not None:
+            return kept
+        return self._decoded(item, name, purpose, key)[0]
+
+    def look(
+        self, item: Path | bytes, name: Callable[[], str], purpose: Purpose | None, key: Hashable, fully: bool
+    ) -> bool:
+        """Whether it has transparent parts. Raises as `decode` does; unless `fully`, only if its end looks wrong."""
+        if not fully:
+            try:
+                with io.BytesIO(item) if isinstance(item, bytes) else item.open("rb") as file:
+                    if _ends_well(file):
+                        return False
+            except OSError as error:
+                raise CannotDecode(name(), error.strerror or one_line(error)) from error
+        return self._decoded(item, name, purpose, key)[1]
+
+    def _decoded(
+        self, item: Path | bytes, name: Callable[[], str], purpose: Purpose | None, key: Hashable
+    ) -> tuple[NDArray[np.uint8], bool]:
+        try:
+            with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
+                width, height = size = image.size
+                scale = purpose.scale(height, width) if purpose else 1
+                if scale > 1:  # of other formats than JPEG it changes nothing
+                    image.draft(None, (width // scale, height // scale))
+                image.load()
+                pixels, transparent = _upright(image, GROUNDS[self.ground])
+                if self.kept is not None and purpose and image.size != size:
+                    self.kept.add(key, purpose, pixels)
+                return pixels, transparent
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+            raise CannotDecode(name(), one_line(error)) from error
+
+
+def _upright(image: Image.Image, ground: int) -> tuple[NDArray[np.uint8], bool]:
+    """(H, W, 3), and whether parts of it are transparent."""
+    turn = _turn(image)
+    upright = image if turn is None else image.transpose(turn)
+    if image.mode == "F" or image.mode.startswith("I"):  # `convert` would cut it off at 255
+        return np.repeat(_eight_bits(upright)[:, :, None], 3, axis=2), False
+    if image.has_transparency_data:
+        layers = np.array(upright.convert("RGBA"))
+        alpha = layers[:, :, 3:].astype(np.uint32)
+        if alpha.size and alpha.min() < 255:
+            laid = layers[:, :, :3] * alpha + ground * (255 - alpha)
+            return ((laid + 127) // 255).astype(np.uint8), True
+    return np.array(upright.convert("RGB")), False
+
+
+def _ends_well(file: BinaryIO) -> bool:
+    """Whether an opaque image's file has a header and the mark of its end; False where that cannot be said."""
+    start = file.read(16)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - END_BYTES))
+    end = file.read()
+    if start.startswith(b"\xff\xd8"):
+        return end.rstrip(PADDING).endswith(b"\xff\xd9")
+    if start.startswith(b"\x89PNG"):
+        file.seek(0)
+        try:
+            with Image.open(file) as image:
+                return b"IEND" in end and not image.has_transparency_data
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+            return False
+    if start[:4] == b"RIFF" and start[8:] == b"WEBPVP8 ":  # the kind that has no transparent parts
+        return int.from_bytes(start[4:8], "little") + 8 <= size
+    return False
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from nas.data.named import Epochs, NamedDataSet, Peeked
-from nas.data.settings import DataSettings
+from nas.data.settings import ImageFileSettings
 from search_space.errors import UserError
 from search_space.reading import Above, AtLeast
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class WebDatasetSettings(DataSettings):
+class WebDatasetSettings(ImageFileSettings):
     """root: a folder or URL that `nas.pack` wrote, or a folder of shards alone."""
 
     train: Annotated[str | None, "instead of root, patterns such as URL/train-{000..999}.tar, several joined by ::"] = (
@@ -53,14 +53,21 @@ def _load(settings: WebDatasetSettings) -> DataSet:
     import numpy as np
 
     from nas.data.dataset import DataSet, Split
+    from nas.data.reduced import KeptImages, Purpose
+    from nas.data.shards.cache import is_remote
     from nas.data.shards.source import TarSource
+    from nas.data.soundness import Findings, look_through, sound
     from nas.data.splits import assemble
 
     images, cache = _find(settings)
     parts = [index for index in (images.train, images.test) if index is not None]
     _check_room(parts, cache, settings.shuffle_shards)
+    kept = KeptImages()
     trained, *tests = (
-        Split(TarSource(index, cache, settings.shuffle_shards), np.arange(len(index)), index.label) for index in parts
+        Split(
+            TarSource(index, cache, settings.shuffle_shards, settings.ground, kept), np.arange(len(index)), index.label
+        )
+        for index in parts
     )
     data = DataSet(
         images.name,
@@ -73,7 +80,25 @@ def _load(settings: WebDatasetSettings) -> DataSet:
         images.flip,
         images.crop,
     )
-    return assemble(data, trained, tests[0] if tests else None, settings.validation_share, settings.limit)
+    purpose = Purpose(settings.resolution, data.crop)
+
+    def look(split: Split, fully: bool) -> Findings:
+        assert isinstance(split.source, TarSource)
+        source, positions = split.source, split.indices.tolist()
+        if not is_remote(source.index.addresses[0]):
+            return look_through(source, positions, purpose, fully, settings.ground)
+        if images.packed:  # every image was decoded then, and all need not be fetched now
+            return Findings()
+        return source.remembered(
+            positions, lambda: look_through(source, positions, purpose, True, settings.ground), settings.ground
+        )
+
+    def assembled(parts: Sequence[Split | None]) -> DataSet:
+        trained, test = parts
+        assert trained is not None
+        return assemble(data, trained, test, settings.validation_share, settings.limit)
+
+    return sound((trained, tests[0] if tests else None), settings.damaged, look, assembled)
 
 
 def _check_room(parts: Sequence[ShardIndex], cache: FileCache, window: int) -> None:

@@ -86,6 +86,8 @@ def carry_out(
         )
         profiles = {f"device profile {plan.settings.device}": plan.profile.digest for plan in plans}
         checkpoints.require_same({"data": data.digest, **profiles})
+        if here.first:
+            data.findings.save(folder)
         logs = [_log(folder, plan, checkpoints, several) for plan in plans]
         steps = strategy.total_steps(plans[0], data) + len(plans) * _finetune_steps(plans[0], data)
         with _keeping(logs), SearchProgress(steps, progress if here.first else False) as bar:

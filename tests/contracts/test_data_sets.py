@@ -320,4 +320,4 @@ def test_a_supernets_options_are_of_its_own_data_set(tmp_path: Path) -> None:
     init = str(tmp_path / "c.safetensors")
     assert settings_from_dict(SearchSettings, with_defaults({"init": init})).data == shards
     other = settings_from_dict(SearchSettings, with_defaults({"init": init, "data": {"name": "imagefolder"}})).data
-    assert other == DataSettings("imagefolder", resolution=128, validation_share=0.1)
+    assert other == find("imagefolder").defaults

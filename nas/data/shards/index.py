@@ -79,6 +79,7 @@ class ShardedImages:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     flip: bool = True
     crop: str = "resized"
+    packed: bool = False  # by `nas.pack`, which decodes every image
 
 
 def find_shards(root: str | None, train: str | None, test: str | None, cache: FileCache) -> ShardedImages:
@@ -163,7 +164,7 @@ def _load(address: str) -> ShardedImages:
         names = about["class_names"]
         if max(train.label.max(), test.label.max()) >= len(names):
             raise BadFile(f"'{address}' has a label outside 0..{len(names) - 1}, its classes")
-        return ShardedImages(train=train, test=test, **about)
+        return ShardedImages(train=train, test=test, packed=True, **about)
     except BadFile:
         raise
     except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive

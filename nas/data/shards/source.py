@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.data.reduced import KeptImages, Purpose
 from nas.data.shards.cache import FileCache, is_remote
 from nas.data.shards.index import ShardIndex, member_name, wrong_size
-from nas.data.sources import decode
+from nas.data.soundness import Damaged, Findings
+from nas.data.sources import Decoder
 from search_space.errors import UserError
+from search_space.files import ensure_folder, write_whole
 
 
 class TarSource:
-    """Images of indexed shards, each read by its position. window: see `nas.data.sources.ShardedSource`."""
+    """Images of indexed shards, each read by its position.
 
-    def __init__(self, index: ShardIndex, cache: FileCache, window: int) -> None:
+    window: see `nas.data.sources.ShardedSource`; ground, kept: see `nas.data.sources.EncodedSource`.
+    """
+
+    def __init__(
+        self,
+        index: ShardIndex,
+        cache: FileCache,
+        window: int,
+        ground: str = "white",
+        kept: KeptImages | None = None,
+    ) -> None:
         self.index, self.cache, self.window = index, cache, window
+        self.decoder = Decoder(ground, kept)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -42,9 +60,38 @@ class TarSource:
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """(H, W, 3) uint8. Raises `BadFile` naming shard and member."""
+        return self.read_for(index, None)
+
+    def read_for(self, index: int, purpose: Purpose | None) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8, no smaller than the purpose needs. Raises as `read` does."""
         with self._open(index) as file:
-            offset, address = int(self.index.offset[index]), self.index.addresses[self.index.shard[index]]
-            return decode(self._content(file, index), lambda: f"'{member_name(file, offset)}' of shard '{address}'")
+            return self.decoder.decode(self._content(file, index), self._name(file, index), purpose, self._key(index))
+
+    def look(self, index: int, purpose: Purpose | None, fully: bool) -> bool:
+        """Whether it has transparent parts. Raises as `read` does."""
+        with self._open(index) as file:
+            content = self._content(file, index)
+            return self.decoder.look(content, self._name(file, index), purpose, self._key(index), fully)
+
+    def remembered(self, positions: Sequence[int], look: Callable[[], Findings], ground: str) -> Findings:
+        """What was found in remote shards when they were first looked at; they are fetched for it once."""
+        of = f"{self.index.addresses} {self.index.shard_bytes.tolist()} {list(positions)}"
+        kept = self.cache.folder / "index" / f"{hashlib.sha256(of.encode()).hexdigest()[:32]}.json"
+        with suppress(OSError, ValueError, TypeError, KeyError):  # what cannot be read is found again
+            values = json.loads(kept.read_text())
+            damaged = tuple(Damaged(**one) for one in values["damaged"])
+            return Findings(len(positions), damaged, int(values["transparent"]), ground)
+        found = look()
+        ensure_folder(kept.parent)
+        write_whole(kept, json.dumps(asdict(found)).encode())
+        return found
+
+    def _key(self, index: int) -> tuple[str, int]:
+        return self.index.addresses[self.index.shard[index]], int(self.index.offset[index])
+
+    def _name(self, file: BinaryIO, index: int) -> Callable[[], str]:
+        address, offset = self._key(index)
+        return lambda: f"'{member_name(file, offset)}' of shard '{address}'"
 
     def _open(self, index: int) -> BinaryIO:
         return self.cache.open(self.index.addresses[self.index.shard[index]])
