@@ -38,7 +38,10 @@ def _pack(values: dict[str, Any]) -> None:
         raise UserError(f"the folder '{folder}' is not empty; name another with out=")
     from nas.data import load
 
-    print_first(pack(load(data), folder, command.shard_mb))
+    images = load(data)
+    for sentence in images.found:
+        print_first(f"note: {sentence}")
+    print_first(pack(images, folder, command.shard_mb))
 
 
 def pack(data: DataSet, folder: Path, shard_mb: float = 100.0) -> str:

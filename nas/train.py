@@ -132,6 +132,8 @@ def full_training(
         checkpoints.require_same({"data": data.digest, "architecture": str(found.architecture)})
         if here.first:
             data.findings.save(folder)
+            for sentence in data.found:
+                say(f"note: {sentence}")
         with joined(here), SearchProgress(recipe.epochs * per_epoch, progress if here.first else False) as bar:
 
             def on_step(step: int, epoch: int, loss: float) -> None:
@@ -147,7 +149,7 @@ def full_training(
             network,
             chosen,
             data,
-            notes=(f"Trained in full at {command.resolution} pixels for {recipe.epochs} epochs",),
+            notes=(f"Trained in full at {command.resolution} pixels for {recipe.epochs} epochs", *data.found),
             provenance={
                 "recipe": asdict(recipe),
                 "search": dict(found.provenance),

@@ -86,6 +86,8 @@ def carry_out(
         checkpoints.require_same({"data": data.digest, **profiles})
         if here.first:
             data.findings.save(folder)
+            for sentence in data.found:
+                say(f"note: {sentence}")
         logs = [_log(folder, plan, checkpoints, several) for plan in plans]
         steps = strategy.total_steps(plans[0], data) + len(plans) * _finetune_steps(plans[0], data)
         with _keeping(logs), SearchProgress(steps, progress if here.first else False) as bar:
@@ -166,7 +168,9 @@ def _finish(task: Task, number: int, supernet: Supernet, models: LatencyModels, 
         **provenance(plan.settings.seed, begun.command, begun.started, checkpoints.seconds, data.place),
         "search_s": checkpoints.facts["search_s"],
     }
-    result = conclude(log.folder, network, chosen, data, _notes(plan, chosen, len(task.plans) > 1), origin)
+    result = conclude(
+        log.folder, network, chosen, data, (*_notes(plan, chosen, len(task.plans) > 1), *data.found), origin
+    )
     last = log.rows[-1].step if log.rows else 0
     reached = result.accuracy.validation if result.accuracy else None
     log.add(Row(last, "finetune", plan.settings.finetune.epochs, val_accuracy=reached))
