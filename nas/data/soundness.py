@@ -52,16 +52,16 @@ class Findings:
     def require_few(self, share: float) -> None:
         """Raise `BadFile` on one line if more than a share of the images is damaged."""
         count = len(self.damaged)
-        if count <= share * self.images:
+        if count <= share * self.images + 1e-9:  # 0.29 x 100 is a little less than 29
             return
         first, *others = self.damaged
         listed = ", ".join(one.name for one in others[: NAMED - 1]) + ", ..." * (count > NAMED)
         needed = math.ceil(100 * count / self.images) / 100
-        remedy = f", or set data.damaged={needed:g} to leave them out" if needed <= 0.5 else ""
+        remedy = f", or leave {'them' if others else 'it'} out with data.damaged={needed:g}" if needed <= 0.5 else ""
         raise BadFile(
-            f"cannot read {first.name}: {first.reason}{f'; nor {listed}' * bool(others)}; repair or remove "
-            f"{'them' if others else 'it'}{remedy} ({count} damaged of {self.images} images is above "
-            f"data.damaged={share:g})"
+            f"{count} of {self.images} images cannot be decoded, data.damaged={share:g} is the share that may be: "
+            f"cannot read {first.name}: {first.reason}{f', nor {listed}' * bool(others)}; "
+            f"repair or remove {'them' if others else 'it'}{remedy}"
         )
 
     def sentences(self) -> tuple[str, ...]:

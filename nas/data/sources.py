@@ -185,7 +185,8 @@ class Decoder:
                     self.kept.add(key, purpose, pixels)
                 return pixels, transparent
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-            raise CannotDecode(name(), one_line(error)) from error
+            unknown = isinstance(error, UnidentifiedImageError)  # its message names an object in memory
+            raise CannotDecode(name(), "no image of a known kind" if unknown else one_line(error)) from error
 
 
 def _upright(image: Image.Image, ground: int) -> tuple[NDArray[np.uint8], bool]:

@@ -1,0 +1,148 @@
+"""Question: how many images a second does one core read, in the first epoch and in later ones, and how many plainly?
+
+Command:  python -m tests.bench.image_reading [CASE ...]
+Cost:     about 3 minutes on 2 cores
+Expected: JPEG of 4000x3000 at least 60 in the first epoch and 100 in later ones; small images not slower than plainly
+
+`first` is the look through all files for damaged ones and the epoch after it, `later` the next epoch; both draw random
+crops, resize them to 128 a side and normalise. `plain` does the same on images that Pillow decodes in full, each time;
+`decode` is Pillow's full decode alone. Images per second of CPU time, of all threads together. The two take turns in
+every round, on the same files; medians of the rounds, ratios of the same round. Files are made from noise of every
+wavelength (1/f), which compress as photographs do; their size is in the result, since decoding depends on it.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESOLUTION = 128
+
+
+@dataclass(frozen=True)
+class Case:
+    """Images of a size and kind. count: how many there are; quality: of JPEG."""
+
+    width: int
+    height: int
+    kind: str
+    count: int
+    quality: int = 85
+    rounds: int = 5
+
+
+CASES = {
+    "jpeg_4000x3000_q75": Case(4000, 3000, "JPEG", 16, 75, 3),
+    "jpeg_4000x3000_q85": Case(4000, 3000, "JPEG", 16, 85, 3),
+    "jpeg_4000x3000_q92": Case(4000, 3000, "JPEG", 16, 92, 3),
+    "jpeg_500x375": Case(500, 375, "JPEG", 200),
+    "png_96x96": Case(96, 96, "PNG", 1000),
+}
+
+
+def photograph(height: int, width: int, seed: int) -> Any:
+    """(H, W, 3) uint8: noise of every wavelength, weaker the shorter it is, and a sensor's on top."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(seed)
+    image = rng.normal(0, 3, (height, width, 1)).repeat(3, axis=2).astype(np.float32)
+    waves = 4
+    while waves < max(height, width):
+        rows, columns = (max(1, side * waves // max(height, width)) for side in (height, width))
+        coarse = (rng.normal(size=(rows, columns, 1)) + 0.5 * rng.normal(size=(rows, columns, 3))).astype(np.float32)
+        for channel in range(3):
+            grown = Image.fromarray(coarse[:, :, channel]).resize((width, height), Image.Resampling.BICUBIC)
+            image[:, :, channel] += 60 * (4 / waves) ** 0.9 * np.asarray(grown)
+        waves *= 2
+    return (image + 128).clip(0, 255).astype(np.uint8)
+
+
+def measure(case: Case, folder: Path) -> dict[str, Any]:
+    """Images a second of CPU time, and the ratios to plain reading."""
+    import numpy as np
+    from PIL import Image
+
+    from nas.data import ArraySource, DataSet, EncodedSource, ImageSource
+    from nas.data.reduced import KeptImages, Purpose
+    from nas.data.soundness import look_through
+    from nas.data.splits import whole
+
+    files: list[Path | bytes] = []
+    for number in range(case.count):
+        # of large ones the same pixels, since making them takes longest; each is still read from a file of its own
+        path = folder / f"{number}.{case.kind.lower()}"
+        if number < 4:
+            Image.fromarray(photograph(case.height, case.width, number)).save(path, case.kind, quality=case.quality)
+        else:
+            path.write_bytes((folder / f"{number % 4}.{case.kind.lower()}").read_bytes())
+        files.append(path)
+
+    class Plain(ArraySource):
+        """Decoded in full at every read."""
+
+        def read(self, index: int) -> Any:
+            with Image.open(files[index]) as image:
+                return np.array(image.convert("RGB"))
+
+    labels = np.arange(case.count) % 2
+    purpose = Purpose(RESOLUTION, "resized")
+
+    def epoch(source: ImageSource, number: int) -> Callable[[], None]:
+        def read() -> None:
+            split = whole(source, labels)
+            data = DataSet("bench", ("a", "b"), split, split, split, crop="resized")
+            for _ in data.batches(split, RESOLUTION, case.count // 4, 0, number, training=True):
+                pass
+
+        return read
+
+    def seconds(work: Callable[[], object]) -> float:
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+
+    rates: dict[str, list[float]] = {}
+    for _ in range(case.rounds):
+        plain = Plain(np.empty((case.count, 0)))
+        ours = EncodedSource(files, kept=KeptImages())
+        decode = seconds(lambda: [plain.read(i) for i in range(case.count)])  # noqa: B023
+        plain_epoch = seconds(epoch(plain, 1))
+        looked = seconds(lambda: look_through(ours, range(case.count), purpose, True, "white"))  # noqa: B023
+        first, later = (seconds(epoch(ours, number)) for number in (0, 1))
+        spent = {"decode": decode, "plain_first": decode + plain_epoch, "plain_later": plain_epoch}
+        spent |= {"first": looked + first, "later": later}
+        for name, value in spent.items():
+            rates.setdefault(name, []).append(case.count / value)
+    result: dict[str, Any] = {name: round(statistics.median(values), 1) for name, values in rates.items()}
+    for name in ("first", "later"):
+        pairs = zip(rates[name], rates[f"plain_{name}"], strict=True)
+        result[f"{name}_to_plain"] = round(statistics.median(one / other for one, other in pairs), 2)
+    size = statistics.mean(item.stat().st_size for item in files if isinstance(item, Path))
+    return {"megabytes": round(size / 1e6, 3), **result}
+
+
+def main() -> None:
+    """Print a line of JSON for every case, the machine first."""
+    import PIL
+    import torch
+    from PIL import features
+
+    torch.set_num_threads(1)
+    libraries = {"pillow": PIL.__version__, "libjpeg_turbo": features.version("libjpeg_turbo")}
+    print(json.dumps({"machine": platform.processor() or platform.machine(), **libraries}), flush=True)
+    for name in sys.argv[1:] or CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps({"case": name, **measure(CASES[name], Path(folder))}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
