@@ -73,7 +73,8 @@ def _report(options: argparse.Namespace) -> None:
         trained = weighted and resolution == result.resolution.training
         purpose = "trained and accurate at this resolution" if trained else "for timing, not trained"
         arrays = {key: value.numpy() for key, value in network.state_dict().items()}
-        metadata = {"purpose": purpose, "architecture": str(result.architecture), "resolution": str(resolution)}
+        about = {"purpose": purpose, "architecture": str(result.architecture), "resolution": str(resolution)}
+        metadata = {**about, **result.input.metadata()}
         write_whole(options.onnx, to_onnx(segments, arrays, metadata).SerializeToString(deterministic=True))
         print(f"-> {options.onnx} ({purpose})")
 

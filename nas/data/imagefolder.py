@@ -59,7 +59,7 @@ def _load(settings: DataSettings) -> DataSet:
     trained = _read_folder(train_folder, names)
     test = _read_folder(test_folder, names) if test_folder else None
     data = DataSet(
-        folder.name, names, trained, trained, trained, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop="resized"
+        folder.name, names, trained, trained, trained, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop="random"
     )
     return assemble(data, trained, test, settings.validation_share, settings.limit)
 

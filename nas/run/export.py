@@ -47,9 +47,7 @@ def export_network(
     common = {
         "architecture": str(chosen.architecture),
         "space": chosen.architecture.space.name,
-        "classes": "\n".join(inputs.class_names),
-        "mean": " ".join(map(str, inputs.mean)),
-        "std": " ".join(map(str, inputs.std)),
+        **inputs.metadata(),
     }
 
     def graph(segments: tuple[Segment, ...], pixels: int, purpose: str) -> bytes:
