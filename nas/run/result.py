@@ -78,6 +78,7 @@ class Accuracy:
     measured_on: str
 
 
+FOR_TIMING = "for timing, not trained"  # the purpose that an ONNX file states
 RESIZE = "bilinear, antialiased where both sides shrink"
 
 
