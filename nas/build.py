@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nas.command.options import fail
 from nas.run.export import load_network
-from nas.run.result import SearchResult, load_result
+from nas.run.result import FOR_TIMING, SearchResult, load_result
 from search_space import UserError, cost_of, lower
 from search_space.build import Network
 from search_space.files import write_whole
@@ -71,9 +71,10 @@ def _report(options: argparse.Namespace) -> None:
         print("".join(f"note: {note}\n" for note in left_out), end="")
     if options.onnx:
         trained = weighted and resolution == result.resolution.training
-        purpose = "trained and accurate at this resolution" if trained else "for timing, not trained"
+        purpose = "trained and accurate at this resolution" if trained else FOR_TIMING
         arrays = {key: value.numpy() for key, value in network.state_dict().items()}
-        metadata = {"purpose": purpose, "architecture": str(result.architecture), "resolution": str(resolution)}
+        about = {"purpose": purpose, "architecture": str(result.architecture), "resolution": str(resolution)}
+        metadata = {**about, **result.input.metadata()}
         write_whole(options.onnx, to_onnx(segments, arrays, metadata).SerializeToString(deterministic=True))
         print(f"-> {options.onnx} ({purpose})")
 

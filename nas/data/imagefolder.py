@@ -73,8 +73,8 @@ def _load(settings: ImageFolderSettings) -> DataSet:
     validation = Split(source, np.arange(len(trained), len(source)), of_more) if more else None
     test = whole(source_of(held_out["test"][0]), held_out["test"][1]) if "test" in held_out else None
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    data = DataSet(printable(layout.around[0].name), names, train, train, train, mean, std, crop="resized")
-    purpose = Purpose(settings.resolution, data.crop)
+    data = DataSet(printable(layout.around[0].name), names, train, train, train, mean, std, crop="random")
+    purpose = Purpose(settings.resolution, data.varied(settings.flip, settings.crop).crop)
 
     def look(split: Split, fully: bool) -> Findings:
         assert isinstance(split.source, EncodedSource)

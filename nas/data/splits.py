@@ -119,4 +119,6 @@ def whole(source: ImageSource, labels: NDArray[np.int64]) -> Split:
 def no_images(name: str, inputs: InputFormat) -> DataSet:
     """What a network trained elsewhere wants to see, where there are no images to show it."""
     nothing = whole(EncodedSource(()), np.empty(0, np.int64))
-    return DataSet(name, inputs.class_names, nothing, nothing, nothing, inputs.mean, inputs.std)
+    data = DataSet(name, inputs.class_names, nothing, nothing, nothing, inputs.mean, inputs.std)
+    shown = inputs.preprocessing
+    return data.varied(shown.training_flip, shown.training_crop) if shown else data

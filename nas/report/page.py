@@ -18,6 +18,7 @@ from nas.report.figures.network import draw_network
 from nas.report.figures.time import draw_time
 from nas.report.frame import render
 from nas.report.run import Run, load_run
+from nas.run.result import SearchResult
 from search_space.files import write_whole
 
 
@@ -47,8 +48,24 @@ def write_report(folder: Path) -> Path:
 def _provenance_rows(run: Run) -> Iterable[tuple[str, str]]:
     yield "network", str(run.result.architecture)
     yield "space", run.result.architecture.space.name
+    yield "input", ", ".join(_input_words(run.result))
     for name, value in run.result.provenance.items():
         yield re.sub(r" s$", " (s)", name.replace("_", " ")), ", ".join(_flat(value)) or "not recorded"
+
+
+def _input_words(result: SearchResult) -> Iterable[str]:
+    """What a picture must be made into for the network, and how training varied it."""
+    given, pixels = result.input, result.resolution.training
+    shown = given.preprocessing
+    if shown is None:
+        yield "crop not recorded"
+    else:
+        part = f"the middle square, {shown.crop_share:g} of the shorter side" if shown.crop == "centre" else "all of it"
+        yield f"{part}, resized to {pixels} × {pixels} ({shown.resize}), {shown.colours}"
+    yield f"mean {' '.join(map(str, given.mean))}, std {' '.join(map(str, given.std))}"
+    if shown is not None:
+        flip = "mirrored at random" if shown.training_flip else "not mirrored"
+        yield f"in training crop {shown.training_crop} and {flip}"
 
 
 def _flat(value: Any, name: str = "") -> Iterable[str]:

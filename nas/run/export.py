@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from nas.run.chosen import Chosen
-from nas.run.result import InputFormat, SearchResult
+from nas.run.result import FOR_TIMING, InputFormat, SearchResult
 from search_space import Segment, UserError, lower
 from search_space.build import Network
 from search_space.errors import BadFile, one_line
@@ -47,9 +47,7 @@ def export_network(
     common = {
         "architecture": str(chosen.architecture),
         "space": chosen.architecture.space.name,
-        "classes": "\n".join(inputs.class_names),
-        "mean": " ".join(map(str, inputs.mean)),
-        "std": " ".join(map(str, inputs.std)),
+        **inputs.metadata(),
     }
 
     def graph(segments: tuple[Segment, ...], pixels: int, purpose: str) -> bytes:
@@ -66,7 +64,7 @@ def export_network(
         raise ParityError(f"the ONNX graph differs from torch by {difference:.2e}, more than {allowed:.0e}")
     write_whole(folder / "weights.safetensors", save(state, {"architecture": str(chosen.architecture)}))
     write_whole(folder / "model.onnx", model)
-    timing = graph(chosen.segments, deployed, "for timing, not trained")
+    timing = graph(chosen.segments, deployed, FOR_TIMING)
     write_whole(folder / f"latency_{deployed}.onnx", timing)
 
 

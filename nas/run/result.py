@@ -78,13 +78,53 @@ class Accuracy:
     measured_on: str
 
 
+FOR_TIMING = "for timing, not trained"  # the purpose that an ONNX file states
+RESIZE = "bilinear, antialiased where both sides shrink"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the square that the network is shown, after it is turned upright as its EXIF says.
+
+    crop: 'whole', or 'centre', the middle square whose side is `crop_share` of the picture's shorter side. resize: to
+    the training resolution a side. training_crop, training_flip: how training varied the pictures, in the words of the
+    options `data.crop` and `data.flip`.
+    """
+
+    crop: str
+    crop_share: float
+    training_crop: str
+    training_flip: bool
+    resize: str = RESIZE
+    colours: str = "RGB"
+
+    def words(self) -> dict[str, str]:
+        """As the metadata of an ONNX file hold it."""
+        return {
+            name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in vars(self).items()
+        }
+
+
 @dataclass(frozen=True)
 class InputFormat:
-    """What the network wants to see: (image / 255 - mean) / std, RGB."""
+    """What the network wants to see: (image / 255 - mean) / std, RGB.
+
+    preprocessing: None in files of earlier versions, which do not state it.
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     class_names: tuple[str, ...]
+    preprocessing: Preprocessing | None = None
+
+    def metadata(self) -> dict[str, str]:
+        """As an ONNX file holds it: numbers with spaces between, classes on a line each."""
+        return {
+            "classes": "\n".join(self.class_names),
+            "mean": " ".join(map(str, self.mean)),
+            "std": " ".join(map(str, self.std)),
+            **(self.preprocessing.words() if self.preprocessing else {}),
+        }
 
 
 @dataclass(frozen=True)

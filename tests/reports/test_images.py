@@ -290,7 +290,7 @@ def test_large_jpegs_are_decoded_at_the_scale_that_is_needed(orientation: int, p
     source = EncodedSource([content(smooth(1500, 2000), "JPEG", quality=95, progressive=progressive, exif=exif)])
     whole = source.read(0)
     assert whole.shape == ((1500, 2000, 3) if orientation == 1 else (2000, 1500, 3))
-    for purpose, scale in ((Purpose(128, "resized"), 2), (Purpose(64, "resized"), 4), (Purpose(128, "none"), 8)):
+    for purpose, scale in ((Purpose(128, "random"), 2), (Purpose(64, "random"), 4), (Purpose(128, "whole"), 8)):
         smaller = source.read_for(0, purpose)
         assert smaller.shape[:2] == tuple(-(-side // scale) for side in whole.shape[:2])
         shown = np.asarray(Image.fromarray(whole).resize(smaller.shape[1::-1], Image.Resampling.BOX), np.float32)
@@ -303,8 +303,8 @@ def test_images_not_much_larger_than_needed_keep_every_byte() -> None:
         encoded = content(noise(1, *size), "JPEG")
         with Image.open(io.BytesIO(encoded)) as image:
             plain = np.array(image.convert("RGB"))
-        read = EncodedSource([encoded], kept=(kept := KeptImages())).read_for(0, Purpose(128, "resized"))
-        assert read.tobytes() == plain.tobytes() and kept.get(encoded, Purpose(128, "resized")) is None
+        read = EncodedSource([encoded], kept=(kept := KeptImages())).read_for(0, Purpose(128, "random"))
+        assert read.tobytes() == plain.tobytes() and kept.get(encoded, Purpose(128, "random")) is None
     large = content(noise(1, 900, 900), "PNG")
     assert EncodedSource([large]).read_for(0, Purpose(16, "none")).shape == (900, 900, 3)
 
@@ -328,7 +328,7 @@ def test_no_crop_of_a_smaller_decode_is_below_the_resolution(tmp_path: Path, cro
 def test_a_cut_large_jpeg_is_found_at_a_smaller_scale() -> None:
     """ultralytics/yolov5 3095: looking through photographs costs no full decode, and finds as many as one."""
     whole = content(noise(0, 800, 1000), "JPEG")
-    purpose = Purpose(16, "resized")
+    purpose = Purpose(16, "random")
     for share in (0.01, 0.3, 0.9, 0.99, 0.9999):
         source = EncodedSource([whole[: int(share * len(whole))]])
         for attempt in (lambda s=source: s.look(0, purpose, True), lambda s=source: s.read(0)):
@@ -347,7 +347,7 @@ def test_batches_are_the_same_whether_large_images_are_kept_or_not(tmp_path: Pat
     data = images(tmp_path, resolution=16)
     source = data.train.source
     assert isinstance(source, EncodedSource) and source.decoder.kept is not None
-    assert source.decoder.kept.get(source.items[0], Purpose(16, "resized")) is not None
+    assert source.decoder.kept.get(source.items[0], Purpose(16, "random")) is not None
     other = EncodedSource(source.items, kept=KeptImages(0))
     anew = replace(data, train=Split(other, data.train.indices, data.train.labels))
     for epoch in (0, 1):
