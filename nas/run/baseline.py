@@ -47,7 +47,9 @@ class Pixels:
 
 def reduced(images: Tensor) -> NDArray[np.float32]:
     """(N, 3, R, R) -> (N, 3 * 16 * 16), every value the mean of its part of the image."""
-    small: NDArray[np.float32] = F.adaptive_avg_pool2d(images.detach().float(), BASELINE_PIXELS).flatten(1).cpu().numpy()
+    small: NDArray[np.float32] = (
+        F.adaptive_avg_pool2d(images.detach().float(), BASELINE_PIXELS).flatten(1).cpu().numpy()
+    )
     return small
 
 

@@ -49,7 +49,8 @@ def conclude(
     else:
         sample = torch.randn(16, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
     export_network(folder, network, chosen, data.inputs, sample)
-    measured, without = None, ()
+    measured: Accuracy | None = None
+    without: tuple[str, ...] = ()
     if validation is not None:
         measured, without = _tested(folder / "model.onnx", data, pixels, validation, small)
     result = SearchResult(
