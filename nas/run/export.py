@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnxruntime
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -93,6 +93,15 @@ def load_network(result: SearchResult, weights: Path | None) -> Network:
     if weights is not None:
         load_weights(network, weights)
     return network.eval()
+
+
+def classes_in(weights: Path) -> int | None:
+    """How many classes the weights of a safetensors file are for; None where it cannot be told."""
+    try:
+        with safe_open(weights, framework="pt") as file:
+            return int(file.get_slice(CLASSIFIER).get_shape()[0]) if CLASSIFIER in file.keys() else None  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return None
 
 
 def load_weights(network: Network, weights: Path, classes_of: str = "the architecture") -> None:

@@ -195,6 +195,7 @@ def _finetune(task: Task, number: int, network: Network, found: dict[str, Any], 
             accuracy=found["accuracy"],
             expected_ms=latency_ms,
             budget_ms=settings.budget_ms,
+            part=f"{target_name(settings)} epoch {epoch + 1}" if len(task.plans) > 1 else f"epoch {epoch + 1}",
         )
         if step % LOG_EVERY == 0:
             at = found["step"] + step
