@@ -29,6 +29,7 @@ from search_space.files import ensure_folder, write_whole
 NAME = "index.npz"  # beside the shards that nas.pack wrote
 IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "ppm"}
 ABOUT = ("name", "class_names", "mean", "std", "flip", "crop")
+WALK = 2  # a new number when a walk finds something else
 BLOCK = 512  # bytes; a tar's unit
 
 
@@ -205,9 +206,9 @@ def _walk(addresses: Sequence[str], cache: FileCache) -> ShardIndex:
 def _index_kept(address: str, cache: FileCache) -> ShardIndex:
     def identity() -> str:
         if is_remote(address):
-            return address  # its size is compared at every read
+            return f"{WALK} {address}"  # its size is compared at every read
         stat = Path(address).stat()
-        return f"{Path(address).resolve()} {stat.st_size} {stat.st_mtime_ns}"
+        return f"{WALK} {Path(address).resolve()} {stat.st_size} {stat.st_mtime_ns}"
 
     try:
         name = hashlib.sha256(identity().encode()).hexdigest()[:32]
@@ -228,9 +229,15 @@ def _index_kept(address: str, cache: FileCache) -> ShardIndex:
 
 
 def index_shard(file: BinaryIO, address: str) -> ShardIndex:
-    """Walk through one tar. Raises `BadFile` naming the shard, and the member, that is damaged or lacks a label."""
+    """Walk through one tar. Raises `BadFile` naming the shard, and the member, that is damaged or lacks a label.
+
+    A name's key ends at its first dot, as webdataset has it, so that x.seg.png is another picture of x. A name with
+    dots of its own, cam1.2024.05.jpg, is an image too where a label of the same name, cam1.2024.05.cls, is beside it.
+    """
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
+    dotted: dict[str, tuple[str, int, int]] = {}
+    of_dotted: dict[str, int] = {}
     end, last = 0, "its beginning"
     file.seek(0)
     try:
@@ -247,9 +254,13 @@ def index_shard(file: BinaryIO, address: str) -> ShardIndex:
                     if key in images:
                         raise BadFile(f"shard '{address}': '{member.name}' is the second image of its label")
                     images[key] = (member.name, member.offset_data, member.size)
-                elif ending == "cls":
+                elif ending == "cls" or ending.endswith(".cls"):
                     content = tar.extractfile(member)
-                    labels[key] = _label(content.read() if content else b"", address, member.name)
+                    whole = str(folder / name.removesuffix(".cls"))
+                    own, its = (labels, key) if ending == "cls" else (of_dotted, whole)
+                    own[its] = _label(content.read() if content else b"", address, member.name)
+                elif (kind := ending.rpartition(".")[2].lower()) in IMAGES:
+                    dotted[str(folder / name[: -len(kind) - 1])] = (member.name, member.offset_data, member.size)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         if isinstance(error, BadFile):
             raise
@@ -257,8 +268,11 @@ def index_shard(file: BinaryIO, address: str) -> ShardIndex:
     file.seek(end)  # tarfile takes a cut or damaged rest for the end
     if file.read(2 * BLOCK) != bytes(2 * BLOCK):
         raise BadFile(f"shard '{address}' is cut or damaged after {last}; fetch or pack it again")
+    named = {key: image for key, image in dotted.items() if key in of_dotted}
+    images, labels = {**images, **named}, {**labels, **{key: of_dotted[key] for key in named}}
     if not images:
-        raise BadFile(f"shard '{address}' holds no image ({', '.join(sorted(IMAGES))})")
+        reason = f"; the names of {len(dotted)} have dots in them and no label of the same name" if dotted else ""
+        raise BadFile(f"shard '{address}' holds no image ({', '.join(sorted(IMAGES))}){reason}")
     for key, (name, _, _) in images.items():
         if key not in labels:
             raise BadFile(f"shard '{address}': '{name}' has no label ('{key}.cls')")
