@@ -106,7 +106,7 @@ def test_one_truncated_jpeg_among_many_is_left_out_and_listed(tmp_path: Path) ->
     assert "1 of 200" in sentence and "dog/041.jpg" in sentence and "damaged.txt" in sentence
     data.findings.save(tmp_path)
     (line,) = (tmp_path / "damaged.txt").read_text().splitlines()
-    assert line.startswith("dog/041.jpg: ") and "truncated" in line
+    assert line.startswith("dog/041.jpg: ") and "truncated" in line.lower()
     assert whole.found == () and not whole.findings.damaged
 
 
@@ -331,9 +331,10 @@ def test_a_cut_large_jpeg_is_found_at_a_smaller_scale() -> None:
     purpose = Purpose(16, "resized")
     for share in (0.01, 0.3, 0.9, 0.99, 0.9999):
         source = EncodedSource([whole[: int(share * len(whole))]])
-        for attempt in (lambda s=source: s.look(0, purpose, True), lambda s=source: s.read(0)):
-            with pytest.raises(CannotDecode):
-                attempt()
+        with pytest.raises(CannotDecode):
+            source.look(0, purpose, True)
+        with pytest.raises(CannotDecode):
+            source.read(0)
     assert EncodedSource([whole]).look(0, purpose, True) is False
     assert EncodedSource([whole]).read_for(0, purpose).shape == (100, 125, 3)
 
