@@ -288,7 +288,7 @@ def load_images(scale: Scale, root: str) -> DataSet:
     if scale.choosing is not None:
         everything = load(replace(asked, validation_share=0.2, limit=None))
         data = replace(data, validation=_beside(data.train, everything, scale.choosing))
-    return replace(data, crop="none")  # so few epochs need no more than mirrored images
+    return replace(data, crop="whole")  # so few epochs need no more than mirrored images
 
 
 def _beside(trained: Split, everything: DataSet, count: int) -> Split:

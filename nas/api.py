@@ -56,8 +56,10 @@ def search(
         if resolution is not None:
             options["data"] = {**options.get("data", {}), "resolution": resolution}
         options = with_defaults(options)
-        check_out(options.get("out"))
-    plans = plan_targets(settings_of(options), own.num_classes if own else None)
+    each = settings_of(options)
+    if begun is None:
+        check_out(each[0].out)
+    plans = plan_targets(each, own.num_classes if own else None)
     folder = (Path(resume), begun) if resume is not None and begun is not None else None
     finished = carry_out(plans, own, progress=progress, resume=folder)
     if finished is None:

@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 from nas.command.options import fail
-from nas.run.export import load_network
-from nas.run.result import SearchResult, load_result
+from nas.run.export import classes_in, load_network
+from nas.run.result import ALONE, FOR_TIMING, SearchResult, load_result_or_architecture, result_of
 from search_space import UserError, cost_of, lower
 from search_space.build import Network
 from search_space.files import write_whole
@@ -21,10 +21,13 @@ from search_space.to_onnx import to_onnx
 def build(path: str | Path, weights: str | Path | None = None) -> tuple[SearchResult, Network]:
     """The result in architecture.json and its network, with weights where a file is given or lies beside it.
 
-    Raises `BadFile` for files that cannot be used.
+    A file may hold an architecture alone; the number of classes is then the weights'. Raises `BadFile` for files that
+    cannot be used.
     """
-    result = load_result(Path(path))
-    return result, load_network(result, _weights(Path(path), weights))
+    result, file = load_result_or_architecture(Path(path)), _weights(Path(path), weights)
+    if ALONE in result.notes and file is not None and (classes := classes_in(file)):
+        result = result_of(result.architecture, classes)
+    return result, load_network(result, file)
 
 
 def _weights(path: Path, weights: str | Path | None) -> Path | None:
@@ -35,7 +38,7 @@ def _weights(path: Path, weights: str | Path | None) -> Path | None:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m nas.build", description="Rebuild a found network.")
-    parser.add_argument("architecture", type=Path, help="architecture.json of a run")
+    parser.add_argument("architecture", type=Path, help="architecture.json of a run, or an architecture alone")
     parser.add_argument("--weights", type=Path, help="safetensors file (default: the one beside the JSON, if any)")
     parser.add_argument("--resolution", type=int, help="pixels for counts, latency and ONNX (default: deployment's)")
     parser.add_argument("--onnx", type=Path, help="write the graph here")
@@ -49,7 +52,7 @@ def main() -> None:
 
 def _report(options: argparse.Namespace) -> None:
     result, network = build(options.architecture, options.weights)
-    weighted = _weights(options.architecture, options.weights) is not None
+    weighted, alone = _weights(options.architecture, options.weights) is not None, ALONE in result.notes
     resolution = result.resolution.deployment if options.resolution is None else options.resolution
     segments = lower(result.architecture, resolution, result.num_classes)
     cost = cost_of(segments)
@@ -60,6 +63,8 @@ def _report(options: argparse.Namespace) -> None:
         f"{cost.peak_activation_bytes / 2**20:.2f} MiB peak activation (fp32), {result.num_classes} classes, "
         f"{'weights loaded' if weighted else 'no weights: random ones'}"
     )
+    if alone:
+        print(f"note: {ALONE}" + ("" if weighted else f", counts are with {result.num_classes} classes"))
     if options.latency:
         from nas.run.chosen import LatencyModels
 
@@ -70,10 +75,11 @@ def _report(options: argparse.Namespace) -> None:
             )
         print("".join(f"note: {note}\n" for note in left_out), end="")
     if options.onnx:
-        trained = weighted and resolution == result.resolution.training
-        purpose = "trained and accurate at this resolution" if trained else "for timing, not trained"
+        trained = weighted and not alone and resolution == result.resolution.training
+        purpose = "trained and accurate at this resolution" if trained else FOR_TIMING
         arrays = {key: value.numpy() for key, value in network.state_dict().items()}
-        metadata = {"purpose": purpose, "architecture": str(result.architecture), "resolution": str(resolution)}
+        about = {"purpose": purpose, "architecture": str(result.architecture), "resolution": str(resolution)}
+        metadata = {**about, **result.input.metadata()}
         write_whole(options.onnx, to_onnx(segments, arrays, metadata).SerializeToString(deterministic=True))
         print(f"-> {options.onnx} ({purpose})")
 

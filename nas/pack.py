@@ -39,8 +39,8 @@ def _pack(values: dict[str, Any]) -> None:
     from nas.data import load
 
     images = load(data)
-    for sentence in images.found:
-        print_first(f"note: {sentence}")
+    for line in images.said:
+        print_first(line)
     print_first(pack(images, folder, command.shard_mb))
 
 

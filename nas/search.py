@@ -34,9 +34,10 @@ def _search(values: dict[str, Any]) -> None:
         values = with_defaults(given(values, sys.argv[1:]))
     from nas.run.plan import check_out, plan_targets  # no torch up to here: a hopeless request is refused at once
 
+    each = settings_of(values)
     if begun is None:
-        check_out(values.get("out"))
-    plans = plan_targets(settings_of(values))
+        check_out(each[0].out)
+    plans = plan_targets(each)
     _say_plans(plans)
     from nas.command.summary import summary
     from nas.run.search import carry_out

@@ -63,13 +63,9 @@ def _train(values: dict[str, Any]) -> None:
     )
     if trained is None:
         return
-    result, folder = trained
-    assert result.accuracy is not None  # it was trained on images
-    print(
-        f"{result.accuracy.data} test accuracy {result.accuracy.test:.1%} (model.onnx at "
-        f"{result.resolution.training} pixels, {result.accuracy.test_images} images), "
-        f"validation {result.accuracy.validation:.1%} -> {folder}"
-    )
+    from nas.command.summary import one_training
+
+    print_first(one_training(*trained))
 
 
 def full_training(
@@ -90,15 +86,17 @@ def full_training(
     import torch
 
     from nas.data import load
+    from nas.report.page import write_report
     from nas.run.checkpoint import Checkpoints
     from nas.run.chosen import chosen_before
     from nas.run.conclude import conclude
     from nas.run.distributed import joined, place, with_global_norms
     from nas.run.export import load_weights
     from nas.run.folder import run_folder
+    from nas.run.log import TrainLog
     from nas.run.progress import SearchProgress
     from nas.run.provenance import provenance
-    from nas.run.result import load_result
+    from nas.run.result import ALONE, load_result_or_architecture
     from nas.training.loop import steps_per_epoch, train_network
     from search_space.build import Network, to_channels_last
 
@@ -106,16 +104,24 @@ def full_training(
     checkpoint = checkpoint or CheckpointSettings()
     if command.threads:
         torch.set_num_threads(command.threads)
-    found = load_result(Path(command.architecture).expanduser())
+    found = load_result_or_architecture(Path(command.architecture).expanduser())
     here = place(command.accelerator)
     data = replace(load(data_settings), place=here)
+    for line in data.said:
+        say(line)
     torch.manual_seed(command.seed)
     chosen = chosen_before(found, data.num_classes, command.resolution)
     network = Network(
         chosen.training_segments, recipe.layer_scale, recipe.drop_path, paper_init=recipe.layer_scale < 0.01
     )
+    notes = [f"Trained in full at {command.resolution} pixels for {recipe.epochs} epochs"]
+    notes += [ALONE] if ALONE in found.notes else []
     if command.weights is not None:
-        load_weights(network, Path(command.weights).expanduser(), f"data={data_settings.name}")
+        weights = Path(command.weights).expanduser()
+        load_weights(network, weights, f"data={data_settings.name}")
+        if other := _other_head(weights, data.class_names):
+            notes.append(other)
+            say(f"note: {other}")
     options = {
         **asdict(command),
         "data": asdict(data_settings),
@@ -132,13 +138,13 @@ def full_training(
         checkpoints.require_same({"data": data.digest, "architecture": str(found.architecture)})
         if here.first:
             data.findings.save(folder)
-            for sentence in data.found:
-                say(f"note: {sentence}")
+        log = TrainLog(folder, checkpoints, per_epoch)
         with joined(here), SearchProgress(recipe.epochs * per_epoch, progress if here.first else False) as bar:
 
             def on_step(step: int, epoch: int, loss: float) -> None:
                 bar.skip(step - 1)
-                bar.advance(f"epoch {epoch + 1}", loss=loss)
+                bar.advance("train", loss=loss, part=f"epoch {epoch + 1} of {recipe.epochs}")
+                log.step(step, epoch + 1, loss)
 
             with_global_norms(to_channels_last(network)).to(here.device)
             train_network(network, data, data.train, command.resolution, recipe, command.seed, on_step, checkpoints)
@@ -149,16 +155,33 @@ def full_training(
             network,
             chosen,
             data,
-            notes=(f"Trained in full at {command.resolution} pixels for {recipe.epochs} epochs", *data.found),
-            provenance={
+            (*notes, *data.found),
+            {
+                "data": asdict(data_settings),
                 "recipe": asdict(recipe),
                 "search": dict(found.provenance),
                 **provenance(command.seed, begun.command, begun.started, checkpoints.seconds, here),
             },
         )
+        log.end(recipe.epochs, result.accuracy.validation if result.accuracy else None)
+        write_report(folder)
         checkpoints.clear()
         begun.forget(folder)
     return result, folder
+
+
+def _other_head(weights: Path, classes: tuple[str, ...]) -> str | None:
+    """A note where the weights' run, by the architecture.json beside them, had other classes, though equally many."""
+    from nas.run.result import load_result
+
+    try:
+        before = load_result(weights.with_name("architecture.json")).input.class_names
+    except UserError:  # weights from elsewhere, of which no file tells the classes
+        return None
+    for number, (old, new) in enumerate(zip(before, classes, strict=False)):
+        if old != new:
+            return f"The weights were trained for other classes: class {number} was '{old}' and is now '{new}'"
+    return None
 
 
 if __name__ == "__main__":

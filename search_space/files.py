@@ -6,9 +6,11 @@ import os
 import platform
 import re
 import secrets
+import sys
 from contextlib import suppress
 from glob import escape
 from pathlib import Path
+from typing import IO, Any
 from zlib import crc32
 
 from search_space.errors import CannotWrite
@@ -30,7 +32,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
     Raises `CannotWrite` when the disk refuses (full, read-only).
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content  # paths may be any bytes
     aside = path.with_name(f".{path.name}.{_MACHINE}-{os.getpid()}-{secrets.token_hex(4)}.partial")
     _sweep(path)
     try:
@@ -54,7 +56,26 @@ def _sweep(path: Path) -> None:
                 left.unlink()
 
 
+def lock(file: IO[Any], wait: bool = True) -> None:
+    """Hold a file, alone among processes, until it is closed or this process ends.
+
+    Raises `OSError` where another process holds it and `wait` is false. On a system without locks it does nothing.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        return
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
 def _runs(process: int) -> bool:
+    if sys.platform == "win32":
+        return True  # there, a signal of 0 would end it
     try:
         os.kill(process, 0)
     except ProcessLookupError:

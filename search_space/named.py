@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from search_space.errors import UnknownName, UserError
@@ -39,10 +40,11 @@ def check_named(what: str, name: str, known: Mapping[str, str]) -> None:
         raise UnknownName(what, name, known, HINT)
 
 
-def load_named(what: str, name: str, known: Mapping[str, str], needs: Sequence[str] = ("__call__",)) -> Any:
+def load_named(what: str, name: str, known: Mapping[str, str], role: Sequence[str] | int) -> Any:
     """The value that `name` stands for: `known` maps names to dotted paths; any other dotted path is followed as it is.
 
-    what: the option, for messages. needs: attributes that the value must have, those of its role.
+    what: the option, for messages. role: the attributes that the value must have, or, of a function, the number of
+    arguments that it is called with.
     Raises `UnknownName`, or `UserError` for a path that leads nowhere or to something else.
     """
     check_named(what, name, known)
@@ -55,6 +57,12 @@ def load_named(what: str, name: str, known: Mapping[str, str], needs: Sequence[s
         raise UserError(f"{what}={name}: there is no module '{error.name}' on the Python path") from error
     except AttributeError as error:
         raise UserError(f"{what}={name}: the module '{module}' has no '{value}'") from error
-    if lacking := [attribute for attribute in needs if not hasattr(found, attribute)]:
-        raise UserError(f"{what}={name} is no {what}: it has no '{lacking[0]}'; it needs {', '.join(needs)}")
+    if not isinstance(role, int):
+        if lacking := [attribute for attribute in role if not hasattr(found, attribute)]:
+            raise UserError(f"{what}={name} is no {what}: it has no '{lacking[0]}'; it needs {', '.join(role)}")
+        return found
+    try:
+        signature(found).bind(*[None] * role)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{what}={name} is no {what}: it is no function of {role} arguments") from error
     return found

@@ -172,6 +172,11 @@ class Workshop:
                 Image.fromarray(pixels).save(self.folder / "photos" / name / f"{number}.jpg")
         return self.folder / "photos"
 
+    @property
+    def photo(self) -> Path:
+        """One of them."""
+        return self.photos / "cat" / "0.jpg"
+
     @cached_property
     def cifar10(self) -> Path:
         """Noise in the form of CIFAR-10's binary version."""
@@ -332,6 +337,8 @@ def filled(argument: str, images: str, workshop: Workshop, cwd: Path) -> str:
         source = workshop.stopped if key == "resume" else workshop.run
         shutil.copytree(source, cwd / "given", dirs_exist_ok=True)
         return f"{key}={'given'}{value.removeprefix('runs/RUN')}".removeprefix("=")
+    if argument == "photo.jpg":
+        return str(workshop.photo)
     if argument == "data.root=PATH":
         return f"data.root={workshop.cifar10 if images == 'cifar10' else workshop.photos}"
     if value == "SHARDS":
@@ -405,7 +412,10 @@ def run_small(script: Path, cwd: Path) -> str:
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
-def test_a_python_block_runs(block: Shown, tmp_path: Path) -> None:
+def test_a_python_block_runs(block: Shown, workshop: Workshop, tmp_path: Path) -> None:
+    if "runs/RUN" in block.text:
+        shutil.copytree(workshop.run, tmp_path / "runs/RUN")
+        shutil.copy(workshop.photo, tmp_path / "photo.jpg")
     (tmp_path / "block.py").write_text(block.text, encoding="utf-8")
     said = run_small(tmp_path / "block.py", tmp_path)
     assert said or "print(" not in block.text

@@ -421,9 +421,13 @@ def _give_up(error: UserError, sweeping: bool) -> None:
 
 
 def print_first(line: str) -> None:
-    """Print at once; of several processes (torchrun) only the first speaks."""
+    """Print at once; of several processes (torchrun) only the first speaks.
+
+    What the terminal cannot show, such as accents in a class's name, is printed as escapes.
+    """
     if os.environ.get("RANK", "0") == "0":
-        print(line, flush=True)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def fail(error: UserError, code: int = 2) -> None:

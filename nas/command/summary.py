@@ -1,11 +1,16 @@
-"""What a person reads at the end of a search, from its results. Not the report (`nas.report`)."""
+"""What a person reads at the end of a run, from its results. Not the report (`nas.report`)."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.run.result import Accuracy, SearchResult, scale_note
+from nas.data.registry import DATA_SETS, option_defaults
+from nas.run.result import BASELINE, Accuracy, SearchResult, scale_note
+from nas.training.recipes import Recipe
 
 if TYPE_CHECKING:
     from nas.run.finished import Finished
@@ -16,6 +21,7 @@ def summary(finished: Finished) -> str:
     lines = [one_network(target.result, target.folder) for target in finished.targets]
     if len(finished.targets) > 1:
         lines.append(f"{len(finished.targets)} targets -> {finished.folder / 'report.html'}")
+    lines += [line for target in finished.targets if (line := next_step(target.result, target.folder))][:1]
     return "\n".join(lines)
 
 
@@ -51,4 +57,67 @@ def one_network(result: SearchResult, folder: Path) -> str:
 def _accuracy(accuracy: Accuracy | None) -> str:
     if accuracy is None:
         return "accuracy not measured: no images at hand"
-    return f"{accuracy.data} test accuracy {accuracy.test:.1%} (model.onnx, {accuracy.test_images} images)"
+    return f"{accuracy.data} test accuracy {accuracy.test:.1%} (model.onnx, {compared(accuracy)})"
+
+
+def compared(accuracy: Accuracy) -> str:
+    """'359 images; largest class 10.3%; a logistic regression on 16x16 pixels reaches 96.9%'."""
+    words = [f"{accuracy.test_images} images"]
+    if accuracy.largest_class is not None:
+        words.append(f"largest class {accuracy.largest_class:.1%}")
+    if accuracy.baseline is not None:
+        words.append(f"{BASELINE} reaches {accuracy.baseline:.1%}")
+    return "; ".join(words)
+
+
+def one_training(result: SearchResult, folder: Path) -> str:
+    """What `nas.train` ends with: the accuracy and the folder; below them what to do where that is not enough."""
+    accuracy = result.accuracy
+    assert accuracy is not None  # it was trained on images
+    line = (
+        f"{accuracy.data} test accuracy {accuracy.test:.1%} (model.onnx at {result.resolution.training} pixels, "
+        f"{compared(accuracy)}), validation {accuracy.validation:.1%} -> {folder}"
+    )
+    return "\n".join([line, *([after] if (after := next_step(result, folder)) else [])])
+
+
+LEAST_EPOCHS = 50  # of the training that is proposed
+
+
+def next_step(result: SearchResult, folder: Path) -> str | None:
+    """A line with the command that may help a network that does not beat the simplest; None for one that does."""
+    if result.accuracy is None or not result.accuracy.doubts:
+        return None
+    settings = result.provenance.get("settings")  # of a search; a training has data and recipe alone
+    options = settings if isinstance(settings, Mapping) else result.provenance
+    recipe = options.get("recipe")
+    recipe = recipe if isinstance(recipe, Mapping) else {}
+    before = recipe.get("epochs")
+    epochs = max(LEAST_EPOCHS, 2 * before if isinstance(before, int) else 0)
+    words = [
+        "python -m nas.train",
+        shlex.quote(str(folder / "architecture.json")),
+        *_images(options.get("data"), result.accuracy.data),
+        f"resolution={result.resolution.training}",
+        *_changed("recipe", {**recipe, "epochs": None}, asdict(Recipe())),
+        f"recipe.epochs={epochs}",
+    ]
+    return f"next: the network is {' and '.join(result.accuracy.doubts)}; train it longer: {' '.join(words)}"
+
+
+def _images(data: object, measured_on: str) -> list[str]:
+    """The options that name the same images again; measured_on: the name of those the network was measured on."""
+    if not isinstance(data, Mapping) or (data.get("root") is None and data.get("name") != measured_on):
+        return ["data=NAME", "data.root=PATH"]  # images that Python code gave
+    name = str(data["name"])
+    defaults = option_defaults(name) if name in DATA_SETS else {}  # no module is imported that a file names
+    return [shlex.quote(f"data={name}"), *_changed("data", {**data, "name": None, "resolution": None}, defaults)]
+
+
+def _changed(group: str, values: Mapping[str, object], defaults: Mapping[str, object]) -> list[str]:
+    """Options with other values than their defaults; None: left out."""
+    return [
+        shlex.quote(f"{group}.{name}={str(value).lower() if isinstance(value, bool) else value}")
+        for name, value in values.items()
+        if value is not None and value != defaults.get(name)
+    ]

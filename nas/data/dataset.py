@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -21,11 +21,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.data.order import batches_of, shards_to_come, steps_of
-from nas.data.reduced import Purpose
+from nas.data.reduced import CENTRE_SHARE, Purpose
+from nas.data.settings import CROPS, EARLIER_CROPS
 from nas.data.soundness import Findings
 from nas.data.sources import FileSource, ImageSource, ShardedSource
 from nas.run.distributed import Place
-from nas.run.result import InputFormat
+from nas.run.result import InputFormat, Preprocessing
+from search_space.errors import UnknownName
 
 
 def preparing_threads(place: Place) -> int:
@@ -53,7 +55,13 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Three disjoint splits and what a deployed network must know of its input."""
+    """Three disjoint splits and what a deployed network must know of its input.
+
+    crop, in training and in evaluation: 'shift', moved by up to 1/8, then the whole picture; 'random', 0.08 to 1 of the
+    picture's area with sides of 3:4 to 4:3 (RandomResizedCrop), then the middle square; 'centre', the middle square in
+    both, its side `CENTRE_SHARE` of the shorter one; 'whole', the whole picture in both. What is left is resized to a
+    square. Raises `UnknownName` for another crop.
+    """
 
     name: str
     class_names: tuple[str, ...]
@@ -63,10 +71,16 @@ class DataSet:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     flip: bool = True  # mirrored images keep their class
-    crop: str = "shift"  # 'shift': moved by up to 1/8; 'resized': RandomResizedCrop; 'none'
+    crop: str = "shift"
     found: tuple[str, ...] = ()  # sentences on what was found in the images, for whoever reads a result
     findings: Findings = field(default_factory=Findings)  # which images are damaged, and so in no split
     place: Place = field(default_factory=Place)  # batches go to its device, and of every batch it gets its share
+
+    def __post_init__(self) -> None:
+        crop = str(self.crop)
+        object.__setattr__(self, "crop", EARLIER_CROPS.get(crop, crop))
+        if self.crop not in CROPS:
+            raise UnknownName("crop", crop, CROPS)
 
     @property
     def num_classes(self) -> int:
@@ -76,12 +90,28 @@ class DataSet:
     @property
     def inputs(self) -> InputFormat:
         """What a network trained on this must be shown."""
-        return InputFormat(self.mean, self.std, self.class_names)
+        centre = self.crop in ("centre", "random")
+        preprocessing = Preprocessing(
+            crop="centre" if centre else "whole",
+            crop_share=CENTRE_SHARE if centre else 1.0,
+            training_crop=self.crop,
+            training_flip=self.flip,
+        )
+        return InputFormat(self.mean, self.std, self.class_names, preprocessing)
+
+    def varied(self, flip: bool | None, crop: str | None) -> DataSet:
+        """With another flip and crop; None: its own. Raises `UnknownName` for a crop that is none."""
+        return replace(self, flip=self.flip if flip is None else flip, crop=crop or self.crop)
 
     @property
     def at_hand(self) -> bool:
         """False for `no_images`."""
         return len(self.test) > 0
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What was found, a line each: the images and how they are divided, then notes."""
+        return (*self.found[:1], *(f"note: {sentence}" for sentence in self.found[1:]))
 
     def batches(
         self,
@@ -170,23 +200,25 @@ def _resize(images: NDArray[np.uint8], resolution: int) -> Tensor:
 
 
 def _augment(image: NDArray[np.uint8], data: DataSet, rng: np.random.Generator | None) -> NDArray[np.uint8]:
-    """The image at random place and side, or as it is without `rng`."""
+    """The part of an image that is shown: drawn by `rng` in training, always the same without."""
     height, width = image.shape[:2]
     if rng and data.crop == "shift":
         border = max(1, height // 8)
         padded = np.pad(image, ((border, border), (border, border), (0, 0)), mode="edge")
         top, left = rng.integers(0, 2 * border + 1, size=2)
         image = padded[top : top + height, left : left + width]
-    elif data.crop == "resized":
-        area = height * width * (rng.uniform(0.08, 1.0) if rng else 0.875**2)
-        ratio = float(np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))) if rng else 1.0
+    elif rng and data.crop == "random":
+        area = height * width * rng.uniform(0.08, 1.0)
+        ratio = float(np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))))
         h = min(height, max(1, round((area / ratio) ** 0.5)))
         w = min(width, max(1, round((area * ratio) ** 0.5)))
-        if not rng:  # the centre square
-            h = w = max(1, round(0.875 * min(height, width)))
-        top = int(rng.integers(0, height - h + 1)) if rng else (height - h) // 2
-        left = int(rng.integers(0, width - w + 1)) if rng else (width - w) // 2
+        top = int(rng.integers(0, height - h + 1))
+        left = int(rng.integers(0, width - w + 1))
         image = image[top : top + h, left : left + w]
+    elif data.crop in ("centre", "random"):
+        side = max(1, round(CENTRE_SHARE * min(height, width)))
+        top, left = (height - side) // 2, (width - side) // 2
+        image = image[top : top + side, left : left + side]
     if rng and data.flip and rng.random() < 0.5:
         image = image[:, ::-1].copy()  # one pixel wide, it would keep a negative stride
     return np.ascontiguousarray(image)

@@ -2,127 +2,124 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas.data.folders import Layout, Part, PassedOver, images_in, layout_of, printable
 from nas.data.named import Epochs, NamedDataSet, Peeked
 from nas.data.settings import ImageFileSettings
 from search_space.errors import BadFile, UserError
 
 if TYPE_CHECKING:
-    from nas.data.dataset import DataSet, Split
-    from nas.data.reduced import KeptImages
+    import numpy as np
+    from numpy.typing import NDArray
 
-NAMED = 6  # endings of files that are left out
+    from nas.data.dataset import DataSet, Split
 
 
 @dataclass(frozen=True)
 class ImageFolderSettings(ImageFileSettings):
-    """root: the folder that holds the folders of the classes, or train/ and test/ or val/ with them."""
+    """root: the folder that holds the folders of the classes, or a folder for each split with them."""
 
 
 def _peek(settings: ImageFolderSettings) -> Peeked:
-    return Peeked(_classes(settings.root)[1])
+    return Peeked(_layout(settings).class_names)
 
 
-def _classes(root: str | None) -> tuple[Path, tuple[str, ...]]:
-    """The folder of the training images and the names of its classes. Raises `BadFile`."""
-    if not root:
+def _layout(settings: ImageFolderSettings) -> Layout:
+    if not settings.root:
         raise UserError("data=imagefolder needs data.root=FOLDER with a folder of images for every class")
-    folder = Path(root).expanduser()
-    folder = folder / "train" if (folder / "train").is_dir() else folder
-    if not folder.is_dir():
-        raise BadFile(f"no folder '{folder}'")
-    names = _class_folders(folder)
-    if len(names) < 2:
-        raise BadFile(f"'{folder}' has {len(names)} class folders; it needs one folder of images for every class")
-    return folder, names
-
-
-def _class_folders(folder: Path) -> tuple[str, ...]:
-    """Names of a folder's sub-folders in order, hidden ones left out."""
-    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name)))
-
-
-def _is_hidden(name: str) -> bool:
-    """Whether a file or folder is no image or class: of the system, or of macOS' archives."""
-    return name.startswith(".") or name == "__MACOSX"
+    return layout_of(Path(settings.root).expanduser())
 
 
 def _load(settings: ImageFolderSettings) -> DataSet:
-    """`val` (or `test`) becomes the test split. What is hidden is passed over, other files with a note."""
-    from nas.data.dataset import DataSet
+    """Without a test folder, the validation folder is the test split and validation images are held out."""
+    import numpy as np
+
+    from nas.data.dataset import DataSet, Split
     from nas.data.reduced import KeptImages, Purpose
     from nas.data.soundness import Findings, look_through, sound
-    from nas.data.sources import EncodedSource
-    from nas.data.splits import assemble
+    from nas.data.sources import IMAGE_ENDINGS, EncodedSource
+    from nas.data.splits import assemble, whole
 
-    train_folder, names = _classes(settings.root)
-    folder = Path(settings.root or "").expanduser()
-    test_folder = next((folder / n for n in ("test", "val") if train_folder != folder and (folder / n).is_dir()), None)
+    layout, passed = _layout(settings), PassedOver()
+    names = layout.class_names
+    trained, labels = _files(layout.train, names, passed)
+    if empty := sorted(set(range(len(names))) - set(labels.tolist())):
+        folder = layout.train.classes[names[empty[0]]][0]
+        raise BadFile(f"'{folder}' holds no image ({', '.join(sorted(IMAGE_ENDINGS))})")
+    parts = dict(layout.held_out)
+    where = {"train": _quoted(layout.train)} if layout.held_out else {}
+    where |= {role: _quoted(part) for role, part in parts.items()}
+    if "test" not in parts and "validation" in parts:
+        parts["test"] = parts.pop("validation")
+        where["test"] = f"{where.pop('validation')}, as there is no test folder"
+    held_out = {role: _files(part, names, passed) for role, part in parts.items()}
+    for role, (files, _) in held_out.items():
+        if not files:
+            raise BadFile(f"'{parts[role].folder}' holds no image; without it, a part of the images is held out")
+    _count_around(layout, passed)
+
     kept = KeptImages()
-    trained = _read_folder(train_folder, names, folder, settings.ground, kept)
-    test = _read_folder(test_folder, names, folder, settings.ground, kept) if test_folder else None
-    data = DataSet(
-        folder.name, names, trained, trained, trained, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop="resized"
-    )
-    purpose = Purpose(settings.resolution, data.crop)
+
+    def source_of(files: list[Path]) -> EncodedSource:
+        return EncodedSource(files, ground=settings.ground, kept=kept, root=layout.around[0])
+
+    more, of_more = held_out.get("validation", ([], np.empty(0, np.int64)))
+    source = source_of([*trained, *more])  # one source, so that no two images have the same number
+    train = Split(source, np.arange(len(trained)), labels)
+    validation = Split(source, np.arange(len(trained), len(source)), of_more) if more else None
+    test = whole(source_of(held_out["test"][0]), held_out["test"][1]) if "test" in held_out else None
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    data = DataSet(printable(layout.around[0].name), names, train, train, train, mean, std, crop="random")
+    purpose = Purpose(settings.resolution, data.varied(settings.flip, settings.crop).crop)
 
     def look(split: Split, fully: bool) -> Findings:
         assert isinstance(split.source, EncodedSource)
         return look_through(split.source, split.indices.tolist(), purpose, fully, settings.ground)
 
     def assembled(parts: Sequence[Split | None]) -> DataSet:
-        trained, test = parts
+        trained, validation, test = parts
         assert trained is not None
-        return assemble(data, trained, test, settings.validation_share, settings.limit)
+        return assemble(data, trained, test, settings.validation_share, settings.limit, validation, where)
 
-    return sound((trained, test), settings.damaged, look, assembled)
+    data = sound((train, validation, test), settings.damaged, look, assembled)
+    counts, *notes = data.found
+    return replace(data, found=(f"{counts}; {passed.describe(IMAGE_ENDINGS)}", *layout.notes, *notes))
 
 
-def _read_folder(folder: Path, names: tuple[str, ...], root: Path, ground: str, kept: KeptImages) -> Split:
+def _quoted(part: Part) -> str:
+    return f"'{printable(part.folder.name)}'"
+
+
+def _files(part: Part, names: tuple[str, ...], passed: PassedOver) -> tuple[list[Path], NDArray[np.int64]]:
+    """A split's images, class after class, and their labels (n,)."""
     import numpy as np
 
-    from nas.data.sources import IMAGE_ENDINGS, EncodedSource
-    from nas.data.splits import whole
-
-    if extra := set(_class_folders(folder)) - set(names):
-        raise BadFile(f"'{folder}' has class '{min(extra)}', which the training images lack")
-    files: list[Path | bytes] = []
-    labels: list[int] = []
-    others: Counter[str] = Counter()
-    for label, name in enumerate(names):
-        found = []
-        for path in (folder / name).rglob("*"):
-            if any(map(_is_hidden, path.parts[len(folder.parts) :])):
-                continue
-            if path.suffix.lower() in IMAGE_ENDINGS:
-                found.append(path)
-            elif path.is_file():
-                others[path.suffix.lower() or "without an ending"] += 1
-        if not found:
-            raise BadFile(f"'{folder / name}' holds no image ({', '.join(sorted(IMAGE_ENDINGS))})")
-        files += sorted(found)
-        labels += [label] * len(found)
-    if others:
-        _note(folder, others)
-    return whole(EncodedSource(files, ground=ground, kept=kept, root=root), np.array(labels, dtype=np.int64))
-
-
-def _note(folder: Path, others: Counter[str]) -> None:
-    """Say which files are no images here; of several processes (torchrun) only the first speaks."""
     from nas.data.sources import IMAGE_ENDINGS
 
-    if os.environ.get("RANK", "0") == "0":
-        often = sorted(others, key=lambda ending: (-others[ending], ending))
-        listed = [f"{others[ending]} {ending}" for ending in often[:NAMED]] + ["..."] * (len(often) > NAMED)
-        images = ", ".join(sorted(IMAGE_ENDINGS))
-        print(f"note: files in '{folder}' are left out: {', '.join(listed)}; images are {images}", file=sys.stderr)
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        found = [path for folder in part.classes.get(name, ()) for path in images_in(folder, IMAGE_ENDINGS, passed)]
+        files += sorted(found)
+        labels += [label] * len(found)
+    return files, np.array(labels, dtype=np.int64)
+
+
+def _count_around(layout: Layout, passed: PassedOver) -> None:
+    """Count the files that are in no class folder."""
+    from nas.data.sources import IMAGE_ENDINGS
+
+    for folder in layout.around:
+        if stray := sum(1 for _ in images_in(folder, IMAGE_ENDINGS, passed, deep=False)):
+            passed.reasons["outside of class folders"] += stray
+    for folder in layout.unused:
+        others = PassedOver()
+        images = sum(1 for _ in images_in(folder, IMAGE_ENDINGS, others))
+        passed.reasons[f"in the folder '{printable(folder.name)}'"] += images + others.files
 
 
 DATA_SET = NamedDataSet(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 SCALES = (8, 4, 2)  # libjpeg's, the smallest image first
 SMALLEST_AREA = 0.08  # of an image, that a random resized crop takes
 WIDEST = 4 / 3  # such a crop's sides
-CENTRE = 0.875  # of the shorter side, that is shown when nothing is drawn
+CENTRE_SHARE = 0.875  # side of the middle square, of the picture's shorter side
 KEPT_BYTES = 1_000_000_000  # of images that were decoded at a smaller scale, on this machine
 
 
@@ -30,9 +30,10 @@ class Purpose:
     def scale(self, height: int, width: int) -> int:
         """1, 2, 4 or 8: by how much an image may be smaller and its smallest crop still be `resolution` a side."""
         shorter = min(height, width)
-        if self.crop == "resized":
-            drawn = (SMALLEST_AREA * height * width / WIDEST) ** 0.5
-            shorter = int(min(CENTRE * shorter, drawn))
+        if self.crop in ("centre", "random"):
+            shorter = int(CENTRE_SHARE * shorter)
+        if self.crop == "random":
+            shorter = int(min(shorter, (SMALLEST_AREA * height * width / WIDEST) ** 0.5))
         return next((scale for scale in SCALES if shorter // scale >= self.resolution), 1)
 
 

@@ -13,6 +13,9 @@ from search_space.reading import AtLeast, Between, OneOf, check
 
 Pixels = Annotated[int, Between(16, 1024, "pixels")]
 
+CROPS = ("shift", "random", "centre", "whole")  # what each is: `nas.data.DataSet`
+EARLIER_CROPS = {"resized": "random", "none": "whole"}  # as options and shards' index files may call them
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -28,6 +31,18 @@ class DataSettings:
         float, Between(0.01, 0.9), "of the training images, held out for validation; each data set has its own default"
     ] = 0.25
     limit: Annotated[int | None, AtLeast(8), "use only so many training images (null: all)"] = None
+    flip: Annotated[
+        bool | None,
+        "mirror half of the training images left to right; false for letters, arrows, sides of a body "
+        "(null: as the data set does)",
+    ] = None
+    crop: Annotated[
+        str | None,
+        OneOf((*CROPS, *EARLIER_CROPS)),
+        "whole: the whole picture squeezed to a square; centre: its middle square, 0.875 of the shorter side; random: "
+        "a random part in training and centre afterwards; shift: moved by up to 1/8 in training and whole afterwards; "
+        "none and resized are earlier names of whole and random (null: as the data set does)",
+    ] = None
 
     def __post_init__(self) -> None:
         check(self, "data.")

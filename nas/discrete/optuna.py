@@ -6,7 +6,11 @@ TPE and NSGA-II learn from. Several processes may share a storage; each sees wha
 
 from __future__ import annotations
 
+import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     import optuna
 
 REPEATED = 5  # proposals of known networks, after which a uniform draw is proposed
+WRITTEN_S = 0.2  # within which a process that writes a line of a journal has written it
 CHOICES = "choices"  # a trial's attribute: the canonical network
 
 
@@ -42,16 +47,13 @@ class OptunaSearch:
         which a uniform draw is proposed. Raises `UserError` for a storage that cannot be used.
         """
         import optuna
-        from sqlalchemy.exc import SQLAlchemyError
 
-        self.region, self.seed, self.outside = region, seed, outside
+        self.region, self.seed, self.outside, self.storage = region, seed, outside, storage
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
+        with _using(storage):
             self.study = optuna.create_study(
                 storage=_storage(storage), study_name=study, direction="maximize", load_if_exists=True
             )
-        except (OSError, ValueError, ImportError, optuna.exceptions.OptunaError, SQLAlchemyError) as error:
-            raise UserError(f"Optuna cannot use the storage '{storage}': {one_line(error)}") from error
         # two processes that share a storage must not propose the same
         key = [seed, len(self.study.trials), *([] if storage is None else [os.getpid()])]
         samplers = {"tpe": optuna.samplers.TPESampler, "nsga2": optuna.samplers.NSGAIISampler}
@@ -66,11 +68,19 @@ class OptunaSearch:
     def _known(self) -> dict[Choices, float]:
         import optuna
 
-        reported = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+        with _using(self.storage):
+            reported = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
         return {tuple(trial.user_attrs[CHOICES]): float(trial.value) for trial in reported if trial.value is not None}
 
     def ask(self) -> Choices | None:
-        """The sampler's first proposal within the limits that is new; after too many others a uniform draw."""
+        """The sampler's first proposal within the limits that is new; after too many others a uniform draw.
+
+        Raises `UserError` for a storage that was damaged meanwhile.
+        """
+        with _using(self.storage):
+            return self._ask()
+
+    def _ask(self) -> Choices | None:
         import optuna
 
         known = self._known()
@@ -102,8 +112,13 @@ class OptunaSearch:
     def tell(self, choices: Choices, accuracy: float) -> None:
         """Close the trial of a proposal, or add one for a network that was not proposed here.
 
-        TPE learns from both, NSGA-II breeds from its own proposals alone.
+        TPE learns from both, NSGA-II breeds from its own proposals alone. Raises `UserError` for a storage that was
+        damaged meanwhile.
         """
+        with _using(self.storage):
+            self._tell(choices, accuracy)
+
+    def _tell(self, choices: Choices, accuracy: float) -> None:
         import optuna
 
         if choices in self.asked:
@@ -122,6 +137,28 @@ class OptunaSearch:
         )
 
 
+@contextmanager
+def _using(storage: str | None) -> Iterator[None]:
+    """Within, what Optuna raises for a storage that is damaged or out of reach becomes one line."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except (
+        *(OSError, ValueError, ImportError, AssertionError, KeyError),  # of a journal with lines that are not its own
+        *(optuna.exceptions.OptunaError, SQLAlchemyError),
+    ) as error:
+        if storage is None:
+            raise
+        raise UserError(
+            f"Optuna cannot use the storage '{storage}': {one_line(error)}; if it is damaged, move it away and start "
+            "a new one, or restore a copy"
+        ) from error
+
+
 def _name(slot: int) -> str:
     return f"slot {slot}"
 
@@ -135,4 +172,40 @@ def _storage(where: str | None) -> optuna.storages.BaseStorage | str | None:
 
     path = Path(where).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
+    _without_cut_line(path)
     return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _without_cut_line(journal: Path) -> None:
+    """Drop the half of a line with which a power failure ended a journal; the lines before it stand.
+
+    Raises `UserError` for a file with other lines than a journal's.
+    """
+    if not journal.is_file():
+        return
+    *lines, last = journal.read_bytes().split(b"\n")  # of a whole journal the last is empty
+    for number, line in enumerate(lines, start=1):
+        if not _is_entry(line):
+            raise UserError(
+                f"Optuna cannot use the storage '{journal}': line {number} is no entry of a journal; move the file "
+                "away and start a new one, or restore a copy"
+            )
+    if not last:
+        return
+    if not (lines or last.startswith(b'{"')):
+        raise UserError(f"Optuna cannot use the storage '{journal}': it is not an Optuna journal; name another file")
+    time.sleep(WRITTEN_S)  # another process may be writing it
+    size = sum(len(line) + 1 for line in lines)
+    if journal.stat().st_size == size + len(last):
+        if _is_entry(last):
+            with journal.open("ab") as file:
+                file.write(b"\n")
+        else:
+            os.truncate(journal, size)
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False

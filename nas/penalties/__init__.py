@@ -20,7 +20,7 @@ FORMS = {
 
 def penalty_form(name: str) -> PenaltyForm:
     """The form of that name. Raises `UserError`."""
-    return cast(PenaltyForm, load_named("penalty.form", name, FORMS))
+    return cast(PenaltyForm, load_named("penalty.form", name, FORMS, 3))
 
 
 __all__ = ["FORMS", "Penalty", "PenaltyForm", "penalty_form"]

@@ -25,9 +25,17 @@ def write_front_report(folder: Path) -> Path:
     return path
 
 
-def render_front(rows: Sequence[FrontRow], provenance: Mapping[str, Any]) -> str:
-    """The page: a chart a device, and a table that links to every target's own page; provenance: of any target."""
+def render_front(
+    rows: Sequence[FrontRow], provenance: Mapping[str, Any] | None = None, heading: str | None = None
+) -> str:
+    """The page: a chart a device, and a table that links to every target's own page.
+
+    provenance: of any target of one run; heading: what stands above rows of several runs.
+    """
     devices = dict.fromkeys(row.device for row in rows)
     pictures = {device: draw_front(device, [row for row in rows if row.device == device]) for device in devices}
     notes = "".join(dict.fromkeys(row.scale_note for row in rows))
-    return render("front.html", rows=rows, pictures=pictures, scale_notes=notes, provenance=provenance)
+    if heading is None:
+        heading = f"{len(rows)} budgets on {len(pictures)} device{'s' * (len(pictures) > 1)}, one supernet"
+    heading += notes
+    return render("front.html", rows=rows, pictures=pictures, heading=heading, provenance=provenance)

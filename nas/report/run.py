@@ -5,15 +5,17 @@ The files are read by `nas.run.result` and `nas.run.log`; here is no reader of i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.report.words import ms
-from nas.run.log import load_gates_log, load_search_log
+from nas.run.log import GATES_LOG, SEARCH_LOG, TRAIN_LOG, load_gates_log, load_search_log, load_train_log
 from nas.run.result import NOT_REAL, Budget, SearchResult, load_result, scale_note
 from search_space import Architecture, Segment, UserError, lower
 from search_space.errors import BadFile
+from search_space.tables import make_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,13 +27,14 @@ ALL = 1 + 1e-9  # of a budget: what rounding adds is not above it
 class Run:
     """Everything that a page says.
 
-    segments: of the network at deployment resolution. log: search.csv's columns.
-    gates: probabilities, a row a snapshot (its index: the step), a column for every (slot, candidate) of the space;
-    no rows where no gates were trained. files: the names in the run's folder, which the page links to.
+    budget: None where a network was trained that no search found. segments: of the network at deployment resolution.
+    log: search.csv's columns, or train.csv's and a phase. gates: probabilities, a row a snapshot (its index: the step),
+    a column for every (slot, candidate) of the space; no rows where no gates were trained. files: the names in the
+    run's folder, which the page links to.
     """
 
     result: SearchResult
-    budget: Budget
+    budget: Budget | None
     segments: tuple[Segment, ...]
     log: pd.DataFrame
     gates: pd.DataFrame
@@ -39,12 +42,14 @@ class Run:
 
     @classmethod
     def of(cls, result: SearchResult, log: pd.DataFrame, gates: pd.DataFrame, files: frozenset[str]) -> Run:
-        """Check that a result is one of a search on a device. log, gates: as `nas.run.log` reads and checks them.
+        """Check that a result is one of a search on a device, or of a training, whose log has no latency.
 
-        Raises `BadFile`, naming the file and what in it does not fit.
+        log, gates: as `nas.run.log` reads and checks them. Raises `BadFile`, naming the file and what in it does not
+        fit.
         """
         budget, architecture = result.budget, result.architecture
-        if budget is None or not (budget.budget_ms > 0 and budget.predicted_ms > 0):
+        searched = "expected_ms" in log
+        if (budget is None and searched) or (budget and not (budget.budget_ms > 0 and budget.predicted_ms > 0)):
             raise BadFile("architecture.json holds no budget and latency above 0: it is not of a search on a device")
         try:
             segments = lower(architecture, result.resolution.deployment, result.num_classes)
@@ -58,7 +63,17 @@ class Run:
     @property
     def devices(self) -> list[str]:
         """All devices with a prediction, and the one searched for ahead of them."""
-        return list(dict.fromkeys([self.budget.device, *self.result.latency]))
+        return list(dict.fromkeys([*([self.budget.device] if self.budget else []), *self.result.latency]))
+
+    @property
+    def device(self) -> str:
+        """The one searched for, else the first with a prediction; '' where there is none."""
+        return next(iter(self.devices), "")
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is a full training's page, not a search's."""
+        return "expected_ms" not in self.log
 
     @property
     def has_zeros(self) -> bool:
@@ -72,18 +87,22 @@ class Run:
 
     @property
     def most_ms(self) -> float:
-        """The budget, and what rounding may add to it."""
-        return ALL * self.budget.budget_ms
+        """The budget, and what rounding may add to it; without one, infinite."""
+        return ALL * self.budget.budget_ms if self.budget else math.inf
 
     @property
     def budget_words(self) -> str:
-        """'30 ms', and by what it is kept where that is not the prediction."""
+        """'30 ms', and by what it is kept where that is not the prediction; 'none'."""
+        if self.budget is None:
+            return "none"
         return f"{self.budget.budget_ms:g} ms" + (", kept by the upper end" if self.budget.confidence else "")
 
     def scale_note(self, device: str) -> str:
         """', calibration=NAME: not real time' where the device's times are so."""
-        about = self.budget if device == self.budget.device else self.result.latency[device]
-        return scale_note(about.calibration)
+        if self.budget and device == self.budget.device:
+            return scale_note(self.budget.calibration)
+        found = self.result.latency.get(device)
+        return scale_note(found.calibration) if found else ""
 
     def predicted_words(self, device: str) -> str:
         """'29.71 ms', with ', not real time' where a calibration makes it so."""
@@ -106,7 +125,10 @@ def load_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise BadFile(f"no run folder '{folder}'")
     result = load_result(folder / "architecture.json")
-    log, gates = load_search_log(folder), load_gates_log(folder, result.architecture.space)
+    if (folder / TRAIN_LOG.name).is_file() and not (folder / SEARCH_LOG.name).exists():
+        log, gates = load_train_log(folder).assign(phase="training"), make_table([], GATES_LOG)
+    else:
+        log, gates = load_search_log(folder), load_gates_log(folder, result.architecture.space)
     return Run.of(result, log, gates, frozenset(path.name for path in folder.iterdir() if path.is_file()))
 
 

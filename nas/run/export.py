@@ -9,12 +9,12 @@ from pathlib import Path
 
 import onnxruntime
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from nas.run.chosen import Chosen
-from nas.run.result import InputFormat, SearchResult
+from nas.run.result import FOR_TIMING, InputFormat, SearchResult
 from search_space import Segment, UserError, lower
 from search_space.build import Network
 from search_space.errors import BadFile, one_line
@@ -47,9 +47,7 @@ def export_network(
     common = {
         "architecture": str(chosen.architecture),
         "space": chosen.architecture.space.name,
-        "classes": "\n".join(inputs.class_names),
-        "mean": " ".join(map(str, inputs.mean)),
-        "std": " ".join(map(str, inputs.std)),
+        **inputs.metadata(),
     }
 
     def graph(segments: tuple[Segment, ...], pixels: int, purpose: str) -> bytes:
@@ -66,7 +64,7 @@ def export_network(
         raise ParityError(f"the ONNX graph differs from torch by {difference:.2e}, more than {allowed:.0e}")
     write_whole(folder / "weights.safetensors", save(state, {"architecture": str(chosen.architecture)}))
     write_whole(folder / "model.onnx", model)
-    timing = graph(chosen.segments, deployed, "for timing, not trained")
+    timing = graph(chosen.segments, deployed, FOR_TIMING)
     write_whole(folder / f"latency_{deployed}.onnx", timing)
 
 
@@ -95,6 +93,15 @@ def load_network(result: SearchResult, weights: Path | None) -> Network:
     if weights is not None:
         load_weights(network, weights)
     return network.eval()
+
+
+def classes_in(weights: Path) -> int | None:
+    """How many classes the weights of a safetensors file are for; None where it cannot be told."""
+    try:
+        with safe_open(weights, framework="pt") as file:
+            return int(file.get_slice(CLASSIFIER).get_shape()[0]) if CLASSIFIER in file.keys() else None  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return None
 
 
 def load_weights(network: Network, weights: Path, classes_of: str = "the architecture") -> None:

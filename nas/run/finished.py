@@ -28,10 +28,14 @@ class FinishedTarget:
 
     @property
     def log(self) -> pd.DataFrame:
-        """The course of the search, a row a logged step (`nas.run.log.SEARCH_LOG` documents the columns)."""
-        from nas.run.log import load_search_log
+        """The course of the search or training, a row a logged step.
 
-        return load_search_log(self.folder)
+        `SEARCH_LOG` and `TRAIN_LOG` of `nas.run.log` document the columns.
+        """
+        from nas.run.log import SEARCH_LOG, TRAIN_LOG, load_search_log, load_train_log
+
+        trained = (self.folder / TRAIN_LOG.name).is_file() and not (self.folder / SEARCH_LOG.name).exists()
+        return load_train_log(self.folder) if trained else load_search_log(self.folder)
 
     def network(self) -> Network:
         """The trained torch module, for images of the training resolution (N, 3, R, R). Raises `BadFile`."""

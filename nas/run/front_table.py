@@ -35,6 +35,15 @@ FRONT = Schema(
             "confidence", "float", "with which the interval's upper end keeps the budget", empty=True, above=0, most=1
         ),
         Column("calibration", "str", "scale of the milliseconds: measured is real time"),
+        Column(
+            "largest_class",
+            "float",
+            "test accuracy of always naming the class with most images, a share of 1",
+            empty=True,
+            least=0,
+            most=1,
+            optional=True,
+        ),
     ),
     digits=None,
 )
@@ -58,6 +67,7 @@ class FrontRow:
     architecture: str
     confidence: float | None = None
     calibration: str = "measured"
+    largest_class: float | None = None
 
     @property
     def used_by(self) -> str:
@@ -87,12 +97,18 @@ class FrontRow:
             architecture=str(result.architecture),
             confidence=budget.confidence,
             calibration=budget.calibration,
+            largest_class=accuracy.largest_class if accuracy else None,
         )
+
+
+def front_table(rows: Sequence[FrontRow]) -> DataFrame:
+    """The rows as a table with the columns of `FRONT`."""
+    return make_table(map(astuple, rows), FRONT)
 
 
 def save_front_table(folder: Path, rows: Sequence[FrontRow]) -> None:
     """Write front.csv, whole or not at all. Raises `CannotWrite`."""
-    write_table(folder / FRONT.name, make_table(map(astuple, rows), FRONT), FRONT)
+    write_table(folder / FRONT.name, front_table(rows), FRONT)
 
 
 def load_front(folder: Path) -> list[FrontRow]:

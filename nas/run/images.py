@@ -17,4 +17,7 @@ def images_of(settings: SearchSettings, own: DataSet | None = None) -> DataSet:
         if settings.init is not None:
             origin_of(settings.init).check_images(data.inputs, data.digest)
         return data
-    return no_images(settings.data.name, origin_of(settings.init).inputs)
+    origin = origin_of(settings.init)
+    data = no_images(settings.data.name, origin.inputs).varied(settings.data.flip, settings.data.crop)
+    origin.check_inputs(data.inputs)
+    return data

@@ -1,4 +1,4 @@
-"""The course of a search: rows for search.csv and gates.csv, the supernet as the search left it.
+"""The course of a search, rows for search.csv and gates.csv, and that of a full training, rows for train.csv.
 
 Rows are kept in memory and the files rewritten whole, so that they are never half a line; checkpoints carry them.
 """
@@ -56,6 +56,17 @@ GATES_LOG = Schema(
         ),
     ),
 )
+TRAIN_LOG = Schema(
+    "train.csv",
+    (
+        Column("step", "int", "optimizer steps since the run began; never less than in the row before", least=0),
+        Column("epoch", "int", "from 1", least=1),
+        Column("train_loss", "float", "of a step, its minibatch's mean", empty=True),
+        Column("val_accuracy", "float", "on validation images, a share of 1", empty=True, least=0, most=1),
+        Column("seconds", "float", "of work since the run began, interruptions left out", least=0),
+    ),
+)
+ROWS_AN_EPOCH = 10  # of train.csv, at most, and one at the epoch's end
 SUM_TOLERANCE = 0.01  # of probabilities to 1: six digits each, and a hand that rounds
 
 
@@ -118,13 +129,75 @@ class SearchLog:
         return json.dumps({"rows": [astuple(row) for row in self.rows], "gates": self._gates})
 
 
+@dataclass(frozen=True)
+class TrainRow:
+    """One logged step of a full training; None where something was not measured at that step."""
+
+    step: int
+    epoch: int
+    train_loss: float | None = None
+    val_accuracy: float | None = None
+    seconds: float = 0.0
+
+
+class TrainLog:
+    """Collects rows; `save` writes train.csv. `checkpoints` carry the rows through a resume."""
+
+    def __init__(self, folder: Path, checkpoints: Checkpoints, epoch_steps: int) -> None:
+        self.folder, self.checkpoints, self.epoch_steps = folder, checkpoints, epoch_steps
+        journal = json.loads(checkpoints.restored_journal("train") or "[]")
+        self.rows = [TrainRow(*values) for values in journal]
+        checkpoints.journals["train"] = lambda: json.dumps([astuple(row) for row in self.rows])
+
+    def step(self, step: int, epoch: int, loss: float) -> None:
+        """Log a step, if it is one of the few of its epoch that are logged; epoch: from 1."""
+        is_last = step % self.epoch_steps == 0
+        if is_last or step % max(LOG_EVERY, -(-self.epoch_steps // ROWS_AN_EPOCH)) == 0:
+            self._add(TrainRow(step, epoch, loss))
+        if is_last:
+            self.save_meanwhile()
+
+    def end(self, epoch: int, val_accuracy: float | None) -> None:
+        """Log what the trained network reaches, and `save`."""
+        last = self.rows[-1].step if self.rows else 0
+        self._add(TrainRow(last, epoch, val_accuracy=val_accuracy))
+        self.save()
+
+    def save(self) -> None:
+        """Write the rows so far; of several processes the first does."""
+        if self.checkpoints.writes:
+            write_table(self.folder / TRAIN_LOG.name, make_table(map(astuple, self.rows), TRAIN_LOG), TRAIN_LOG)
+
+    def save_meanwhile(self) -> None:
+        """`save`, and continue if the disk refuses: checkpoints carry the rows too."""
+        try:
+            self.save()
+        except CannotWrite as error:
+            self.checkpoints.say(f"note: {error}; the run continues")
+
+    def _add(self, row: TrainRow) -> None:
+        self.rows.append(replace(row, seconds=round(self.checkpoints.seconds, 2)))
+
+
+def load_train_log(folder: Path) -> DataFrame:
+    """A run folder's train.csv, one row per logged step, with the columns of `TRAIN_LOG`; NaN: not measured there.
+
+    Raises `BadFile` naming file, row and column, also where a step stands after a later one.
+    """
+    return _in_order(folder, TRAIN_LOG)
+
+
 def load_search_log(folder: Path) -> DataFrame:
     """A run folder's search.csv, one row per logged step, with the columns of `SEARCH_LOG`; NaN: not measured there.
 
     Raises `BadFile` naming file, row and column, also where a step stands after a later one.
     """
-    where = f"{folder.name}/{SEARCH_LOG.name}"
-    rows = read_table(folder / SEARCH_LOG.name, SEARCH_LOG, where)
+    return _in_order(folder, SEARCH_LOG)
+
+
+def _in_order(folder: Path, schema: Schema) -> DataFrame:
+    where = f"{folder.name}/{schema.name}"
+    rows = read_table(folder / schema.name, schema, where)
     back = rows.index[rows["step"].diff() < 0]
     if len(back):
         step, before = rows["step"][back[0]], rows["step"][back[0] - 1]

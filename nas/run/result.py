@@ -6,17 +6,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from search_space import Architecture, Cost
+from search_space import Architecture, Cost, cost_of, lower
 from search_space.files import write_whole
 from search_space.reading import REQUIRED, AtLeast, check, read, read_json, to_plain, without_schema
 
 SCHEMA = 1
-
+BASELINE_PIXELS = 16  # a side, of the images that the baseline sees
+DEVIATIONS = 2  # of the binomial distribution: what lies further off is hardly chance
 
 NOT_REAL = "not real time"
 
@@ -69,22 +71,89 @@ class Budget:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of right answers; `test` is that of model.onnx on images nothing else ever saw."""
+    """Share of right answers; `test` is that of model.onnx on images nothing else ever saw.
+
+    All but `validation` are of the same test images. largest_class: the share of right answers of always naming the
+    class that has most images. by_class: the share within every class, by its name; a class without test images is
+    left out. balanced: the mean of these. baseline: that of a logistic regression on the images reduced to 16x16
+    pixels, trained on at most 5,000 training images. None, or empty: not measured.
+    """
 
     data: str
     test: float
     test_images: int
     validation: float
     measured_on: str
+    largest_class: float | None = None
+    by_class: Mapping[str, float] = field(default_factory=dict)
+    balanced: float | None = None
+    baseline: float | None = None
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Clauses on what the network does not beat, each to follow 'the network is'; empty where it beats all."""
+        found = []
+        if self.baseline is not None and self.test < self.baseline:
+            found.append(f"below the {self.baseline:.1%} of {BASELINE}")
+        if self.largest_class is not None:
+            chance = math.sqrt(self.largest_class * (1 - self.largest_class) / max(1, self.test_images))
+            if self.test <= self.largest_class + DEVIATIONS * chance:
+                found.append(
+                    f"no better, beyond chance, than always naming the largest class ({self.largest_class:.1%})"
+                )
+        return tuple(found)
+
+
+BASELINE = f"a logistic regression on {BASELINE_PIXELS}x{BASELINE_PIXELS} pixels"
+
+
+FOR_TIMING = "for timing, not trained"  # the purpose that an ONNX file states
+RESIZE = "bilinear, antialiased where both sides shrink"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the square that the network is shown, after it is turned upright as its EXIF says.
+
+    crop: 'whole', or 'centre', the middle square whose side is `crop_share` of the picture's shorter side. resize: to
+    the training resolution a side. training_crop, training_flip: how training varied the pictures, in the words of the
+    options `data.crop` and `data.flip`.
+    """
+
+    crop: str
+    crop_share: float
+    training_crop: str
+    training_flip: bool
+    resize: str = RESIZE
+    colours: str = "RGB"
+
+    def words(self) -> dict[str, str]:
+        """As the metadata of an ONNX file hold it."""
+        return {
+            name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in vars(self).items()
+        }
 
 
 @dataclass(frozen=True)
 class InputFormat:
-    """What the network wants to see: (image / 255 - mean) / std, RGB."""
+    """What the network wants to see: (image / 255 - mean) / std, RGB.
+
+    preprocessing: None in files of earlier versions, which do not state it.
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     class_names: tuple[str, ...]
+    preprocessing: Preprocessing | None = None
+
+    def metadata(self) -> dict[str, str]:
+        """As an ONNX file holds it: numbers with spaces between, classes on a line each."""
+        return {
+            "classes": "\n".join(self.class_names),
+            "mean": " ".join(map(str, self.mean)),
+            "std": " ".join(map(str, self.std)),
+            **(self.preprocessing.words() if self.preprocessing else {}),
+        }
 
 
 @dataclass(frozen=True)
@@ -132,3 +201,35 @@ def save_result(result: SearchResult, path: Path) -> None:
 def load_result(path: Path) -> SearchResult:
     """Raises `BadFile` for a file that is missing, truncated or not a search result."""
     return SearchResult.from_dict(read_json(path, "architecture.json"), where=f"'{path}'")
+
+
+DEPLOYMENT = 224  # pixels that an architecture alone is priced at, as a search is by default
+CLASSES = 1000  # that it is counted with where nothing says how many: ImageNet's
+ALONE = f"The file holds an architecture alone: latency is for {DEPLOYMENT} pixels"
+
+
+def load_result_or_architecture(path: Path) -> SearchResult:
+    """`load_result`, or of a file with an architecture alone (`Architecture.to_dict`) a result without the rest.
+
+    That has `ALONE` among its notes, `CLASSES` classes, and neither budget, latency, accuracy nor names of classes.
+    Raises `BadFile`.
+    """
+    data, where = read_json(path, "architecture.json"), f"'{path}'"
+    if isinstance(data, Mapping) and "schema" not in data and {"space", "stages"} <= data.keys():
+        return result_of(Architecture.from_dict(data, where), CLASSES)
+    return SearchResult.from_dict(data, where)
+
+
+def result_of(architecture: Architecture, num_classes: int) -> SearchResult:
+    """What is known of an architecture of which only the number of classes is known besides."""
+    return SearchResult(
+        architecture=architecture,
+        num_classes=num_classes,
+        resolution=Resolution(DEPLOYMENT, DEPLOYMENT),
+        input=InputFormat((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), ()),
+        cost=cost_of(lower(architecture, DEPLOYMENT, num_classes)),
+        budget=None,
+        latency={},
+        accuracy=None,
+        notes=(ALONE,),
+    )

@@ -5,7 +5,6 @@ Not for the state of training: that is `nas.run.checkpoint`. No torch here.
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any
 
 from search_space import UserError
 from search_space.errors import BadFile
-from search_space.files import write_whole
+from search_space.files import lock, write_whole
 from search_space.reading import read, read_json, without_schema
 
 SCHEMA = 1
@@ -92,7 +91,7 @@ def only_process(folder: Path) -> Iterator[None]:
     """Raises `UserError` while another process carries on the run in this folder. A killed one leaves no lock."""
     with (folder / NAME).open("rb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file, wait=False)
         except OSError as error:
             raise UserError(f"another process is carrying on the run in '{folder}'") from error
         yield

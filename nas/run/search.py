@@ -73,6 +73,8 @@ def carry_out(
         torch.set_num_threads(settings.threads)
     here = place(settings.accelerator)
     data = replace(images_of(settings, data), place=here)
+    for line in data.said:
+        say(line)
     begun = (
         resume[1] if resume else Begun("search", options_of([p.settings for p in plans]), command, datetime.now(UTC))
     )
@@ -86,8 +88,6 @@ def carry_out(
         checkpoints.require_same({"data": data.digest, **profiles})
         if here.first:
             data.findings.save(folder)
-            for sentence in data.found:
-                say(f"note: {sentence}")
         logs = [_log(folder, plan, checkpoints, several) for plan in plans]
         steps = strategy.total_steps(plans[0], data) + len(plans) * _finetune_steps(plans[0], data)
         with _keeping(logs), SearchProgress(steps, progress if here.first else False) as bar:
@@ -195,6 +195,7 @@ def _finetune(task: Task, number: int, network: Network, found: dict[str, Any], 
             accuracy=found["accuracy"],
             expected_ms=latency_ms,
             budget_ms=settings.budget_ms,
+            part=f"{target_name(settings)} epoch {epoch + 1}" if len(task.plans) > 1 else f"epoch {epoch + 1}",
         )
         if step % LOG_EVERY == 0:
             at = found["step"] + step

@@ -168,6 +168,7 @@ class _Run:
             accuracy=self.figures.val_accuracy,
             expected_ms=self.turn.expected_ms,
             budget_ms=self.turn.budget_ms,
+            part=f"epoch {epoch + 1}",
         )
         if self.weights.step % LOG_EVERY == 0:
             for target in self.targets:

@@ -47,6 +47,7 @@ TRIALS = Schema(
     ),
 )
 OUTSIDE = 3  # proposals; just below a tight budget lies a millionth of a space, which samplers seldom meet
+TRIALS_A_LINE = 10  # where no terminal shows a bar
 RECALIBRATION_BATCHES = 4  # of train images, that a trial's BatchNorms are measured on
 
 
@@ -186,6 +187,7 @@ class _Run:
             accuracy=measured.get("val_accuracy"),
             expected_ms=latency_ms,
             budget_ms=budget_ms,
+            part=f"up to {-(-trial // TRIALS_A_LINE) * TRIALS_A_LINE}" if trial else f"epoch {epoch}",
         )
         step = self.weights.step + trial
         if trial or step % LOG_EVERY == 0 or step == self.weights.total:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from nas.run.settings import SearchSettings, settings_from_dict
 from search_space import load_space
 from search_space.errors import BadFile, UserError
 from search_space.named import is_dotted, load_named
+from search_space.reading import read
 
 CHECKPOINT = "checkpoint.safetensors"  # of a run folder: the supernet and its gates
 SOURCES = {"pretrained": "nas.supernets:quadranet_cifar10"}
@@ -92,14 +93,27 @@ class Origin:
                 f"{_shown(settings.train.share_weights)}; leave out train.share_weights="
             )
 
-    def check_images(self, inputs: InputFormat, splits: str) -> None:
-        """Raise `UserError` for images of other classes, or divided so that validation holds some it was trained on."""
-        data = self.settings.data
-        if inputs != self.inputs:
+    def check_inputs(self, inputs: InputFormat) -> None:
+        """Raise `UserError` for images of other classes, or shown in another way where the file says in which."""
+        own, data = self.inputs, self.settings.data
+        if replace(inputs, preprocessing=None) != replace(own, preprocessing=None):
             raise UserError(
-                f"'{self.path}' was trained on {data.name}, with {len(self.inputs.class_names)} classes such as "
-                f"'{self.inputs.class_names[0]}'; the images named by data= have others"
+                f"'{self.path}' was trained on {data.name}, with {len(own.class_names)} classes such as "
+                f"'{own.class_names[0]}'; the images named by data= have others"
             )
+        trained, asked = own.preprocessing, inputs.preprocessing
+        if trained is not None and asked is not None and trained != asked:
+            raise UserError(
+                f"'{self.path}' was trained with data.flip={_shown(trained.training_flip)} "
+                f"data.crop={trained.training_crop}, not with data.flip={_shown(asked.training_flip)} "
+                f"data.crop={asked.training_crop}; leave out data.flip= and data.crop=, or train a supernet so by "
+                "leaving out init="
+            )
+
+    def check_images(self, inputs: InputFormat, splits: str) -> None:
+        """Raise `UserError` for images as `check_inputs` does, or if validation holds some that it was trained on."""
+        self.check_inputs(inputs)
+        data = self.settings.data
         if splits != self.splits:
             raise UserError(
                 f"'{self.path}' was trained on {data.name} with data.validation_share={data.validation_share:g} "
@@ -108,7 +122,7 @@ class Origin:
             )
 
 
-def _shown(value: float | None) -> str:
+def _shown(value: float | str | None) -> str:
     """As it is written in options."""
     return json.dumps(value)
 
@@ -146,7 +160,7 @@ def _asked_of(missing: Path) -> str:
 def origin_of(init: str) -> Origin:
     """What `init=` names: a weight source, a run's folder or a supernet's file. Raises `UserError`, `BadFile` too."""
     named = init in SOURCES or is_dotted(init)
-    path, gates = load_named("init", init, SOURCES)() if named else Path(init).expanduser(), gates_key()
+    path, gates = load_named("init", init, SOURCES, 0)() if named else Path(init).expanduser(), gates_key()
     if path.is_dir():
         path, gates = find_checkpoint(path)
     try:
@@ -158,7 +172,7 @@ def origin_of(init: str) -> Origin:
             path,
             gates if gates in names else None,
             settings_from_dict(SearchSettings, {**settings, "data": settings_from_file(settings["data"])}),
-            InputFormat(**{key: tuple(value) for key, value in purpose["inputs"].items()}),
+            read(InputFormat, purpose["inputs"], f"the input in '{path}'"),
             purpose["splits"],
         )
     except FileNotFoundError as error:

@@ -96,12 +96,12 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
                 return np.array(image.convert("RGB"))
 
     labels = np.arange(case.count) % 2
-    purpose = Purpose(RESOLUTION, "resized")
+    purpose = Purpose(RESOLUTION, "random")
 
     def epoch(source: ImageSource, number: int) -> Callable[[], None]:
         def read() -> None:
             split = whole(source, labels)
-            data = DataSet("bench", ("a", "b"), split, split, split, crop="resized")
+            data = DataSet("bench", ("a", "b"), split, split, split, crop="random")
             for _ in data.batches(split, RESOLUTION, case.count // 4, 0, number, training=True):
                 pass
 

@@ -128,6 +128,7 @@ def test_shipped_forms_import_no_torch() -> None:
         ("multiplyer", "unknown penalty.form 'multiplyer'.*multiplier"),
         ("nowhere.to_be:found", "no module 'nowhere'"),
         ("nas.penalties.hard:soft", "'nas.penalties.hard' has no 'soft'"),
+        ("json:loads", "no function of 3 arguments"),
     ],
 )
 def test_an_unknown_form_is_one_line(name: str, said: str) -> None:

@@ -16,7 +16,7 @@ from search_space.named import load_named
 
 def toy() -> Path:
     """The supernet that ships, as somebody else's."""
-    path: Path = load_named("init", "pretrained", SOURCES)()
+    path: Path = load_named("init", "pretrained", SOURCES, 0)()
     return path
 
 
@@ -54,6 +54,7 @@ def test_a_search_starts_from_a_source_from_outside(tmp_path: Path) -> None:
         (f"{__name__}:missing", "nowhere.safetensors"),
         (f"{__name__}:other", "has no 'other'"),
         ("nowhere.to_be:found", "no module 'nowhere'"),
+        ("json:dumps", "no function of 0 arguments"),
     ],
 )
 def test_a_source_that_leads_nowhere_is_one_line(name: str, said: str) -> None:

@@ -227,7 +227,7 @@ def test_full_training_of_a_found_network_exports_again(finished: Finished, tmp_
     assert result.architecture == finished.result.architecture
     assert result.budget == finished.result.budget
     assert (result.resolution.training, result.resolution.deployment) == (48, 224)
-    names = {"architecture.json", "model.onnx", "latency_224.onnx", "weights.safetensors"}
+    names = {"architecture.json", "model.onnx", "latency_224.onnx", "weights.safetensors", "train.csv", "report.html"}
     assert {p.name for p in folder.iterdir()} == names
 
 

@@ -6,7 +6,6 @@ the folder. Not for what is in the files: that is `nas.data.shards.index`.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from search_space.errors import BadFile, CannotWrite, UserError, one_line
+from search_space.files import lock
 
 PAUSES_S = (1.0, 5.0)  # before a download is tried again
 
@@ -69,8 +69,8 @@ class FileCache:
         """One download at a time in this folder, so that two processes never fetch the same and the limit holds."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / ".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with (self.folder / ".lock").open("w") as guard:
+                lock(guard)
                 if not path.exists():
                     for left in self.folder.glob(".*.partial"):  # of a process that was killed
                         left.unlink()

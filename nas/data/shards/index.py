@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.data.settings import EARLIER_CROPS
 from nas.data.shards.cache import FileCache, is_remote, read_whole
 from search_space.errors import BadFile, UserError, one_line
 from search_space.files import ensure_folder, write_whole
@@ -78,7 +79,7 @@ class ShardedImages:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # ImageNet's
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     flip: bool = True
-    crop: str = "resized"
+    crop: str = "random"
     packed: bool = False  # by `nas.pack`, which decodes every image
 
 
@@ -151,6 +152,8 @@ def dump(images: ShardedImages) -> bytes:
     assert images.test is not None
     fields = {f"{split}_{k}": v for split in ("train", "test") for k, v in getattr(images, split).arrays().items()}
     about = {name: getattr(images, name) for name in ABOUT}
+    earlier = {new: name for name, new in EARLIER_CROPS.items()}
+    about["crop"] = earlier.get(images.crop, images.crop)  # versions that know no other name would not cut at all
     return _npz(about=np.array(json.dumps(about)), **fields)
 
 

@@ -1,4 +1,4 @@
-"""The course of the search: a chart of lines over steps for what search.csv holds, the phases shaded."""
+"""The course of a search or training: lines over steps for what search.csv or train.csv holds, the phases shaded."""
 
 from __future__ import annotations
 
@@ -33,14 +33,20 @@ class Series:
 
 
 def draw_course(run: Run) -> list[Markup]:
-    """Latency against the budget, accuracy, losses and, of gates, multiplier and entropy; none without steps."""
+    """Latency against the budget, accuracy, losses and, of gates, multiplier and entropy; none without steps.
+
+    Of a training loss and accuracy alone.
+    """
     log, half = run.log, PAGE_WIDTH / 2 - 14
     if log.empty:
         return []
-    latency = ("Expected latency" if run.has_gates else "Latency") + run.scale_note(run.budget.device)
-    milliseconds = [series(log, "expected_ms", "expected", "c0"), series(log, "budget_ms", "budget", "dashed")]
     accuracy = [series(log, "val_accuracy", "accuracy", "c0", 100)]
-    losses = [series(log, "train_loss", "weights", "c0"), series(log, "gate_loss", "gates", "c1")]
+    losses = [series(log, "train_loss", "weights", "c0")]
+    if run.trained:
+        return [draw_lines(log, "Loss", "", losses, half), draw_lines(log, "Validation accuracy", "%", accuracy, half)]
+    latency = ("Expected latency" if run.has_gates else "Latency") + run.scale_note(run.device)
+    milliseconds = [series(log, "expected_ms", "expected", "c0"), series(log, "budget_ms", "budget", "dashed")]
+    losses.append(series(log, "gate_loss", "gates", "c1"))
     charts = [
         draw_lines(log, latency, "ms", milliseconds, PAGE_WIDTH),
         draw_lines(log, "Validation accuracy", "%", accuracy, half),
@@ -62,7 +68,7 @@ def thin(values: Sequence[T], most: int) -> list[T]:
 
 
 def series(log: pd.DataFrame, column: str, name: str, css: str, factor: float = 1.0) -> Series:
-    """What was measured of a column of search.csv, times `factor`."""
+    """What was measured of a column of the log, times `factor`."""
     known = log[log[column].notna()]
     points = list(zip(known["step"].tolist(), (factor * known[column]).tolist(), strict=True))
     return Series(name, css, thin(points, MOST_POINTS))

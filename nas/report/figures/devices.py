@@ -11,8 +11,10 @@ from nas.run.result import NOT_REAL
 
 
 def draw_gauge(run: Run) -> Markup:
-    """The prediction with its interval against the budget, and what keeps it."""
-    budget, here = run.budget, run.result.latency.get(run.budget.device)
+    """The prediction with its interval against the budget, and what keeps it; nothing where there is no budget."""
+    budget, here = run.budget, run.result.latency.get(run.device)
+    if budget is None:
+        return Markup()
     unreal = run.scale_note(budget.device)
     most = max(budget.budget_ms, budget.predicted_ms, here.high_ms if here else 0)
     x = Scale(0, 1.06 * most, 8, PAGE_WIDTH - 20)
@@ -32,10 +34,13 @@ def draw_gauge(run: Run) -> Markup:
 
 
 def draw_devices(run: Run) -> Markup:
-    """Predictions and intervals of all devices on one logarithmic axis."""
-    latency, budget_ms = run.result.latency, run.budget.budget_ms
+    """Predictions and intervals of all devices on one logarithmic axis; nothing where there are none."""
+    latency, budget = run.result.latency, run.budget
     known = [value for row in latency.values() for value in (row.latency_ms, row.low_ms, row.high_ms) if value > 0]
-    x = Scale(min([*known, budget_ms]) / 1.3, max([*known, budget_ms]) * 1.3, 170, PAGE_WIDTH - 20, log=True)
+    known += [budget.budget_ms] if budget else []
+    if not known:
+        return Markup()
+    x = Scale(min(known) / 1.3, max(known) * 1.3, 170, PAGE_WIDTH - 20, log=True)
     bottom = 34.0 * len(run.devices) + 8
     parts = []
     for tick in x.ticks():
@@ -43,14 +48,14 @@ def draw_devices(run: Run) -> Markup:
     parts.append(text((x.start + x.end) / 2, bottom + 34, "predicted latency, ms (logarithmic)", "faint"))
     for number, device in enumerate(run.devices):
         y, row = 24 + 34.0 * number, latency.get(device)
-        parts.append(text(0, y + 4, device, "strong" if device == run.budget.device else "small", "start"))
+        parts.append(text(0, y + 4, device, "strong" if budget and device == budget.device else "small", "start"))
         if run.scale_note(device):
             parts.append(text(0, y + 17, NOT_REAL, "tiny", "start"))
-        if device == run.budget.device:
-            parts.append(line(x(budget_ms), y - 15, x(budget_ms), y + 15, "budget"))
-            words = f"budget {run.budget_words}"
-            side, anchor = (-5, "end") if x(budget_ms) > PAGE_WIDTH - 60 - 6 * len(words) else (5, "start")
-            parts.append(text(x(budget_ms) + side, y - 8, words, "tiny", anchor))
+        if budget and device == budget.device:
+            at, words = x(budget.budget_ms), f"budget {run.budget_words}"
+            parts.append(line(at, y - 15, at, y + 15, "budget"))
+            side, anchor = (-5, "end") if at > PAGE_WIDTH - 60 - 6 * len(words) else (5, "start")
+            parts.append(text(at + side, y - 8, words, "tiny", anchor))
         if row and row.low_ms > 0 and row.high_ms > 0:
             parts.append(whisker(x(row.low_ms), x(row.high_ms), y))
         if row and row.latency_ms > 0:

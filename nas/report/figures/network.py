@@ -73,7 +73,7 @@ def _draw_box(run: Run, box: Box, x: float, y: float) -> list[Markup]:
     for number, words in enumerate(box.words):
         at = middle + 4.5 + 15 * (number - (len(box.words) - 1) / 2)
         parts.append(text(centre, at, words, "label" if number == 0 else "label second"))
-    device = run.budget.device
+    device = run.device
     share, most = run.share(device, box.segment), max(run.segments_ms(device).values(), default=0)
     if share is not None:
         parts.append(rect(x, y + BAR, box.width, 5, "track", radius=2))

@@ -454,27 +454,26 @@ def test_damaged_exif_spoils_no_image(tmp_path: Path) -> None:
         np.testing.assert_array_equal(EncodedSource([tmp_path / "image.png"]).read(0), pixels)
 
 
-def test_files_that_are_no_images_are_reported_unless_hidden(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    images("imagefolder", folder)
-    assert capsys.readouterr() == ("", "")
+def test_files_that_are_no_images_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (found,) = images("imagefolder", folder).found
+    assert found.startswith("data pets: 40 images of 2 classes ('cat', 'dog'); train 28, validation 4 (held out), ")
+    assert found.endswith("test 8 (held out); nothing was passed over")
     for name in (".DS_Store", "._00.png", ".git/a.png", "__MACOSX/._00.png", "../__MACOSX/cat/._00.png"):
         (folder / "cat" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "cat" / name).write_bytes(b"junk")
     data = images("imagefolder", folder)
     assert data.class_names == ("cat", "dog") and len(data.train.source) == 40
-    assert capsys.readouterr() == ("", "")
+    assert data.found[0].endswith("; passed over: 5 hidden or of the system")
     for name in ("cat/a.GIF", "dog/b.gif", "dog/deeper/c.tif", "dog/README"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"GIF89a")
-    assert len(images("imagefolder", folder).train.source) == 40
-    out, noted = capsys.readouterr()
-    assert out == "" and noted.count("\n") == 1
-    left_out = "2 .gif, 1 .tif, 1 without an ending"
-    assert noted.startswith(f"note: files in '{folder}' are left out: {left_out}; images are .bmp, ")
+    data = images("imagefolder", folder)
+    assert len(data.train.source) == 40 and len(data.found) == 1
+    assert "; passed over: 2 .gif, 1 .tif, 1 without an ending (images are .bmp, " in data.found[0]
     for number in range(9):
         (folder / "cat" / f"a.{number}").touch()
-    images("imagefolder", folder)
-    assert ": 2 .gif, 1 .0, 1 .1, 1 .2, 1 .3, 1 .4, ...; " in capsys.readouterr().err
+    assert ": 2 .gif, 1 .0, 1 .1, 1 .2, 1 .3, 1 .4, ... (images " in images("imagefolder", folder).found[0]
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_corrupt_image_is_named_before_anything_starts(folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 
 from nas.api import load_finished, search
 from nas.command.summary import summary
+from nas.compare import compare
+from nas.compare import main as compared
 from nas.run import search as run_search
 from nas.run.defaults import with_defaults
 from nas.run.finished import Finished
@@ -82,6 +86,24 @@ def test_what_only_one_target_has_is_asked_of_the_targets(finished: Finished) ->
     log = finished.targets[0].log
     assert log["phase"].iloc[-1] == "finetune" and log["step"].is_monotonic_increasing
     assert load_finished(finished.folder) == finished
+
+
+def test_runs_are_compared_in_one_table_and_page(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = compare([finished.folder, finished.targets[0].folder])
+    assert list(table["budget_ms"]) == [20, 40, 0.6, 20] and list(table["test"])[:3] == list(finished.front["test"])
+    run, out = str(finished.folder), tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["compare", run, str(finished.targets[0].folder), "--out", str(out)])
+    compared()
+    assert capsys.readouterr().out.count("predicted") == 1
+    links = re.findall(r'href="([^"]+)"', (out / "report.html").read_text())
+    assert len(links) == 4 and all((out / link).is_file() for link in links)
+    monkeypatch.setattr(sys, "argv", ["compare", run, str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit) as error:
+        compared()
+    said = capsys.readouterr().err
+    assert error.value.code == 2 and "nowhere" in said and said.count("\n") == 1
 
 
 def test_another_budget_from_the_shared_supernet_and_from_one_targets_gates(finished: Finished, tmp_path: Path) -> None:

@@ -1,0 +1,147 @@
+"""The command `python -m nas.predict model=RUN IMAGE...`: the classes of pictures, a line for each.
+
+It shows model.onnx each picture as its metadata say, which is how the test accuracy was measured. numpy, Pillow and
+onnxruntime do it, without torch. Not for accuracy over a data set, nor for speed: it takes one picture at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.command.options import fail
+from nas.data.sources import EncodedSource
+from nas.run.result import FOR_TIMING, RESIZE
+from search_space.errors import BadFile, UserError, one_line
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+MODEL = "model.onnx"  # of a run's folder
+SHOWN = 3  # most probable classes on a line
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained network with what its file says of its input. mean, std: (3,); resolution: pixels a side.
+
+    crop, crop_share: as in `nas.run.result.Preprocessing`.
+    """
+
+    session: InferenceSession
+    class_names: tuple[str, ...]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    resolution: int
+    crop: str
+    crop_share: float
+
+    @classmethod
+    def load(cls, model: Path) -> Predictor:
+        """From an ONNX file of this project or the folder of a run. Raises `BadFile`."""
+        import onnxruntime
+
+        path = model / MODEL if model.is_dir() else model
+        try:
+            session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        except FileNotFoundError as error:
+            raise BadFile(f"no file '{path}'; give the folder of a finished run, or its {MODEL}") from error
+        except Exception as error:  # onnxruntime raises its own unexported kinds
+            raise BadFile(f"onnxruntime cannot load '{path}': {one_line(error)}") from error
+        said = session.get_modelmeta().custom_metadata_map
+        if said.get("purpose") == FOR_TIMING:
+            raise BadFile(f"'{path}' is {FOR_TIMING}; give {MODEL} beside it")
+        try:
+            if said["resize"] != RESIZE or said["colours"] != "RGB" or said["crop"] not in ("whole", "centre"):
+                raise BadFile(
+                    f"'{path}' wants pictures with resize={said['resize']}, colours={said['colours']}, "
+                    f"crop={said['crop']}, which this version does not make"
+                )
+            return cls(
+                session,
+                tuple(said["classes"].split("\n")),
+                np.array(said["mean"].split(), np.float64).reshape(3),
+                np.array(said["std"].split(), np.float64).reshape(3),
+                int(said["resolution"]),
+                said["crop"],
+                float(said["crop_share"]),
+            )
+        except KeyError as error:
+            raise BadFile(
+                f"'{path}' does not say '{error.args[0]}' of its input: it is of an earlier version, or of another "
+                "program; train the network again with nas.train"
+            ) from error
+        except BadFile:
+            raise
+        except ValueError as error:
+            raise BadFile(f"'{path}' has metadata that are no numbers: {one_line(error)}") from error
+
+    def shown(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(1, 3, R, R), normalised, of a picture (H, W, 3): what `DataSet.batches` makes of it in evaluation."""
+        height, width = image.shape[:2]
+        if self.crop == "centre":
+            height = width = max(1, round(self.crop_share * min(height, width)))
+            top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+            image = image[top : top + height, left : left + width]
+        antialiased = min(height, width) > self.resolution
+        rows, columns = (_bilinear(n, self.resolution, antialiased) for n in (height, width))
+        pixels = np.einsum("ih,hwc,jw->ijc", rows, image.astype(np.float64), columns, optimize=True)
+        normalised = (pixels / 255.0 - self.mean) / self.std
+        return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None], np.float32)
+
+    def logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(classes,) of a picture (H, W, 3)."""
+        found: NDArray[np.float32] = self.session.run(None, {"images": self.shown(image)})[0][0]
+        return found
+
+    def probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """(classes,) of a picture (H, W, 3); they add up to 1."""
+        logits = self.logits(image).astype(np.float64)
+        powers = np.exp(logits - logits.max())
+        return np.asarray(powers / powers.sum(), np.float64)
+
+
+def _bilinear(n: int, resolution: int, antialiased: bool) -> NDArray[np.float64]:
+    """(R, n): the share of each of n pixels in each of R, by a triangle as wide as a new pixel where antialiased."""
+    reach = n / resolution if antialiased else 1.0
+    centres = (np.arange(resolution)[:, None] + 0.5) * n / resolution - 0.5
+    weights = np.maximum(0.0, 1.0 - np.abs(centres - np.arange(n)) / reach)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float64)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a line for every picture; exit 2 with one line on what is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m nas.predict", description="The classes of pictures.")
+    parser.add_argument("model", metavar="model=RUN", help=f"the folder of a run, or an ONNX file such as its {MODEL}")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="the file of a picture")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    given.sort(key=lambda argument: not argument.startswith("model="))  # a stable sort: wherever it stands
+    asked = parser.parse_args(given)
+    try:
+        if not asked.model.startswith("model="):
+            raise UserError(f"which network? '{asked.model}' comes without model=RUN; add it")
+        predictor = Predictor.load(Path(asked.model.removeprefix("model=")).expanduser())
+        for name in asked.images:
+            path = Path(name).expanduser()
+            if not path.is_file():
+                raise BadFile(f"no file '{path}'")
+            image = EncodedSource([path]).read(0)
+            print(f"{name}: {_words(predictor, predictor.probabilities(image))}")
+    except UserError as error:
+        fail(error)
+
+
+def _words(predictor: Predictor, probabilities: NDArray[np.float64]) -> str:
+    best = np.argsort(-probabilities, kind="stable")[:SHOWN]
+    return ", ".join(f"{predictor.class_names[number]} {probabilities[number]:.1%}" for number in best)
+
+
+if __name__ == "__main__":
+    main()
