@@ -325,7 +325,7 @@ def _with_comment(begin: str, comment: str, column: int = 32) -> Iterator[str]:
     if not comment:
         yield begin
         return
-    first, *others = textwrap.wrap(comment, WIDTH - column - 2, break_on_hyphens=False)
+    first, *others = textwrap.wrap(comment, WIDTH - column - 4, break_on_hyphens=False)
     yield f"{begin:<{column - 1}} # {first}"
     for line in others:
         yield f"{'':<{column}}#   {line}"

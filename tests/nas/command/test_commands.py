@@ -134,12 +134,13 @@ def test_help_reads_well() -> None:
     assert "budget_ms: 30" in done.stdout
 
 
-def test_a_search_from_the_shell_prints_its_folder_last(tmp_path: Path) -> None:
+def test_a_search_from_the_shell_prints_its_folder_and_what_to_do_next(tmp_path: Path) -> None:
     tiny = ["data.resolution=32", "data.limit=60", "warmup.epochs=0", "epochs=1", "finetune.epochs=0"]
     done = run("nas.search", "device=vpu", "budget_ms=30", "out=mine", *tiny, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].endswith("-> mine")
-    assert "vpu: predicted" in done.stdout.splitlines()[-1]
+    *_, found, following = done.stdout.splitlines()
+    assert found.startswith("vpu: predicted") and found.endswith("-> mine")
+    assert following.startswith("next: ") and "python -m nas.train mine/architecture.json" in following
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
     again = run("nas.search", "device=vpu", "budget_ms=30", "out=mine", cwd=tmp_path)
     assert again.returncode == 2 and "exists" in again.stderr and again.stderr.count("\n") == 1

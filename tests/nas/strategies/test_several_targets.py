@@ -77,7 +77,7 @@ def test_the_front_is_what_its_targets_are(finished: Finished) -> None:
     assert page.count("<circle") == 3 and "http" not in page.split("</style>")[1]
     lines = summary(finished).splitlines()
     assert [line.split(":")[0] for line in lines if "predicted" in line and "note" not in line] == ["cpu", "cpu", "gpu"]
-    assert str(finished.folder / "report.html") in lines[-1]
+    assert f"3 targets -> {finished.folder / 'report.html'}" in lines
 
 
 def test_what_only_one_target_has_is_asked_of_the_targets(finished: Finished) -> None:
