@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from nas.data.named import NamedDataSet, Peeked
@@ -32,6 +31,8 @@ VALUE = "DATA_SET"  # what a module's value is called, unless the path names ano
 
 def known() -> list[str]:
     """Names that need no path: those of this package and of installed entry points."""
+    from importlib.metadata import entry_points  # slow to import, and seldom needed
+
     return sorted({*DATA_SETS, *entry_points(group=ENTRY_POINTS).names})
 
 
@@ -40,6 +41,8 @@ def find(name: str) -> NamedDataSet:
     if name in DATA_SETS:
         found: NamedDataSet = getattr(import_module(DATA_SETS[name]), VALUE)
         return found
+    from importlib.metadata import entry_points
+
     for entry in entry_points(group=ENTRY_POINTS, name=name):
         return _imported(name, entry.value)
     if "." in name or ":" in name:
