@@ -12,9 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from search_space.errors import BadFile
 from search_space.files import write_whole
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SCHEMA = 1
 FOLDER = Path(__file__).parent / "results"
@@ -54,6 +58,13 @@ class Results:
     provenance: Provenance
     settings: Mapping[str, Value]
     rows: tuple[Row, ...]
+
+    @property
+    def table(self) -> DataFrame:
+        """The rows as a pandas table, a column for every name that any row has; NaN where a row lacks it."""
+        import pandas as pd
+
+        return pd.DataFrame.from_records(list(self.rows))
 
 
 def take_provenance(command: str, device: str) -> Provenance:

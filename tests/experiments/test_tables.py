@@ -230,3 +230,10 @@ def test_cells() -> None:
     assert shown("text") == "text"
     assert ratio(3, 2) == 1.5
     assert ratio(None, 2) is ratio(3, None) is None
+
+
+def test_rows_of_results_are_a_table() -> None:
+    shipped = load_results(FOLDER / "budget.json", "budget")
+    table = shipped.table
+    assert len(table) == len(shipped.rows) > 100
+    assert (table["used"] <= 1 + 1e-9).all() and set(table.columns) == {name for row in shipped.rows for name in row}
