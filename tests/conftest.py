@@ -1,9 +1,14 @@
-"""One thread for the small tensors of tests: on a busy machine two threads wait for each other."""
+"""What all tests share: one thread, since two wait for each other on a busy machine; and examples that are the same in every run."""
 
 import os
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)  # HYPOTHESIS_PROFILE=explore: new examples in every run
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(autouse=True, scope="session")
