@@ -107,8 +107,9 @@ class KindModel:
     coefficients: feature name -> ms per million of that feature (ms for `launch`).
     origin: measured | fitted | derived; source: from what. support: kernel size -> measured rows
     behind it. low_factor, high_factor: ends of the interval of one kernel over its prediction.
-    widen: by how much more than other kinds' its share of a network is uncertain. in_network: time
-    inside a network over time alone. residual: what the table's rows teach beyond the form.
+    widen: by how much more than other kinds' its share of a network is uncertain, a judgement whose reason
+    `judged` gives. in_network: time inside a network over time alone. residual: what the table's rows teach
+    beyond the form.
     """
 
     coefficients: Annotated[
@@ -124,6 +125,7 @@ class KindModel:
     low_factor: Annotated[float, Above(0), AtMost(1)]
     high_factor: Annotated[float, AtLeast(1)]
     widen: Annotated[float, AtLeast(1)] = 1.0
+    judged: str = ""
     in_network: Positive = 1.0
     residual: Residual | None = None
 
@@ -232,6 +234,8 @@ def render_header(header: Header) -> dict[str, Any]:
         if name == "date":
             rendered["unit"] = UNIT
     for model in rendered["models"].values():
+        if not model["judged"]:
+            del model["judged"]
         if model["residual"] is None:
             del model["residual"]
     return rendered

@@ -18,12 +18,15 @@ class Kind(StrEnum):
     BATCH_NORM = "batch_norm"
     RELU6 = "relu6"
     GELU = "gelu"
+    HARD_SWISH = "hard_swish"  # x * ReLU6(x + 3) / 6
     SCALE = "scale"  # learnable factor per channel (layer scale); folded into weights on export
     ADD = "add"
     MUL = "mul"  # element-wise product of two tensors
     GLOBAL_POOL = "global_pool"  # mean over all pixels
     POOL = "pool"  # maximum or mean over a window; priced in foreign networks, in no space of this project
     CONCAT = "concat"  # tensors joined along channels; in_channels == out_channels == their sum; likewise
+    TRANSPOSE = "transpose"  # elements moved to other places, as in a channel shuffle; likewise
+    SOFTMAX = "softmax"  # over channels, at every pixel; likewise
 
 
 WEIGHTED = frozenset({Kind.CONV, Kind.DWCONV, Kind.LINEAR})

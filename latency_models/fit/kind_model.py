@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from device_profiles import KindModel
 from latency_models.fit.regression import round_significant
 
-WIDENING = 2.0
 WIDENING_RULE = (
-    "A derived kind that none of these networks contains has its low end divided and its high end multiplied "
-    f"by {WIDENING:g}: a judgement, not a quantile. The ends add up over kernels, so an interval widens with the "
-    "share of predicted time in such kinds."
+    "A kind that none of these networks contains has its low end divided and its high end multiplied by a factor of its "
+    "own (`widen`): a judgement, whose reason stands there, not a quantile. The ends add up over kernels, so an interval "
+    "widens with the share of predicted time in such kinds."
 )
 
 
@@ -24,24 +23,26 @@ class Evidence:
     """What a kind's coefficients rest on.
 
     origin: 'measured', 'fitted' or 'derived'; source: from what, in words; support: kernel size -> how many measured
-    rows; in_networks: whether the networks that set the interval contain the kind.
+    rows. judged: by what factor the kind's price may be off either way where the networks that set the interval do not
+    contain it (1: they do), and reason, why so.
     """
 
     origin: str
     source: str
     support: Mapping[int, int]
-    in_networks: bool
+    judged: float = 1.0
+    reason: str = ""
 
 
 def kind_model(coefficients: Mapping[str, float], evidence: Evidence, factors: tuple[float, float]) -> KindModel:
-    """A model with its interval's ends, widened where no calibrating network contains the kind."""
-    widen = 1.0 if evidence.in_networks else WIDENING
+    """A model with its interval's ends, widened by what was judged where no calibrating network contains the kind."""
     return KindModel(
         coefficients={feature: round_significant(value) for feature, value in coefficients.items()},
         origin=evidence.origin,
         source=evidence.source,
         support=dict(evidence.support),
-        low_factor=round(factors[0] / widen, 3),
-        high_factor=round(factors[1] * widen, 3),
-        widen=widen,
+        low_factor=round(factors[0] / evidence.judged, 3),
+        high_factor=round(factors[1] * evidence.judged, 3),
+        widen=evidence.judged,
+        judged=evidence.reason,
     )

@@ -45,6 +45,7 @@ HOLD = 0.01  # moving one device's share of the time by 1 weighs as much as an e
 LEAST_SHARE = 1e-3  # of the time; a device below it is left out
 FEWEST_NETWORKS = 3
 COVERAGE = 0.9
+UNSEEN = 2.0  # by what the price of a kind that no network holds may be off: a judgement
 OFF_GRID = (96, 160)  # pixels at which forms are fitted as well, beside those of the rows
 _BINARY = frozenset({Kind.ADD, Kind.MUL})
 
@@ -264,7 +265,8 @@ def _forms(mixed: _Mix, kernel_ms: Mapping[Kernel, float], seen: set[str], inter
             coefficients = {
                 f: sum(w * m[kind].in_network * m[kind].coefficients.get(f, 0.0) for m, w in models) for f in features
             }
-        forms[kind] = kind_model(coefficients, Evidence("derived", str(mixed), {}, kind in seen), factors)
+        judged = (1.0, "") if kind in seen else (UNSEEN, "none of the device's own networks holds it")
+        forms[kind] = kind_model(coefficients, Evidence("derived", str(mixed), {}, *judged), factors)
     return forms
 
 

@@ -98,18 +98,19 @@ def _models(
     counts = support(folder, variant)
     source = f"fitted with every other kind to whole networks ({A76_NETWORKS}, {variant.column})"
     models = {
-        kind: solved_model(kind, FORM, coefficients, Evidence("fitted", source, counts[kind], True), factors)
-        for kind in FORM
+        kind: solved_model(kind, FORM, coefficients, Evidence("fitted", source, counts[kind]), factors) for kind in FORM
     }
     pooled = "im2col_elements" if variant.pools_add_windows else "input_elements"  # im2col: elements of all windows
-    moving = Evidence("fitted", f"{source}; one coefficient for all that moves elements", {}, True)
+    moving = Evidence("fitted", f"{source}; one coefficient for all that moves elements", {})
     models["pool"] = kind_model({pooled: coefficients["moved"]}, moving, factors)
     models["concat"] = kind_model({"output_elements": coefficients["moved"]}, moving, factors)
     touched = coefficients["moved"] / 2  # a moved element is read once and written once
 
     def element_wise(reads: int, writes: int, what: str) -> Evidence:
         note = f"{what}: {reads} reads and {writes} writes an element at half the fitted time of a moved element"
-        return Evidence("derived", f"{note}; never measured on this device", {}, False)
+        return Evidence(
+            "derived", f"{note}; never measured on this device", {}, 2.0, "no network that was fitted lists it"
+        )
 
     for name, reads, writes, what in (
         ("add", 1, 1, "sum of two tensors"),

@@ -95,6 +95,9 @@ def _v100_errors(folder: Path) -> dict[str, float]:
     return {kind: mape(predicted_ratios(samples, fit_coefficients(samples))) for kind, samples in kinds}
 
 
+NOT_SEEN = "no network that set the level holds it alone"
+
+
 def _models(
     work: Mapping[str, Mapping[str, float]],
     level: Mapping[str, float],
@@ -112,7 +115,7 @@ def _models(
             source = f"large fp32 rows of the A100 ({A100_ELEMENTWISE}) at half the bytes; {calibrated}"
         in_networks = kind in V100_FORM or kind in ("linear", "global_pool")
         # support counts rows measured on this device: none of these kernels was
-        evidence = Evidence("derived", source, {}, in_networks)
+        evidence = Evidence("derived", source, {}) if in_networks else Evidence("derived", source, {}, 2.0, NOT_SEEN)
         models[kind] = kind_model({"launch": level["kernel"], **scaled}, evidence, factors)
     return models
 

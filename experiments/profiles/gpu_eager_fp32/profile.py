@@ -98,7 +98,8 @@ def _models(kinds: Kinds, level: float, factors: tuple[float, float]) -> dict[st
     models = {kind: _measured_model(kind, fitted) for kind, fitted in kinds.fitted.items()}
     for kind, derived in kinds.derived.items():
         source = f"{derived.source}; level set on whole networks ({A100_NETWORKS})"
-        evidence = Evidence("derived", source, {}, kind not in NOT_IN_NETWORKS)
+        judged = (2.0, "no network that set the level holds it alone") if kind in NOT_IN_NETWORKS else (1.0, "")
+        evidence = Evidence("derived", source, {}, *judged)
         models[kind] = kind_model(derived.coefficients, evidence, factors)
     return {kind: replace(model, in_network=level) for kind, model in models.items()}
 

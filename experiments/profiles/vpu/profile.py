@@ -117,7 +117,7 @@ def _models(
             kind,
             FORM,
             coefficients,
-            Evidence("fitted", origin + notes.get(kind, ""), support[kind], in_networks=True),
+            Evidence("fitted", origin + notes.get(kind, ""), support[kind]),
             factors,
         )
         for kind in FORM
@@ -125,7 +125,7 @@ def _models(
     }
     for name, launched in (("pool", "launch"), ("concat", "launch_shave")):
         times = {"launch": coefficients[launched], "output_elements": coefficients[f"moved_{name}"]}
-        models[name] = kind_model(times, Evidence("fitted", origin, {}, in_networks=True), factors)
+        models[name] = kind_model(times, Evidence("fitted", origin, {}), factors)
     launch = coefficients["launch_shave"]
     touch = coefficients["output_add"] / TOUCHES_OF_ADD
 
@@ -133,7 +133,7 @@ def _models(
         note = f"{what}: {kernels} kernels reading or writing {touches} elements per element at the time of add"
         values = {"launch": kernels * launch, "output_elements": touches * touch}
         source = f"{note}; never measured alone on this device"
-        return kind_model(values, Evidence("derived", source, {}, in_networks=False), factors)
+        return kind_model(values, Evidence("derived", source, {}, 2.0, "no network holds it alone"), factors)
 
     # Three of the networks hold products: too few to take them for calibrated.
     models["mul"] = derived("product as an addition", 1, TOUCHES_OF_ADD)
