@@ -1,4 +1,4 @@
-"""What all tests share: one thread, since two wait for each other on a busy machine; and examples that are the same in every run."""
+"""What all tests share: one thread, as two wait for each other on a busy machine; equal examples in every run."""
 
 import os
 

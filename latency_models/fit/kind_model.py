@@ -12,9 +12,9 @@ from device_profiles import KindModel
 from latency_models.fit.regression import round_significant
 
 WIDENING_RULE = (
-    "A kind that none of these networks contains has its low end divided and its high end multiplied by a factor of its "
-    "own (`widen`): a judgement, whose reason stands there, not a quantile. The ends add up over kernels, so an interval "
-    "widens with the share of predicted time in such kinds."
+    "A kind that none of these networks contains has its low end divided and its high end multiplied by a factor of "
+    "its own (`widen`): a judgement, whose reason stands there, not a quantile. The ends add up over kernels, so an "
+    "interval widens with the share of predicted time in such kinds."
 )
 
 
