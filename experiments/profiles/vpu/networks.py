@@ -90,6 +90,42 @@ def resnet(depth: int) -> list[Op]:
     return net.ops
 
 
+def se_resnet50() -> list[Op]:
+    """SE-ResNet-50 (arXiv 1709.01507) at 224: ResNet-50 with a squeeze by 16 before every addition."""
+    net = KernelList(3, 224)
+    net.conv(64, 7, 2)
+    net.max_pool()
+    for stage, blocks in enumerate(RESNET_BLOCKS[50]):
+        width = 64 * 2**stage
+        for block in range(blocks):
+            stride = 2 if block == 0 and stage else 1
+            if block == 0:
+                shortcut = KernelList(net.channels, net.size)
+                shortcut.conv(4 * width, 1, stride)
+                net.ops += shortcut.ops
+            net.conv(width)
+            net.conv(width, 3, stride)
+            net.conv(4 * width)
+            net.squeeze_excite(width // 4)
+            net.ops.append(square(Kind.ADD, net.channels, net.channels, net.size, inputs=2))
+    net.global_pool()
+    net.linear(1000)
+    return net.ops
+
+
+def mobileone_s0() -> list[Op]:
+    """MobileOne-S0 (arXiv 2206.04040) at 224 as it is deployed: every branch folded into one convolution."""
+    net = KernelList(3, 224)
+    net.conv(48, 3, 2)
+    for width, blocks in ((48, 2), (128, 8), (256, 10), (1024, 1)):
+        for block in range(blocks):
+            net.dwconv(3, 2 if block == 0 else 1)
+            net.conv(width)
+    net.global_pool()
+    net.linear(1000)
+    return net.ops
+
+
 def densenet(depth: int) -> list[Op]:
     """DenseNet-121 to -201 (arXiv 1608.06993) at 224: a norm and a ReLU over all that came before each layer."""
     stem, growth, blocks = DENSENETS[depth]
