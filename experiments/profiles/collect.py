@@ -44,6 +44,7 @@ from experiments.profiles.tables import (
 )
 from experiments.profiles.vpu import samples as vpu
 from experiments.profiles.vpu.frames import synchronous_ms
+from experiments.profiles.vpu.oak import uses_oak
 from latency_models.options import Options, run
 from search_space.errors import BadFile, one_line
 from search_space.files import ensure_folder, write_whole
@@ -101,7 +102,7 @@ def tables(folder: Path) -> list[Table]:
             ("topology", "batch", "fps"),
             lambda row: row.text("batch") == "1" and row.text("topology") in named,
         ),
-        Table(MYRIAD_OAK, ("model", "input", "fps", "latency_ms"), vpu.uses_oak, folder="field"),
+        Table(MYRIAD_OAK, ("model", "input", "fps", "latency_ms"), uses_oak, folder="field"),
         Table(
             V100_OPS,
             (

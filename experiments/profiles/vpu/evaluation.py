@@ -18,7 +18,8 @@ from experiments.profiles.tables import NAS_BENCH_201, read_rows
 from experiments.profiles.vpu.fit import fit_layers, fit_level, network_ratios, unseen_engine_layers, unseen_networks
 from experiments.profiles.vpu.frames import synchronous_ms
 from experiments.profiles.vpu.nas_bench import nas_bench_samples, unseen_half
-from experiments.profiles.vpu.samples import Measured, measured, oak_samples
+from experiments.profiles.vpu.oak import oak_samples
+from experiments.profiles.vpu.samples import Measured, measured
 from latency_models.fit.regression import Sample
 from latency_models.scores import Evaluation
 

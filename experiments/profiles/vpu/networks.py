@@ -1,7 +1,7 @@
 """Published networks that dl-benchmark measured on the Myriad X, as lists of kernels and moved tensors.
 
 `MovedElements("pass", n)` is an element-wise layer that does not merge: n elements read and written. A norm with its
-ReLU before a convolution is one, (hard) swish two: its gate and its product. Not for the other devices.
+ReLU before a convolution is one, (hard) swish `PASSES_OF_HARD_SWISH`. Not for the other devices.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from experiments.profiles.tables import MovedElements, Op, square
 from search_space.layer import Kind
 from search_space.space import divisible
 
+PASSES_OF_HARD_SWISH = 2
 RESNET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 # depth -> (channels of the stem, channels a layer adds, layers a block)
 DENSENETS = {
@@ -225,7 +226,7 @@ def _unmerged(net: KernelList, passes: int = 1) -> None:
 
 
 def _swish(net: KernelList) -> None:
-    _unmerged(net, passes=2)
+    _unmerged(net, PASSES_OF_HARD_SWISH)
 
 
 def _concat(net: KernelList, channels: int) -> None:

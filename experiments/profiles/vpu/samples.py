@@ -18,7 +18,6 @@ from experiments.profiles.tables import (
     MILLION,
     MYRIAD_LAYERS,
     MYRIAD_MICRO,
-    MYRIAD_OAK,
     GroupedConv,
     MovedElements,
     Op,
@@ -40,7 +39,6 @@ from experiments.profiles.vpu.networks import (
     densenet,
     efficientnet_b0,
     mobilenet_v3,
-    mobileone_s0,
     resnet,
     se_resnet50,
     squeezenet_1_1,
@@ -82,7 +80,6 @@ VECTOR_POOL_GB_PER_S = 0.58  # annette: poolings that the vector cores run, the 
 BYTES = 2  # fp16
 BANDWIDTH_WEIGHT = 30.0  # a bandwidth stands for many rows
 _CONV_COLUMNS = ("in_c", "out_c", "in_h", "in_w", "out_h", "out_w", "kh", "kw", "stride")
-OAK: Mapping[str, Sequence[Op]] = {"ResNet-50": resnet(50), "MobileOne-S0": mobileone_s0()}
 COUNTED = {"googlenet-v1": "tf_inceptionv1", "googlenet-v3": "cf_inceptionv3", "googlenet-v4": "cf_inceptionv4"}
 
 
@@ -194,17 +191,6 @@ def _network_samples(folder: Path, layers: Sequence[Sample]) -> list[Sample]:
                 terms.update(sample.terms)
         found.append(Sample(name, dict(terms), sync_ms[name], group="googlenet"))
     return found
-
-
-def oak_samples(folder: Path) -> list[Sample]:
-    """Whole networks of an OAK, whose chip has the camera's image at hand. For checking; no profile rests on them."""
-    latency_ms = {row.text("model"): row.number("latency_ms") for row in read_rows(folder, MYRIAD_OAK) if uses_oak(row)}
-    return [Sample(name, network_terms(name, OAK[name]), ms, group="oak") for name, ms in latency_ms.items()]
-
-
-def uses_oak(row: Row) -> bool:
-    """Whether a row of the OAK's networks is a sample: those with a latency whose layers are known here."""
-    return row.text("model") in OAK
 
 
 def uses_layer(row: Row) -> bool:
