@@ -117,7 +117,8 @@ class Preprocessing:
 
     crop: 'whole', or 'centre', the middle square whose side is `crop_share` of the picture's shorter side. resize: to
     the training resolution a side. training_crop, training_flip: how training varied the pictures, in the words of the
-    options `data.crop` and `data.flip`.
+    options `data.crop` and `data.flip`. ground: what transparent parts are laid on. A large JPEG is decoded at the
+    scale that the resolution and the training crop need (`nas.data.reduced.Purpose`).
     """
 
     crop: str
@@ -126,6 +127,7 @@ class Preprocessing:
     training_flip: bool
     resize: str = RESIZE
     colours: str = "RGB"
+    ground: str = "white"
 
     def words(self) -> dict[str, str]:
         """As the metadata of an ONNX file hold it."""
