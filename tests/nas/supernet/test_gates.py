@@ -14,12 +14,13 @@ from nas.supernet.network import SeparateSlot, SharedSlot, Supernet, frozen
 from search_space import ZERO, SearchSpace, Stage
 from search_space.build import Scale
 from tests.nas.choose.test_derive import random_table
+from tests.search_space.test_stages import STAGED
 
 QUADRA = SearchSpace("small_quadra", "quadra", 8, (Stage(8, 2), Stage(16, 3)), (3, 5), (2, 3))
 MBCONV = SearchSpace(
     "small_mbconv", "mbconv", 8, (Stage(8, 2, 2), Stage(16, 3, 2)), (3, 5), (2, 3), first_width=8, head_width=32
 )
-CASES = [(space, shared) for space in (QUADRA, MBCONV) for shared in (False, True)]
+CASES = [(space, shared) for space in (QUADRA, MBCONV, STAGED) for shared in (False, True)]
 
 
 def make(space: SearchSpace, shared: bool, seed: int = 0) -> tuple[Supernet, Gates, Tensor, Tensor]:
