@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search_space.blocks import family_of
+from search_space.blocks import checked_family, chosen_layers
 from search_space.blocks.graph import Graph
 from search_space.errors import UserError
 from search_space.layer import Node
@@ -60,10 +60,13 @@ def _walk(
 ) -> tuple[Segment, ...]:
     if num_classes < 2:
         raise UserError(f"a classifier needs at least 2 classes, got {num_classes}")
-    family = family_of(space)
-    family.check(space)
+    family = checked_family(space)
+    layers = chosen_layers(space, family)
     segments: list[Segment] = []
     shape = (3, resolution, resolution)
+
+    def graph() -> Graph:
+        return Graph(shape, **layers)
 
     def append(name: str, graphs: list[Graph], slot: int | None = None) -> None:
         nonlocal shape
@@ -73,17 +76,17 @@ def _walk(
             raise UserError(f"resolution {resolution} is too small for space '{space.name}': {name} would give {shape}")
         segments.append(Segment(name, tuple(tuple(graph.nodes) for graph in graphs), slot))
 
-    append("stem", [family.stem(Graph(shape), space)])
+    append("stem", [family.stem(graph(), space)])
     position = 0
     for stage_index, stage in enumerate(space.stages):
-        if stage_index and (down := family.transition(Graph(shape), stage)).nodes:
+        if stage_index and (down := family.transition(graph(), stage)).nodes:
             append(f"down{stage_index + 1}", [down])
         for block_index, candidates in enumerate(slots[stage_index]):
             stride = stage.stride if block_index == 0 else 1
             graphs = [
-                Graph(shape) if c == ZERO else family.block(Graph(shape), c, stage.width, stride) for c in candidates
+                graph() if c == ZERO else family.block(graph(), c, stage.width, stride) for c in candidates
             ]
             append(f"stage{stage_index + 1}_block{block_index + 1}", graphs, position)
             position += 1
-    append("head", [family.head(Graph(shape), space, num_classes)])
+    append("head", [family.head(graph(), space, num_classes)])
     return tuple(segments)

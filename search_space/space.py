@@ -73,7 +73,8 @@ class SearchSpace:
     """A set of networks. Equal spaces are equal values; `to_dict` round-trips through JSON.
 
     `stem_width`, `head_width` and `first_width` are read by the block family (a family that has
-    no such layer has 0 there).
+    no such layer has 0 there). `norm` and `activation` are kinds of layers that it accepts; empty
+    for the family's own.
     """
 
     name: Name
@@ -84,6 +85,8 @@ class SearchSpace:
     expand_ratios: Annotated[tuple[Count, ...], NOT_EMPTY, Distinct]
     first_width: Width = 0
     head_width: Width = 0
+    norm: str = ""
+    activation: str = ""
 
     def __post_init__(self) -> None:
         check(self, where=f"space '{self.name}'")
@@ -186,8 +189,11 @@ class SearchSpace:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON or YAML holds it; widths stand together."""
+        """As JSON or YAML holds it; widths stand together, and what is empty is left out."""
         plain = to_plain(self)
+        for name in ("norm", "activation"):
+            if not plain[name]:
+                del plain[name]
         widths = {name: plain.pop(name) for name in ("name", "family", "stem_width", "first_width", "head_width")}
         return {**widths, **plain}
 

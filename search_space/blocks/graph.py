@@ -9,13 +9,29 @@ class Graph:
     """Layers with one input; every method appends one and returns its position.
 
     A method reads the last node unless `x` names another position; `Graph.INPUT` is the input.
+    norm, activation: what the space asks for, of the kinds that its family accepts.
     """
 
     INPUT = SEGMENT_INPUT
 
-    def __init__(self, in_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, in_shape: tuple[int, int, int], norm: Kind | None = None, activation: Kind | None = None
+    ) -> None:
         self.in_shape = in_shape
+        self._norm, self._activation = norm, activation
         self.nodes: list[Node] = []
+
+    @property
+    def norm(self) -> Kind:
+        """The kind of the space's norms."""
+        assert self._norm is not None, "the family accepts none"
+        return self._norm
+
+    @property
+    def activation(self) -> Kind:
+        """The kind of the space's activations."""
+        assert self._activation is not None, "the family accepts none"
+        return self._activation
 
     @property
     def last(self) -> int:
