@@ -83,9 +83,7 @@ def _walk(
             append(f"down{stage_index + 1}", [down])
         for block_index, candidates in enumerate(slots[stage_index]):
             stride = stage.stride if block_index == 0 else 1
-            graphs = [
-                graph() if c == ZERO else family.block(graph(), c, stage.width, stride) for c in candidates
-            ]
+            graphs = [graph() if c == ZERO else family.block(graph(), c, stage.width, stride) for c in candidates]
             append(f"stage{stage_index + 1}_block{block_index + 1}", graphs, position)
             position += 1
     append("head", [family.head(graph(), space, num_classes)])

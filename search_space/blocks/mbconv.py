@@ -1,7 +1,8 @@
 """MobileNetV2's inverted bottleneck, the blocks of the ProxylessNAS space (arXiv 1812.00332).
 
-1x1 expand, k x k depthwise, 1x1 project, each with BatchNorm, ReLU6 (or another activation) after the first two; residual
-where the shapes allow. Stem 3x3 stride 2 and one expansion-1 block; head 1x1 mix, pool, classifier.
+1x1 expand, k x k depthwise, 1x1 project, each with BatchNorm, ReLU6 after the first two unless the space names
+another activation; residual where the shapes allow. Stem 3x3 stride 2 and one expansion-1 block; head 1x1 mix, pool,
+classifier.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from search_space.blocks.graph import Graph
 from search_space.errors import UserError
 from search_space.layer import Kind
 from search_space.space import BlockChoice, SearchSpace, Stage
-
 
 LAYERS = {"norm": (Kind.BATCH_NORM,), "activation": (Kind.RELU6, Kind.HARD_SWISH, Kind.GELU)}
 

@@ -19,7 +19,6 @@ from search_space.errors import UserError
 from search_space.layer import Kind
 from search_space.space import BlockChoice, SearchSpace, Stage
 
-
 LAYERS = {
     "norm": (Kind.LAYER_NORM, Kind.BATCH_NORM),
     "activation": (Kind.GELU, Kind.HARD_SWISH, Kind.RELU6),
