@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search_space.blocks import family_of
+from search_space.blocks import checked_family, chosen_layers
 from search_space.blocks.graph import Graph
 from search_space.errors import UserError
 from search_space.layer import Node
@@ -62,13 +62,13 @@ def _walk(
 ) -> tuple[Segment, ...]:
     if num_classes < 2:
         raise UserError(f"a classifier needs at least 2 classes, got {num_classes}")
-    family = family_of(space)
-    family.check(space)
+    family = checked_family(space)
+    layers = chosen_layers(space, family)
     segments: list[Segment] = []
     shape = (3, resolution, resolution)
 
     def graph() -> Graph:
-        return Graph(shape, space.norm_eps)
+        return Graph(shape, space.norm_eps, **layers)
 
     def append(name: str, graphs: list[Graph], slot: int | None = None) -> None:
         nonlocal shape
