@@ -6,18 +6,20 @@ Not for whole spaces (`table`) and not for fitting to measurements (`fit`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
 
 from device_profiles import Calibration, DeviceProfile, FusionRules, Kernel, KindModel
-from latency_models.features import COORDINATES, FEATURES
+from latency_models.features import COORDINATES, FEATURES, SHAPES
 from latency_models.fuse import fuse
 from latency_models.intervals import rank_quantiles
 from latency_models.residual import GaussianProcess, coordinates, fit_residual
+from latency_models.support import KernelSupport, Support, kernel_name, outside
 from search_space.errors import BadFile, UnknownName, UserError
 from search_space.layer import Node
-from search_space.lower import Segment
+from search_space.lower import Segment, image_side
 
 RUNTIME = "runtime"  # the name of what a network pays beside its segments
 
@@ -86,23 +88,59 @@ class LatencyModel:
         runtime = {RUNTIME: self.runtime_price.ms} if self.profile.header.network_ms else {}
         return runtime | {segment.name: self.block_price(segment.nodes).ms for segment in segments}
 
-    def derived_share(self, segments: Sequence[Segment]) -> float:
-        """The share (0..1) of predicted time in kernels that were derived, neither measured nor fitted.
+    def support(self, segments: Sequence[Segment]) -> Support:
+        """What the prediction of a network rests on. Raises `UserError` for a kernel without a model."""
+        kernels = Counter(kernel for segment in segments for kernel in fuse(segment.nodes, self.fusion))
+        total = sum((self.block_price(segment.nodes) for segment in segments), self.runtime_price)
+        groups: dict[tuple[str, int, str], list[Kernel]] = {}
+        for kernel in kernels:
+            row = self.profile.by_kernel.get(kernel)
+            origin = row.origin if row else self.kind_model(kernel).origin
+            groups.setdefault((kernel.price_kind, kernel.spec.kernel_size, origin), []).append(kernel)
 
-        Predicted time includes what every network pays.
-        """
-        kernels = [kernel for segment in segments for kernel in fuse(segment.nodes, self.fusion)]
-        derived = [k for k in kernels if self.kind_model(k).origin == "derived"]
-        total = sum((self.kernel_price(k).ms for k in kernels), self.runtime_price.ms)
-        return sum(self.kernel_price(k).ms for k in derived) / total if total else 0.0
+        def ms(group: Iterable[Kernel]) -> float:
+            return sum(kernels[kernel] * self.kernel_price(kernel).ms for kernel in group)
 
-    def support(self, segments: Sequence[Segment]) -> dict[str, int]:
-        """Kernel kind and size ('dwconv k7') -> measured rows behind it, for every kernel of a network."""
-        kernels = [kernel for segment in segments for kernel in fuse(segment.nodes, self.fusion)]
-        sizes = {(k.price_kind, k.spec.kernel_size): self.kind_model(k) for k in kernels}
-        return {
-            f"{kind} k{size}": model.count(size) for (kind, size), model in sorted(sizes.items(), key=lambda i: i[0])
-        }
+        width = total.high_ms - total.low_ms
+        found = []
+        for (kind, size, origin), group in groups.items():
+            prices = [(kernels[kernel], self.kernel_price(kernel)) for kernel in group]
+            found.append(
+                KernelSupport(
+                    kind,
+                    size,
+                    origin,
+                    self.kind_model(group[0]).count(size),
+                    share=_part(ms(group), total.ms),
+                    untimed=_part(ms(kernel for kernel in group if not self._is_timed(kernel)), total.ms),
+                    width=_part(sum(count * (price.high_ms - price.low_ms) for count, price in prices), width),
+                )
+            )
+        found.sort(key=lambda one: (-one.width, one.kind, one.kernel_size))
+        derived = min(1.0, sum(one.share for one in found if one.derived))
+        return Support(derived, tuple(found), tuple(self._outside(segments, list(kernels), total.ms)))
+
+    def _is_timed(self, kernel: Kernel) -> bool:
+        row = self.profile.by_kernel.get(kernel)
+        return row is not None and row.origin == "measured"
+
+    def _outside(self, segments: Sequence[Segment], kernels: Sequence[Kernel], total_ms: float) -> Iterator[str]:
+        """What of a network lies beyond the range that the profile was fitted in."""
+        fitted = self.profile.header.fitted_range
+        if not kernels:
+            return
+        ends = [outside("image of", image_side(segments), fitted.get("resolution"), " pixels a side")]
+        ends.append(outside("network of", total_ms / self.scale.factor, fitted.get("network_ms"), " ms"))
+        yield from filter(None, ends)
+        for kind in dict.fromkeys(kernel.price_kind for kernel in kernels):
+            model = self.profile.header.models[kind]
+            of_kind = [kernel for kernel in kernels if kernel.price_kind == kind and not self._is_timed(kernel)]
+            for name, read in SHAPES.items():
+                values = {read(kernel): kernel.spec.kernel_size for kernel in of_kind}
+                for value in sorted({min(values), max(values)} if values else ()):
+                    lead = f"{kernel_name(kind, values[value])} with"
+                    if said := outside(lead, value, model.fitted_range.get(name), f" {name}"):
+                        yield said
 
     def block_price(self, nodes: tuple[Node, ...]) -> Price:
         """One block; 0 ms for an empty one."""
@@ -122,7 +160,7 @@ class LatencyModel:
             else:
                 ms, deviation = self.kernel_alone(kernel)
                 ms *= model.in_network * self.scale.factor
-                price = self._with_interval(ms, model.widen * exp(deviation))
+                price = self._with_interval(ms, model.widening(kernel.spec.kernel_size) * exp(deviation))
             self._kernels[kernel] = price
         return price
 
@@ -196,6 +234,10 @@ def fit_latency_model(
         return LatencyModel(profile, header.calibration[calibration], coverage=2 * confidence - 1)
     except UserError as error:
         raise UserError(f"device '{profile.name}': confidence={confidence:g} is out of reach: {error}") from error
+
+
+def _part(ms: float, total: float) -> float:
+    return min(1.0, ms / total) if total > 0 else 0.0
 
 
 def _check_names(device: str, what: str, names: Iterable[str], known: Mapping[str, object]) -> None:

@@ -99,6 +99,7 @@ class LatencyModels:
             profile_hash=model.profile.digest,
             by_segment_ms=model.segment_ms(segments),
             calibration=calibration,
+            support=model.support(segments),
         )
 
 

@@ -223,4 +223,6 @@ def _notes(plan: Plan, chosen: Chosen, several: bool) -> tuple[str, ...]:
             f"No network of '{plan.space.name}'{kept} takes between {settings.use_at_least:.0%} and all of "
             f"{settings.budget_ms:g} ms; this is the best below, at {budget.used:.1%}"
         )
+    support = chosen.latency[budget.device].support
+    notes += support.notes(budget.device) if support else ()
     return tuple(notes)
