@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, log
 
 from device_profiles import Calibration, DeviceProfile, FusionRules, Kernel, KindModel
@@ -22,6 +22,11 @@ from search_space.layer import Node
 from search_space.lower import Segment, image_side
 
 RUNTIME = "runtime"  # the name of what a network pays beside its segments
+
+
+STAND_INS = {"hard_swish": "gelu", "transpose": "concat"}
+"""Kernel kinds that older profiles lack -> the kind whose price they are given there, as derived."""
+STAND_IN_FACTOR = 4.0  # by what such a price may be off either way: a judgement
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class LatencyModel:
     scale: Calibration
     coverage: float
     _factors: tuple[float, float] = field(init=False, repr=False, compare=False)
+    _models: Mapping[str, KindModel] = field(init=False, repr=False, compare=False)
     _residuals: dict[str, GaussianProcess] = field(default_factory=dict, init=False, repr=False, compare=False)
     _kernels: dict[Kernel, Price] = field(default_factory=dict, init=False, repr=False, compare=False)
     _blocks: dict[tuple[Node, ...], Price] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -67,6 +73,7 @@ class LatencyModel:
         interval = self.profile.header.interval
         low, high = rank_quantiles(interval.low_scores, interval.high_scores, self.coverage)
         object.__setattr__(self, "_factors", (min(low, 1.0), max(high, 1.0)))
+        object.__setattr__(self, "_models", _with_stand_ins(self.profile.header.models))
 
     @property
     def fusion(self) -> FusionRules:
@@ -133,7 +140,7 @@ class LatencyModel:
         ends.append(outside("network of", total_ms / self.scale.factor, fitted.get("network_ms"), " ms"))
         yield from filter(None, ends)
         for kind in dict.fromkeys(kernel.price_kind for kernel in kernels):
-            model = self.profile.header.models[kind]
+            model = self._models[kind]
             of_kind = [kernel for kernel in kernels if kernel.price_kind == kind and not self._is_timed(kernel)]
             for name, read in SHAPES.items():
                 values = {read(kernel): kernel.spec.kernel_size for kernel in of_kind}
@@ -173,7 +180,7 @@ class LatencyModel:
         residual = self._residual(kernel.price_kind)
         if residual is None:
             return ms, 0.0
-        named = self.profile.header.models[kernel.price_kind].residual
+        named = self.kind_model(kernel).residual
         assert named is not None
         mean, deviation = residual.at(coordinates([kernel], named))
         return ms * exp(float(mean[0])), float(deviation[0])
@@ -184,7 +191,7 @@ class LatencyModel:
         return sum(c * FEATURES[name](kernel, lanes) for name, c in self.kind_model(kernel).coefficients.items())
 
     def _residual(self, kind: str) -> GaussianProcess | None:
-        residual = self.profile.header.models[kind].residual
+        residual = self._models[kind].residual
         if residual is None:
             return None
         if kind not in self._residuals:
@@ -201,11 +208,11 @@ class LatencyModel:
 
     def kind_model(self, kernel: Kernel) -> KindModel:
         """The model of a kernel's kind. Raises `UserError` naming the kinds that the profile prices."""
-        models = self.profile.header.models
+        models = self._models
         if kernel.price_kind not in models:
             raise UserError(
                 f"device '{self.profile.name}' has no model of kernel kind '{kernel.price_kind}' ({kernel}); "
-                f"it has {', '.join(models)}; add it to the device's profile"
+                f"it has {', '.join(self.profile.header.models)}; add it to the device's profile"
             )
         return models[kernel.price_kind]
 
@@ -234,6 +241,24 @@ def fit_latency_model(
         return LatencyModel(profile, header.calibration[calibration], coverage=2 * confidence - 1)
     except UserError as error:
         raise UserError(f"device '{profile.name}': confidence={confidence:g} is out of reach: {error}") from error
+
+
+def _with_stand_ins(models: Mapping[str, KindModel]) -> dict[str, KindModel]:
+    found = dict(models)
+    for kind, other in STAND_INS.items():
+        if kind not in models and other in models:
+            found[kind] = replace(
+                models[other],
+                origin="derived",
+                source=f"the price of {other}: this profile has none of its own",
+                support={},
+                widen=models[other].widen * STAND_IN_FACTOR,
+                judged=f"another kind's price ({other})",
+                widen_sizes={},
+                fitted_range={},
+                residual=None,
+            )
+    return found
 
 
 def _part(ms: float, total: float) -> float:

@@ -89,7 +89,10 @@ def predict(
         f"networks like those it was set on ({profile.header.interval.networks})"
         + (f"; {support.words}" if support.words else ""),
         f"derived prices: {100 * support.derived:.0f} % of the time (neither measured nor fitted on this device)",
-        *(f"note: {note}" for note in (*support.notes(profile.name), *network.notes)),
+        *(
+            f"note: {note}"
+            for note in (*support.notes(profile.name), *network.notes_on(profile.name, profile.precision))
+        ),
     ]
     return "\n".join(lines)
 
