@@ -62,6 +62,13 @@ class KernelSupport:
         """Whether its price was neither measured nor fitted on the device."""
         return self.origin == "derived"
 
+    @property
+    def thin(self) -> float:
+        """The part of `share` that is derived, or neither timed itself nor has `FEW_ROWS` rows behind it."""
+        if self.derived:
+            return self.share
+        return self.untimed if self.rows < FEW_ROWS else 0.0
+
 
 @dataclass(frozen=True)
 class Support:
@@ -107,12 +114,13 @@ class Support:
         Derived kernels, and such with fewer than `FEW_ROWS` measured rows behind their kind and size that were not
         timed themselves.
         """
-        thin = [k for k in self.kernels if k.derived or k.rows < FEW_ROWS]
-        parts = [(k.share if k.derived else k.untimed, k) for k in thin]
-        parts = sorted(((s, k) for s, k in parts if s >= LEAST_SHARE), key=lambda part: -part[0])
-        return ", ".join(
-            f"{k.name} {100 * share:.0f} % ({'derived' if k.derived else _rows(k.rows)})" for share, k in parts
-        )
+        parts = sorted((k for k in self.kernels if k.thin >= LEAST_SHARE), key=lambda k: -k.thin)
+        return ", ".join(f"{k.name} {100 * k.thin:.0f} % ({'derived' if k.derived else _rows(k.rows)})" for k in parts)
+
+    @property
+    def thin(self) -> float:
+        """The share of predicted time that rests on little, as `thin_words` lists."""
+        return sum(kernel.thin for kernel in self.kernels)
 
     def notes(self, device: str) -> tuple[str, ...]:
         """Sentences on what a reader of the prediction must know."""

@@ -15,7 +15,7 @@ from nas.compare import _compared
 from nas.report.front import render_front
 from nas.report.page import render_report
 from nas.report.run import Run
-from nas.run.chosen import LatencyModels, chosen_by_search
+from nas.run.chosen import LatencyModels, chosen_by_search, thin_candidates
 from nas.run.front_table import FRONT, FrontRow, load_front, save_front_table
 from nas.run.log import GATES_LOG, SEARCH_LOG
 from nas.run.plan import plan_search
@@ -115,6 +115,14 @@ def test_confidence_refuses_a_budget_that_derived_prices_keep_on_paper(
     chosen = chosen_by_search(plan, path, plan.num_classes, LatencyModels.of([plan]))
     support = chosen.latency["doubted"].support
     assert support is not None and support.derived > 0.5 and support.kernels[0].kind == "layer_norm"
+    by_candidate = thin_candidates(plan.model, chosen.architecture, chosen.segments)
+    blocks = [segment for segment in chosen.segments if segment.slot is not None]
+    assert by_candidate.startswith(f"{chosen.architecture.stages[0][0]} ({len(blocks)} blocks) ")
+    fixed = [segment for segment in chosen.segments if segment.slot is None]
+    of_fixed = (
+        plan.model.support(fixed).thin * plan.model.predict(fixed).latency_ms / chosen.latency["doubted"].latency_ms
+    )
+    assert support.thin == pytest.approx(of_fixed + int(by_candidate.split()[-2]) / 100, abs=0.006)
     if judged > 1:
         with pytest.raises(UserError, match=r"budget_ms=.* cannot be met: .*upper end at confidence 0\.9"):
             plan_search(replace(asked, confidence=0.9))
