@@ -37,6 +37,12 @@ class Segment:
         return nodes
 
 
+def image_side(segments: Sequence[Segment]) -> int:
+    """Pixels of the longer side of the image that a network without alternatives reads."""
+    first = next(segment.nodes[0].spec for segment in segments if segment.nodes)
+    return max(first.height, first.width)
+
+
 def lower(architecture: Architecture, resolution: int, num_classes: int) -> tuple[Segment, ...]:
     """The layers of a network for (3, resolution, resolution) images, block by block.
 

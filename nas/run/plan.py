@@ -12,6 +12,7 @@ from pathlib import Path
 
 from device_profiles import DeviceProfile, load_profile
 from latency_models import LatencyModel, LatencyTable, fit_latency_model, latency_table
+from latency_models.support import derived_words
 from nas.choose.limits import Limits, check_feasible, limits_of
 from nas.data.registry import peek
 from nas.penalties import penalty_form
@@ -119,7 +120,7 @@ def _plan(settings: SearchSettings, priced: Priced) -> Plan:
             f"{table.maximum_ms:.4g} ms on {settings.device}{hint}. "
             "The search is for accuracy alone and may use much less"
         )
-    notes += _resolution_notes(settings, priced)
+    notes += _resolution_notes(settings, priced) + _price_notes(settings, priced)
     return Plan(**vars(priced), settings=settings, binds=binds, notes=tuple(notes))
 
 
@@ -144,6 +145,18 @@ def _resolution_notes(settings: SearchSettings, priced: Priced) -> list[str]:
             + "; ".join(blind)
         )
     return notes
+
+
+def _price_notes(settings: SearchSettings, priced: Priced) -> list[str]:
+    """How much of the space's prices are derived, by its smallest and its largest network."""
+    pixels, classes = settings.deployment_resolution, priced.num_classes
+    ends = (priced.space.smallest(), priced.space.largest())
+    shares = sorted(priced.model.support(lower(end, pixels, classes)).derived for end in ends)
+    words = derived_words(shares[-1])
+    if not words:
+        return []
+    between = "" if f"{shares[0]:.0%}" == f"{shares[1]:.0%}" else f"{100 * shares[0]:.0f} to "
+    return [f"Latency on {settings.device} in '{priced.space.name}': {words.replace('(', f'({between}')}"]
 
 
 def what_is_kept(settings: SearchSettings) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from latency_models.support import Support
 from search_space import Architecture, Cost, cost_of, lower
 from search_space.files import write_whole
 from search_space.reading import REQUIRED, AtLeast, check, read, read_json, to_plain, without_schema
@@ -32,7 +33,8 @@ def scale_note(calibration: str) -> str:
 class DeviceLatency:
     """Predicted latency of the network on one device, batch 1, at deployment resolution.
 
-    The interval [low_ms, high_ms] holds `coverage` of measured networks, as the profile states.
+    The interval [low_ms, high_ms] holds `coverage` of measured networks, as the profile states. support: what the
+    prediction rests on; None in files of earlier versions, which do not state it.
     """
 
     title: str
@@ -45,6 +47,12 @@ class DeviceLatency:
     profile_hash: str
     by_segment_ms: Mapping[str, float]
     calibration: str = "measured"
+    support: Support | None = None
+
+    @property
+    def derived(self) -> float | None:
+        """The share of the time whose prices are derived; None where the file does not say."""
+        return self.support.derived if self.support else None
 
 
 @dataclass(frozen=True)
