@@ -24,7 +24,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from experiments.command import run_experiment
-from experiments.results import Results, Row, markdown, shown
+from experiments.results import Results, Row, Value, markdown, shown
 from search_space.errors import UserError
 from search_space.lower import lower
 from search_space.space import Architecture, parse_block
@@ -82,7 +82,12 @@ def measure(options: Options, quick: bool, command: str) -> Results:
         for layers in chosen:
             rows.append(train(layers, data, resolution, epochs, seed))
             print(rows[-1], file=sys.stderr)
-    settings = {"data": "CIFAR-10", "epochs": epochs, "images": len(data.train), "resolution": resolution}
+    settings: dict[str, Value] = {
+        "data": "CIFAR-10",
+        "epochs": epochs,
+        "images": len(data.train),
+        "resolution": resolution,
+    }
     return Results("norms", take_provenance(command, "cpu"), settings, tuple(rows))
 
 
