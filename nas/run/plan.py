@@ -18,7 +18,7 @@ from nas.data.registry import peek
 from nas.penalties import penalty_form
 from nas.run.settings import SearchSettings
 from nas.supernet.origin import images_at_hand, origin_of
-from search_space import SearchSpace, UserError, available_spaces, load_space, lower_space
+from search_space import SearchSpace, UserError, available_spaces, load_space, lower, lower_space
 
 
 @dataclass(frozen=True)
