@@ -65,6 +65,9 @@ def _walk(
     segments: list[Segment] = []
     shape = (3, resolution, resolution)
 
+    def graph() -> Graph:
+        return Graph(shape, space.norm_eps)
+
     def append(name: str, graphs: list[Graph], slot: int | None = None) -> None:
         nonlocal shape
         shapes = {graph.out_shape for graph in graphs}
@@ -73,17 +76,22 @@ def _walk(
             raise UserError(f"resolution {resolution} is too small for space '{space.name}': {name} would give {shape}")
         segments.append(Segment(name, tuple(tuple(graph.nodes) for graph in graphs), slot))
 
-    append("stem", [family.stem(Graph(shape), space)])
+    append("stem", [family.stem(graph(), space)])
     position = 0
     for stage_index, stage in enumerate(space.stages):
-        if stage_index and (down := family.transition(Graph(shape), stage)).nodes:
+        if stage_index and (down := family.transition(graph(), stage)).nodes:
             append(f"down{stage_index + 1}", [down])
+        if stage.least_blocks == 0:
+            first = family.block(graph(), space.stage_choices[stage_index][0], stage.width, stage.stride)
+            if first.out_shape != shape:
+                raise UserError(
+                    f"space '{space.name}': the first block of stage {stage_index + 1} makes {first.out_shape} of "
+                    f"{shape} and cannot be left out; give the stage min_blocks of 1 or more"
+                )
         for block_index, candidates in enumerate(slots[stage_index]):
             stride = stage.stride if block_index == 0 else 1
-            graphs = [
-                Graph(shape) if c == ZERO else family.block(Graph(shape), c, stage.width, stride) for c in candidates
-            ]
+            graphs = [graph() if c == ZERO else family.block(graph(), c, stage.width, stride) for c in candidates]
             append(f"stage{stage_index + 1}_block{block_index + 1}", graphs, position)
             position += 1
-    append("head", [family.head(Graph(shape), space, num_classes)])
+    append("head", [family.head(graph(), space, num_classes)])
     return tuple(segments)

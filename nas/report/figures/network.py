@@ -104,8 +104,8 @@ def _block_box(run: Run, stage: int, block: int, segment: Segment) -> Box:
     space = run.result.architecture.space
     choice = run.result.architecture.stages[stage - 1][block - 1]
     kernel = f"{choice.kernel_size}×{choice.kernel_size}"
-    css = f"kernel k{sorted(space.kernel_sizes).index(choice.kernel_size) % 5}"
-    height = 38 + 42 * choice.expand_ratio / max(space.expand_ratios)
+    css = f"kernel k{space.kernels.index(choice.kernel_size) % 5}"
+    height = 38 + 42 * choice.expand_ratio / max(space.ratios)
     about = f"stage {stage}, block {block}: kernel {kernel}, expansion {choice.expand_ratio}"
     words = (kernel, f"e{choice.expand_ratio}")
     return Box(segment.name, css, words, height, f"{about}\n{_facts(run, segment)}")
