@@ -16,7 +16,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 PYTORCH = "efficientnet_lite_pytorch"
 NETWORKS: dict[str, tuple[Sizes, str, bool, float, tuple[object, object], int]] = {
-    # name: sizes, layout, whether its norms have counted batches, their epsilon, mean and deviation, tensors of its file
+    # sizes, layout, whether its norms have counted batches, their epsilon, mean and deviation, tensors of its file
     "efficientnet_lite0": (facts.LITE0, PYTORCH, False, 1e-3, HALF, 296),
     "efficientnet_lite1": (facts.LITE1, PYTORCH, False, 1e-3, HALF, 386),
     "efficientnet_lite2": (facts.LITE2, PYTORCH, False, 1e-3, HALF, 386),
