@@ -14,6 +14,8 @@ from search_space.errors import UserError
 from search_space.layer import Node
 from search_space.space import ZERO, Architecture, BlockChoice, SearchSpace
 
+PROBE = 64  # pixels of a map that every stride halves
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -82,12 +84,7 @@ def _walk(
         if stage_index and (down := family.transition(graph(), stage)).nodes:
             append(f"down{stage_index + 1}", [down])
         if stage.least_blocks == 0:
-            first = family.block(graph(), space.stage_choices[stage_index][0], stage.width, stage.stride)
-            if first.out_shape != shape:
-                raise UserError(
-                    f"space '{space.name}': the first block of stage {stage_index + 1} makes {first.out_shape} of "
-                    f"{shape} and cannot be left out; give the stage min_blocks of 1 or more"
-                )
+            _check_can_be_left_out(space, stage_index, shape[0])
         for block_index, candidates in enumerate(slots[stage_index]):
             stride = stage.stride if block_index == 0 else 1
             graphs = [graph() if c == ZERO else family.block(graph(), c, stage.width, stride) for c in candidates]
@@ -95,3 +92,16 @@ def _walk(
             position += 1
     append("head", [family.head(graph(), space, num_classes)])
     return tuple(segments)
+
+
+def _check_can_be_left_out(space: SearchSpace, stage_index: int, in_width: int) -> None:
+    """Raise `UserError` for a stage whose blocks may all be left out although its first one changes the shape."""
+    stage, first = space.stages[stage_index], space.stage_choices[stage_index][0]
+    before = (in_width, PROBE, PROBE)
+    after = family_of(space).block(Graph(before, space.norm_eps), first, stage.width, stage.stride).out_shape
+    if after != before:
+        raise UserError(
+            f"space '{space.name}': stage {stage_index + 1} cannot be left out (min_blocks 0), its first block makes "
+            f"{after[0]} channels of {in_width} with stride {PROBE // after[1]}; give it min_blocks of 1 or more, or "
+            "keep width and stride"
+        )

@@ -44,8 +44,11 @@ def sample_record(space_name: str, seed: int, depth: int | None = None) -> dict[
     rng = random.Random(seed)
     space = load_space(space_name)
     blocks = [
-        [rng.choice(space.choices) for _ in range(min(stage.max_blocks, depth or rng.randint(1, stage.max_blocks)))]
-        for stage in space.stages
+        [
+            rng.choice(choices)
+            for _ in range(min(stage.max_blocks, depth or rng.randint(stage.least_blocks, stage.max_blocks)))
+        ]
+        for stage, choices in zip(space.stages, space.stage_choices, strict=True)
     ]
     architecture = Architecture(space, tuple(map(tuple, blocks)))
     segments = lower(architecture, 224, 10)
