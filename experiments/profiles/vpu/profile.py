@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,18 @@ from experiments.profiles.regression import conformal_factors
 from experiments.profiles.tables import MYRIAD_LAYERS, MYRIAD_MICRO, read_rows
 from experiments.profiles.vpu.evaluation import COVERAGE, distinct_layers, evaluations
 from experiments.profiles.vpu.fit import Level, fit_layers, fit_level, unseen_engine_layers, unseen_networks
-from experiments.profiles.vpu.frames import fit_frames, frame_errors, synchronous_ms
+from experiments.profiles.vpu.frames import fit_frames, frame_errors, side, synchronous_ms
 from experiments.profiles.vpu.networks import PASSES_OF_HARD_SWISH
 from experiments.profiles.vpu.oak import passes_saved_by_hard_swish
-from experiments.profiles.vpu.samples import ELEMENT_WISE_GB_PER_S, FORM, IMAGE, LANES, VECTOR_POOL_GB_PER_S, measured
+from experiments.profiles.vpu.samples import (
+    ELEMENT_WISE_GB_PER_S,
+    FORM,
+    IMAGE,
+    LANES,
+    VECTOR_POOL_GB_PER_S,
+    Measured,
+    measured,
+)
 from latency_models.fit.kind_model import Evidence, kind_model
 from latency_models.fit.regression import mape, round_significant, summary
 from search_space.layer import Kind
@@ -81,6 +89,7 @@ def rebuild(folder: Path) -> tuple[Header, list[KernelRow]]:
         kernel_rows=len(rows),
         fusion=RULES,
         lanes=LANES,
+        fitted_range=_fitted_range(data),
         models=models,
         scenarios=_scenarios(coefficients),
         interval=network_interval(
@@ -118,16 +127,25 @@ def _fitted_models(
         "conv_image": "; call and transfer of the image (input_elements) set on whole networks",
         "global_pool": f"; wider ones than 15 pixels by annette's {VECTOR_POOL_GB_PER_S:g} GB/s of the vector cores",
     }
-    support, values = _support(folder), {**coefficients, IMAGE: level.image_ms / level.in_network}
-    models = {
-        kind: solved_model(kind, FORM, values, Evidence("fitted", origin + notes.get(kind, ""), support[kind]), factors)
-        for kind in FORM
-        if kind not in ("add", "mul")
-    }
+    rows, values = _rows(folder), {**coefficients, IMAGE: level.image_ms / level.in_network}
+    models = {}
+    for kind in (kind for kind in FORM if kind not in ("add", "mul")):
+        evidence = Evidence("fitted", origin + notes.get(kind, ""), rows[kind].support)
+        model = solved_model(kind, FORM, values, evidence, factors)
+        models[kind] = replace(model, fitted_range=rows[kind].fitted_range)
     for name, launched in (("pool", "launch"), ("concat", "launch_shave")):
         times = {"launch": coefficients[launched], "output_elements": coefficients[f"moved_{name}"]}
         models[name] = kind_model(times, Evidence("fitted", origin, {}), factors)
     return models
+
+
+def _fitted_range(data: Measured) -> dict[str, tuple[float, float]]:
+    """Of the whole networks."""
+    times, sides = [n.latency_ms for n in data.networks], [side(n.name) for n in data.networks]
+    return {
+        "network_ms": (round_significant(min(times)), round_significant(max(times))),
+        "resolution": (min(sides), max(sides)),
+    }
 
 
 def _passes(coefficients: Mapping[str, float], kernels: float, passes: float) -> dict[str, float]:
@@ -200,22 +218,48 @@ def _rounded(coefficients: Mapping[str, float]) -> dict[str, float]:
     return {feature: round_significant(value) for feature, value in coefficients.items()}
 
 
-def _support(folder: Path) -> dict[str, dict[int, int]]:
-    """Kernel kind -> kernel size -> measured single rows (square windows). Whole networks are not counted."""
-    counts: dict[str, Counter[int]] = {kind: Counter() for kind in FORM}
+@dataclass
+class _Rows:
+    """The measured single rows of one kind: how many by kernel size (square windows), and their shapes."""
+
+    counts: Counter[int] = field(default_factory=Counter)
+    channels: list[int] = field(default_factory=list)
+    pixels: list[int] = field(default_factory=list)
+
+    def add(self, size: int, channels: int, pixels: int) -> None:
+        self.counts[size] += 1
+        self.channels.append(channels)
+        self.pixels.append(pixels)
+
+    @property
+    def support(self) -> dict[int, int]:
+        return dict(sorted(self.counts.items()))
+
+    @property
+    def fitted_range(self) -> dict[str, tuple[float, float]]:
+        shapes = {"channels": self.channels, "pixels": self.pixels}
+        return {name: (min(found), max(found)) for name, found in shapes.items() if found}
+
+
+def _rows(folder: Path) -> dict[str, _Rows]:
+    """Kernel kind -> what was measured alone. Whole networks are not counted."""
+    found: dict[str, _Rows] = {kind: _Rows() for kind in FORM}
     for row in read_rows(folder, MYRIAD_LAYERS):
+        channels = max(row.integer("in_c"), row.integer("out_c"))
+        pixels = row.integer("out_h") * row.integer("out_w")
         if row.text("ov_type") == "Convolution" and row.text("kh") == row.text("kw"):
             size = row.integer("kh")
             image = row.integer("in_c") <= IMAGE_CHANNELS
-            counts["conv_image" if image else "conv_1x1" if size == 1 else "conv_kxk"][size] += 1
+            found["conv_image" if image else "conv_1x1" if size == 1 else "conv_kxk"].add(size, channels, pixels)
         elif row.text("ov_type") == "Pooling" and row.integer("out_h") == 1:
-            counts["global_pool"][1] += 1
+            found["global_pool"].add(1, channels, pixels)
     for row in read_rows(folder, MYRIAD_MICRO):
         if row.text("kind") == "depthwise_conv":
-            counts["dwconv"][row.integer("k")] += 1
+            pixels = row.integer("num_outputs") // row.integer("channels")
+            found["dwconv"].add(row.integer("k"), row.integer("channels"), pixels)
         elif row.text("kind") == "fully_connected":
-            counts["linear"][1] += 1
-    return {kind: dict(sorted(sizes.items())) for kind, sizes in counts.items()}
+            found["linear"].add(1, max(row.integer("channels"), row.integer("filters")), 1)
+    return found
 
 
 def _sources() -> tuple[Source, ...]:
