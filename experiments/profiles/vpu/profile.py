@@ -144,7 +144,7 @@ def _fitted_range(data: Measured) -> dict[str, tuple[float, float]]:
     times, sides = [n.latency_ms for n in data.networks], [side(n.name) for n in data.networks]
     return {
         "network_ms": (round_significant(min(times)), round_significant(max(times))),
-        "resolution": (min(sides), max(sides)),
+        "resolution": (float(min(sides)), float(max(sides))),
     }
 
 
@@ -238,7 +238,7 @@ class _Rows:
     @property
     def fitted_range(self) -> dict[str, tuple[float, float]]:
         shapes = {"channels": self.channels, "pixels": self.pixels}
-        return {name: (min(found), max(found)) for name, found in shapes.items() if found}
+        return {name: (float(min(found)), float(max(found))) for name, found in shapes.items() if found}
 
 
 def _rows(folder: Path) -> dict[str, _Rows]:
