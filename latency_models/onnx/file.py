@@ -19,11 +19,25 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto, helper, inliner, numpy_helper, shape_inference
 
+from latency_models.onnx.fold import MOST_KEPT, Shape, fold_sizes
 from search_space.errors import BadFile, UserError, one_line
 
 LARGEST_BYTES = 2**31 - 1  # of one protobuf message; larger models keep their weights in other files
-MOST_KEPT = 1024  # elements of a constant whose values are kept: those of shapes and axes are fewer
-_ARITHMETIC = ("Add", "Cast", "Div", "Floor", "Max", "Min", "Mul", "Range", "Reciprocal", "Sqrt", "Sub")
+_ARITHMETIC = (
+    "Add",
+    "Cast",
+    "Div",
+    "Equal",
+    "Floor",
+    "Max",
+    "Min",
+    "Mul",
+    "Range",
+    "Reciprocal",
+    "Sqrt",
+    "Sub",
+    "Where",
+)
 _SHAPING = ("Concat", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 FOLDED = frozenset({"Constant", "ConstantOfShape", *_ARITHMETIC, *_SHAPING})
 """Operators that runtimes work out while loading where all their inputs are constants."""
@@ -31,7 +45,6 @@ PARAMETERISED = frozenset({"BatchNormalization", "Conv", "Gemm", "LayerNormaliza
 """Operators whose inputs but the first are weights."""
 QUANTISED = re.compile(r"QLinear|QuantizeLinear|QGemm|(Conv|MatMul)Integer")
 PRECISIONS: Mapping[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,13 @@ class OnnxGraph:
         del model.graph.value_info[:]  # they may speak of another batch size
         for output in model.graph.output:
             output.type.tensor_type.ClearField("shape")
+        shapes = self._inferred(model, batch)
+        while fold_sizes(model.graph, shapes):  # sizes that are known now may tell more
+            shapes = self._inferred(model, batch)
+        return shapes
+
+    def _inferred(self, model: onnx.ModelProto, batch: int) -> dict[str, Shape]:
+        """Sizes of tensors by name, those that onnx works out."""
         try:
             inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
         except Exception as error:  # onnx raises its own kinds, and plain ones

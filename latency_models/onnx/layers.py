@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt, prod
 
-from latency_models.onnx.file import OnnxGraph, Operator, Shape
+from latency_models.onnx.file import OnnxGraph, Operator
+from latency_models.onnx.fold import Shape
 from latency_models.onnx.patterns import Activation
 from search_space.errors import BadFile, UserError
 from search_space.layer import SEGMENT_INPUT, WEIGHTED, Kind, LayerSpec, Node
@@ -379,7 +380,7 @@ def _folds(nodes: Sequence[Node], readers: Counter[int], position: int, additive
             return False
         node = nodes[position]
         kind = node.spec.kind
-        if kind in WEIGHTED or kind is Kind.BATCH_NORM:
+        if (kind in WEIGHTED and len(node.inputs) == 1) or kind is Kind.BATCH_NORM:
             continue
         if kind is Kind.SCALE or (kind is Kind.MUL and not additive):
             waiting.append(node.inputs[0])

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
-from device_profiles import load_profile
+from device_profiles import DeviceProfile, load_profile, save_profile
 from latency_models import fit_latency_model
 from latency_models.model import STAND_IN_FACTOR
+from latency_models.onnx.fold import fold_sizes
 from latency_models.onnx.reader import read_onnx
 from latency_models.predict import kernel_times, main
 from search_space import Kind, LayerSpec, UserError
@@ -80,6 +83,12 @@ def test_norms_that_exporters_fold_change_no_price(tmp_path: Path) -> None:
         assert with_norms == pytest.approx(folded, rel=1e-9)
 
 
+def without(profile: DeviceProfile, kind: str) -> DeviceProfile:
+    """The profile without a price of a kind."""
+    models = {name: model for name, model in profile.header.models.items() if name != kind}
+    return replace(profile, header=replace(profile.header, models=models))
+
+
 def shuffled(groups: int = 4) -> onnx.ModelProto:
     """Reshape, Transpose, Reshape between two convolutions, as in ShuffleNet (arXiv 1707.01083)."""
     g = Sketch(("N", 3, 32, 32))
@@ -95,9 +104,7 @@ def test_a_channel_shuffle_moves_every_element_once(tmp_path: Path) -> None:
         LayerSpec(Kind.CONV, 16, 24, 32, 32),
     ]
     assert read.notes == ()
-    profile = load_profile("cpu")
-    bare = {kind: model for kind, model in profile.header.models.items() if kind != "transpose"}
-    bare_profile = replace(profile, header=replace(profile.header, models=bare))
+    bare_profile = without(load_profile("cpu"), "transpose")
     model = fit_latency_model(bare_profile)  # without a price of its own: that of a concatenation, as derived
     moved = next(time for time in kernel_times(model, read.segments) if time.kernel.price_kind == "transpose")
     joined = model.kernel_price(replace(moved.kernel, spec=replace(moved.kernel.spec, kind=Kind.CONCAT)))
@@ -106,8 +113,7 @@ def test_a_channel_shuffle_moves_every_element_once(tmp_path: Path) -> None:
     assert any(kernel.kind == "transpose" and kernel.derived for kernel in model.support(read.segments).kernels)
     own = fit_latency_model(with_kinds(bare_profile, "transpose"))
     assert own.kernel_price(moved.kernel).ms == pytest.approx(16 * 32 * 32 / 1e6)
-    del bare["concat"]
-    neither = fit_latency_model(replace(profile, header=replace(profile.header, models=bare)))
+    neither = fit_latency_model(without(bare_profile, "concat"))
     with pytest.raises(UserError, match="no model of kernel kind 'transpose'"):
         neither.predict(read.segments)
 
@@ -139,7 +145,9 @@ def attention() -> onnx.ModelProto:
     return g.model(g.op("Gemm", x, g.constant([16, 10])))
 
 
-def test_attention_is_read_layer_by_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_attention_is_read_layer_by_layer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = save(attention(), tmp_path)
     read = read_onnx(path)
     assert specs(read.segments) == [
@@ -159,9 +167,12 @@ def test_attention_is_read_layer_by_layer(tmp_path: Path, capsys: pytest.Capture
     products = [node for node in read.segments[0].nodes if len(node.inputs) == 2 and node.spec.kind is Kind.CONV]
     assert sum(node.spec.macs for node in products) == 2 * (2 * 64 * 64 * 8)
     assert "2 products of two computed tensors: priced as 1x1 convolutions" in read.notes
-    model = fit_latency_model(with_kinds(load_profile("gpu_eager_fp32"), "softmax"))
+    model = fit_latency_model(with_kinds(load_profile("cpu"), "softmax"))
     assert all(time.ms > 0 for time in kernel_times(model, read.segments))
-    assert main(["device=gpu_eager_fp32", f"model={path}"]) == 2
+    bare = without(load_profile("cpu"), "softmax")
+    save_profile(tmp_path / "cpu", bare.header, bare.rows)
+    monkeypatch.setenv("NAS_DEVICE_PROFILES", str(tmp_path))
+    assert main(["device=cpu", f"model={path}"]) == 2
     error = capsys.readouterr().err
     assert "no model of kernel kind 'softmax'" in error and error.count("\n") == 1
 
@@ -223,6 +234,73 @@ def test_splits_and_slices_are_moved_elements_and_leaky_relus_a_pass(tmp_path: P
     times = {time.kernel: time for time in kernel_times(fit_latency_model(load_profile("cpu")), read.segments)}
     activation = next(kernel for kernel in times if kernel.spec == LayerSpec(Kind.MUL, 16, 16, 32, 32))
     assert activation.inputs == 1 and times[activation].ms > 0  # no convolution takes it along
+
+
+def test_sizes_that_are_computed_on_the_way_are_worked_out(tmp_path: Path) -> None:
+    """Half of the channels as older exporters write a chunk; and a tensor expanded to a size that Where chooses."""
+    g = Sketch()
+    x = g.conv("images", 3, 16, 3)
+    count = g.op("Gather", g.op("Shape", x), g.integer(1), axis=0)
+    half = g.op("Div", g.op("Add", g.op("Unsqueeze", count, g.integers(0)), g.integers(1)), g.integers(2))
+    ends = [g.op("Mul", half, g.integers(i)) for i in range(3)]
+    left, right = (g.op("Slice", x, ends[i], ends[i + 1], g.integers(1)) for i in range(2))
+    given = g.integers(1, -1, 32, 32)
+    ones = g.op("ConstantOfShape", g.integers(4), value=numpy_helper.from_array(np.ones(1, np.int64)))
+    sizes = g.op("Where", g.op("Equal", given, g.op("Mul", ones, g.integers(-1))), g.integers(1, 8, 32, 32), given)
+    x = g.op("Concat", left, g.op("Add", right, g.op("Expand", g.constant([1, 8, 1, 1]), sizes)), axis=1)
+    read = read_onnx(save(classifier(g, x, 16), tmp_path))
+    assert specs(read.segments)[1:5] == [
+        *[LayerSpec(Kind.CONCAT, 8, 8, 32, 32)] * 2,
+        LayerSpec(Kind.ADD, 8, 8, 32, 32),
+        LayerSpec(Kind.CONCAT, 16, 16, 32, 32),
+    ]
+
+
+A, B = np.array([7, -3, 12]), np.array([2, 2, 5])
+FOLDED_OPERATORS = [
+    ("Add", [A, B], {}), ("Sub", [A, B], {}), ("Mul", [A, B], {}), ("Div", [A, B], {}), ("Identity", [A], {}),
+    ("Gather", [A, np.array(2)], {"axis": 0}), ("Gather", [A.reshape(1, 3), np.array([0, -1])], {"axis": 1}),
+    ("Concat", [A, B], {"axis": 0}), ("Unsqueeze", [np.array(4), np.array([0])], {}),
+    ("Squeeze", [A.reshape(1, 3), np.array([0])], {}), ("Squeeze", [A.reshape(1, 3)], {}),
+    ("Cast", [A], {"to": TensorProto.INT32}), ("Equal", [A, np.array([7, 3, 12])], {}),
+    ("Where", [np.array([True, False, True]), A, B], {}), ("ConstantOfShape", [np.array([2, 3])],
+    {"value": numpy_helper.from_array(np.array([5]))}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "values", "attributes"), FOLDED_OPERATORS)
+def test_integers_are_worked_out_as_onnx_does(op: str, values: list[Any], attributes: dict[str, Any]) -> None:
+    names = [f"v{i}" for i in range(len(values))]
+    node = helper.make_node(op, names, ["out"], **attributes)
+    constants = [numpy_helper.from_array(value, name) for value, name in zip(values, names, strict=True)]
+    last = helper.make_node("Identity", ["out"], ["end"])
+    end = helper.make_tensor_value_info("end", TensorProto.INT64, None)
+    graph = helper.make_graph([node, last], "one", [], [end], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    expected: Any
+    (expected,) = ReferenceEvaluator(model).run(None, {})
+    assert fold_sizes(model.graph, {}) and [n.op_type for n in model.graph.node] == ["Identity"]
+    made = next(numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name == "out")
+    assert made.dtype == expected.dtype and made.tolist() == expected.tolist()
+
+
+def test_what_is_no_small_integer_or_not_sound_is_left() -> None:
+    many = np.array([2000])
+    unsound: list[tuple[str, list[Any], dict[str, Any]]] = [
+        ("ConstantOfShape", [many], {}),  # floats by default
+        ("ConstantOfShape", [many], {"value": numpy_helper.from_array(np.array([1]))}),
+        ("Gather", [A, np.array(9)], {}),
+        ("Div", [A, np.array([0, 0, 0])], {}),
+        ("Cast", [A], {"to": TensorProto.FLOAT}),
+        ("Concat", [A, B], {}),
+    ]
+    for op, values, attributes in unsound:
+        names = [f"v{i}" for i in range(len(values))]
+        constants = [numpy_helper.from_array(value, name) for value, name in zip(values, names, strict=True)]
+        end = helper.make_tensor_value_info("end", TensorProto.INT64, None)
+        nodes = [helper.make_node(op, names, ["out"], **attributes), helper.make_node("Identity", ["out"], ["end"])]
+        graph = helper.make_graph(nodes, "one", [], [end], constants)
+        assert not fold_sizes(graph, {})
 
 
 def half(model: onnx.ModelProto) -> onnx.ModelProto:
