@@ -13,6 +13,7 @@ from device_profiles.header import (
     KindModel,
     Lanes,
     Residual,
+    Scenario,
     Source,
 )
 from device_profiles.kernel import IMAGE_CHANNELS, Kernel
@@ -33,6 +34,7 @@ __all__ = [
     "KindModel",
     "Lanes",
     "Residual",
+    "Scenario",
     "Source",
     "available_devices",
     "load_profile",

@@ -103,6 +103,24 @@ class Residual:
     noise: Positive
 
 
+Coefficients = Annotated[
+    Mapping[str, NonNegative],
+    Must("numbers with one above 0: they would price every kernel at 0 ms", lambda values: any(values.values())),
+]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Another guess at what the runtime does with kinds that were never timed.
+
+    coefficients: kernel kind -> its coefficients instead of those of `models`. reason: what would then be so, and what
+    speaks for it.
+    """
+
+    coefficients: Annotated[Mapping[KernelKind, Coefficients], Must("one kind or more", lambda kinds: len(kinds) > 0)]
+    reason: Text
+
+
 @dataclass(frozen=True)
 class KindModel:
     """latency_ms = sum of coefficient x feature, every coefficient >= 0.
@@ -116,13 +134,7 @@ class KindModel:
     `channels` (the more of in and out) and `pixels` (of the output); empty: not stated.
     """
 
-    coefficients: Annotated[
-        Mapping[str, NonNegative],
-        Must(
-            "numbers with one above 0: they would price every kernel at 0 ms",
-            lambda values: any(values.values()),
-        ),
-    ]
+    coefficients: Coefficients
     origin: Annotated[str, OneOf(ORIGINS)]
     source: Text
     support: Mapping[int, Count]
@@ -196,6 +208,7 @@ class Header:
     """The fields of `device.yaml`, in its order. Times are ms at batch 1.
 
     runtime_options: what changes times, such as optimization. network_ms: what every network pays beside its kernels.
+    scenarios: by name, other guesses at derived kinds; intervals reach over all of them.
     """
 
     device: Text
@@ -215,6 +228,7 @@ class Header:
     fusion: FusionRules
     lanes: Lanes
     models: Mapping[KernelKind, KindModel]
+    scenarios: Mapping[str, Scenario] = field(default_factory=dict)
     network_ms: NonNegative = 0.0
     interval: Interval
     calibration: Annotated[
@@ -232,6 +246,9 @@ def parse_header(data: object, where: str) -> Header:
     header = read(Header, top, where)
     if header.calibration["measured"].unpriced:
         raise BadFile(f"{where}: calibration.measured leaves kernel kinds out; what is measured prices them all")
+    for name, scenario in header.scenarios.items():
+        if unknown := sorted(set(scenario.coefficients) - set(header.models)):
+            raise BadFile(f"{where}: scenarios.{name} prices '{unknown[0]}', which `models` does not")
     if len(header.interval.low_scores) != len(header.interval.high_scores):
         raise BadFile(f"{where}: interval.low_scores and high_scores are not equally many")
     return header
@@ -247,7 +264,8 @@ def render_header(header: Header) -> dict[str, Any]:
         rendered[name] = value
         if name == "date":
             rendered["unit"] = UNIT
-    for part, optional in ((rendered, ("fitted_range",)), *((m, _OPTIONAL) for m in rendered["models"].values())):
+    header_only = ("fitted_range", "scenarios")
+    for part, optional in ((rendered, header_only), *((m, _OPTIONAL) for m in rendered["models"].values())):
         for name in optional:
             if not part[name]:
                 del part[name]

@@ -166,8 +166,10 @@ class LatencyModel:
                 price = Price()
             else:
                 ms, deviation = self.kernel_alone(kernel)
-                ms *= model.in_network * self.scale.factor
-                price = self._with_interval(ms, model.widening(kernel.spec.kernel_size) * exp(deviation))
+                share = model.in_network * self.scale.factor
+                others = [share * self._form_ms(kernel, c) for c in self._other_guesses(kernel.price_kind)]
+                widen = model.widening(kernel.spec.kernel_size) * exp(deviation)
+                price = self._with_interval(share * ms, widen, others)
             self._kernels[kernel] = price
         return price
 
@@ -187,8 +189,16 @@ class LatencyModel:
 
     def form_ms(self, kernel: Kernel) -> float:
         """The physical form alone."""
+        return self._form_ms(kernel, self.kind_model(kernel).coefficients)
+
+    def _form_ms(self, kernel: Kernel, coefficients: Mapping[str, float]) -> float:
         lanes = self.profile.header.lanes
-        return sum(c * FEATURES[name](kernel, lanes) for name, c in self.kind_model(kernel).coefficients.items())
+        return sum(c * FEATURES[name](kernel, lanes) for name, c in coefficients.items())
+
+    def _other_guesses(self, kind: str) -> list[Mapping[str, float]]:
+        """The coefficients that the profile's scenarios give a kind."""
+        guesses = [scenario.coefficients for scenario in self.profile.header.scenarios.values()]
+        return [coefficients[kind] for coefficients in guesses if kind in coefficients]
 
     def _residual(self, kind: str) -> GaussianProcess | None:
         residual = self._models[kind].residual
@@ -202,9 +212,11 @@ class LatencyModel:
             self._residuals[kind] = fit_residual(residual, [row.kernel for row in rows], ratios)
         return self._residuals[kind]
 
-    def _with_interval(self, ms: float, widen: float) -> Price:
+    def _with_interval(self, ms: float, widen: float, others: Sequence[float] = ()) -> Price:
+        """Around `ms`; with other guesses from below the cheapest to above the dearest."""
         low, high = self._factors
-        return Price(ms, ms * low / widen, ms * high * widen)
+        guesses = (ms, *others)
+        return Price(ms, min(guesses) * low / widen, max(guesses) * high * widen)
 
     def kind_model(self, kernel: Kernel) -> KindModel:
         """The model of a kernel's kind. Raises `UserError` naming the kinds that the profile prices."""
@@ -230,7 +242,9 @@ def fit_latency_model(
     if calibration not in header.calibration:
         raise UnknownName(f"calibration of device '{profile.name}'", calibration, header.calibration)
     models = header.models.values()
-    _check_names(profile.name, "feature", (f for model in models for f in model.coefficients), FEATURES)
+    guesses = [c for scenario in header.scenarios.values() for c in scenario.coefficients.values()]
+    forms = [*(model.coefficients for model in models), *guesses]
+    _check_names(profile.name, "feature", (feature for form in forms for feature in form), FEATURES)
     residuals = (model.residual for model in models if model.residual)
     _check_names(profile.name, "coordinate", (c for residual in residuals for c in residual.length_scales), COORDINATES)
     if confidence is None:

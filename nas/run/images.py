@@ -18,6 +18,6 @@ def images_of(settings: SearchSettings, own: DataSet | None = None) -> DataSet:
             origin_of(settings.init).check_images(data.inputs, data.digest)
         return data
     origin = origin_of(settings.init)
-    data = no_images(settings.data.name, origin.inputs).varied(settings.data.flip, settings.data.crop)
+    data = no_images(settings.data.name, origin.inputs).as_asked(settings.data)
     origin.check_inputs(data.inputs)
     return data

@@ -40,8 +40,8 @@ def check(space: SearchSpace) -> None:
         raise UserError(
             f"space '{space.name}': family {space.family} has no block {PROJECTION}; expansions are 1 or more"
         )
-    for field in ("norm_eps", "stem_stride"):
-        if getattr(space, field) is not None:
+    for field, has in (("norm_eps", space.norm == Kind.BATCH_NORM), ("stem_stride", False)):
+        if getattr(space, field) is not None and not has:
             raise UserError(f"space '{space.name}': family {space.family} has no {field}; leave it out")
 
 
