@@ -4,7 +4,7 @@ Question   `quadranet_lite` has BatchNorm behind every convolution and ReLU6 whe
            its branches and GELU. Is a network of it as accurate after as many steps, and what does static int8 take
            from either, with the product of the quadratic neuron unbounded?
 Command    python -m experiments.norms data=FOLDER [layers=layer_norm/gelu,batch_norm/relu6,batch_norm/hard_swish]
-           [seeds=3] [epochs=3] [images=4800] [resolution=32] [first_seed=0]
+           [seeds=3] [epochs=3] [images=4800] [resolution=32]
            python -m experiments.norms show
 Cost       40 to 60 seconds of one core for every training at 32 pixels.
 Expected   Within a point of each other, which is what seeds scatter; int8 within half a point.
@@ -46,7 +46,6 @@ OPTIONS = {
     "data": "folder of CIFAR-10, the binary version or packed (needed)",
     "layers": f"norm/activation, commas between (default: {','.join(LAYERS)})",
     "seeds": "trainings of every network (default: 3)",
-    "first_seed": "the first of them (default: 0)",
     "epochs": "of every training (default: 3)",
     "images": "to train on (default: 4800)",
     "resolution": "pixels (default: 32)",
@@ -69,7 +68,7 @@ def measure(options: Options, quick: bool, command: str) -> Results:
     from nas.data import DataSettings, load
 
     chosen = options.names("layers", LAYERS)
-    seeds, first = options.integer("seeds", 1 if quick else 3), options.integer("first_seed", 0)
+    seeds = options.integer("seeds", 1 if quick else 3)
     epochs, images = options.integer("epochs", 1 if quick else 3), options.integer("images", 200 if quick else 4800)
     resolution = options.integer("resolution", 32)
     for layers in chosen:
@@ -78,7 +77,7 @@ def measure(options: Options, quick: bool, command: str) -> Results:
     limit = round(images / (1 - VALIDATION_SHARE))
     data = load(DataSettings("cifar10", options.text("data"), validation_share=VALIDATION_SHARE, limit=limit))
     rows = []
-    for seed in range(first, first + seeds):
+    for seed in range(seeds):
         for layers in chosen:
             rows.append(train(layers, data, resolution, epochs, seed))
             print(rows[-1], file=sys.stderr)

@@ -49,7 +49,7 @@ class BlockFamily(Protocol):
     A module with these functions is a family. Graphs arrive empty, with the shape (C, H, W) of what comes before.
     A family may let a space choose its norm or activation: `LAYERS`, a dictionary in its module, names the kinds
     that it accepts for the fields `norm` and `activation`, its own first, and `g.norm` and `g.activation` are then
-    the space's. Without it both fields must be empty.
+    the space's. Without it a space must leave both out.
     """
 
     def check(self, space: SearchSpace) -> None:
@@ -99,7 +99,7 @@ def checked_family(space: SearchSpace) -> BlockFamily:
     family = family_of(space)
     for field in CHOSEN:
         asked, accepted = getattr(space, field), _accepted(family, field)
-        if asked and asked not in accepted:
+        if asked is not None and asked not in accepted:
             what = f"{field} of space '{space.name}'"
             if not accepted:
                 raise UserError(f"{what} is '{asked}', but family {space.family} has no choice of it; leave it out")

@@ -52,7 +52,7 @@ LIKE_QUADRA = Case(
     (
         {"stem_width": 16},
         {"stages": STRIDING},
-        {"norm_eps": 1e-5},
+        {"norm": None, "norm_eps": 1e-5},
         {"stem_stride": 2},
         {"stages": (Stage(8, 2), Stage(16, 1, blocks=(PROJECTION,)))},
     ),
@@ -75,7 +75,7 @@ every_family = pytest.mark.parametrize("family", [*CASES, *OTHER_LAYERS])
 
 def space(family: str) -> SearchSpace:
     case = (CASES | OTHER_LAYERS)[family]
-    name, norm, activation = [*family.split(), "", ""][:3]
+    name, norm, activation = [*family.split(), None, None][:3]
     fields = {**case.fields, "norm": norm, "activation": activation}
     return SearchSpace("small", name, 8, case.stages, (3, 5), (1, 2), **fields)
 

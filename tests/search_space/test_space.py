@@ -170,7 +170,7 @@ def test_a_norm_and_an_activation_are_written_only_where_they_are_chosen() -> No
     own, lite = SPACES["quadranet"], SPACES["quadranet_lite"]
     assert not {"norm", "activation"} & own.to_dict().keys()
     assert lite.to_dict()["norm"] == "batch_norm"
-    plain = replace(lite, name="quadranet", norm="", activation="")
+    plain = replace(lite, name="quadranet", norm=None, activation=None)
     assert plain == own and plain.smallest().digest == own.smallest().digest
 
 
@@ -378,6 +378,7 @@ def test_bad_space_files_are_described_in_one_line(
         ({"activation": "relu"}, "unknown activation of space 'tiny' 'relu'. Did you mean 'relu6'.*gelu, hard_swish"),
         ({"activation": 6}, "activation is 6"),
         ({"norm": "conv"}, "unknown norm of space 'tiny' 'conv'"),
+        ({"norm": ""}, "unknown norm of space 'tiny' ''"),
         (
             {"family": "mbconv", "first_width": 8, "head_width": 8, "norm": "layer_norm"},
             "'layer_norm'.*Known: batch_norm. These are what family mbconv accepts",
