@@ -19,6 +19,7 @@ from search_space.layer import Kind, LayerSpec
 
 MILLION = 1e6
 A76_NETWORKS = "a76_tflite_networks.csv"
+A76_TRANSFORMERS = "a76_tflite_transformers.csv"
 A76_OPS = "a76_tflite_network_ops.csv"
 MYRIAD_LAYERS = "myriad_ncs2_layers.csv"
 MYRIAD_MICRO = "myriad_ncs2_micro.csv"
@@ -102,9 +103,25 @@ class GroupedConv:
 
     macs: int
     out_elements: int
+    groups: int = 0
 
 
-Op = Kernel | MovedElements | GroupedConv
+@dataclass(frozen=True, slots=True)
+class MatrixProduct:
+    """A product of two computed tensors, such as queries and keys: out of this project's vocabulary."""
+
+    macs: int
+    out_elements: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """x * sigmoid(x) over so many elements, a curve and a product: out of this project's vocabulary."""
+
+    elements: int
+
+
+Op = Kernel | MovedElements | GroupedConv | MatrixProduct | Gated
 
 
 def a76_network_ops(ops: Iterable[Row], model: str) -> Iterator[Op]:
