@@ -132,9 +132,9 @@ def a76_network_ops(ops: Iterable[Row], model: str) -> Iterator[Op]:
 def _a76_op(row: Row) -> Op:
     match row.text("op"):
         case "CONV_2D":
-            return Kernel(_a76_spec(row, Kind.CONV))
+            return Kernel(a76_spec(row, Kind.CONV))
         case "DEPTHWISE_CONV_2D":
-            return Kernel(_a76_spec(row, Kind.DWCONV))
+            return Kernel(a76_spec(row, Kind.DWCONV))
         case "FULLY_CONNECTED":
             return Kernel(LayerSpec(Kind.LINEAR, row.integer("in_c"), row.integer("out_c"), 1, 1))
         case "CONV_2D_GROUP":
@@ -148,7 +148,7 @@ def _a76_op(row: Row) -> Op:
     raise BadFile(f"{row.where}: unknown operator '{row.text('op')}'")
 
 
-def _a76_spec(row: Row, kind: Kind) -> LayerSpec:
+def a76_spec(row: Row, kind: Kind) -> LayerSpec:
     """The source's in_hw holds explicit padding where the runtime pads beforehand: take it out again."""
     kernel_size, stride, padded = row.integer("kernel"), row.integer("stride"), row.integer("in_hw")
     padding = kernel_size // 2

@@ -63,6 +63,10 @@ class TransformerList:
         spec = LayerSpec(kind, self.channels, self.channels, self.height, self.width)
         self.ops += [Kernel(spec, inputs=2 if kind in (Kind.ADD, Kind.MUL) else 1)] * times
 
+    def scaled(self) -> None:
+        """Times constants, which these graphs do not fold into weights."""
+        self.ops.append(Kernel(LayerSpec(Kind.MUL, self.channels, self.channels, self.height, self.width)))
+
     def swish(self) -> None:
         """x * sigmoid(x), two operators."""
         self.ops.append(Gated(self.elements))
@@ -97,7 +101,7 @@ class TransformerList:
         moved = groups * heads * (queries * width + keys * width + keys * values)
         scores.move("transpose", moved)  # every head's queries, keys and values to one place
         scores.ops.append(MatrixProduct(groups * heads * queries * keys * width, scores.elements))
-        scores.element_wise(Kind.SCALE)
+        scores.scaled()
         scores.element_wise(Kind.ADD, biased)
         scores.element_wise(Kind.SOFTMAX)
         self.ops += scores.ops
@@ -305,19 +309,19 @@ def efficientformer(widths: Sequence[int], depths: Sequence[int], attending: int
                 net.linear(8 * (2 * 32 + 128))
                 net.attend(8, net.pixels, 32, value_width=128, biased=1)
                 net.linear(width)
-                net.element_wise(Kind.SCALE)
+                net.scaled()
                 net.element_wise(Kind.ADD)
                 net.element_wise(Kind.LAYER_NORM)
             else:
                 net.move("pool3x3")
                 net.element_wise(Kind.ADD)  # the pooled minus the tensor itself
-                net.element_wise(Kind.SCALE)
+                net.scaled()
                 net.element_wise(Kind.ADD)
             out = net.channels
             net.conv(4 * width)
             net.element_wise(Kind.GELU)
             net.conv(out)
-            net.element_wise(Kind.SCALE)
+            net.scaled()
             net.element_wise(Kind.ADD)
     net.element_wise(Kind.LAYER_NORM)
     net.mean()
