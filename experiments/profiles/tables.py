@@ -91,10 +91,20 @@ def square(
 
 @dataclass(frozen=True, slots=True)
 class MovedElements:
-    """A pooling or concatenation: out of this project's vocabulary, but part of the measured networks."""
+    """A pooling, concatenation, transpose or padding: no kernel of its own in the measured networks' lists.
+
+    elements: how many are read (of a concatenation: written). window, out_elements: of a pooling, where known.
+    """
 
     op: str
     elements: int
+    window: int = 1
+    out_elements: int = 0
+
+    @property
+    def window_elements(self) -> int:
+        """Elements of all windows of a pooling."""
+        return self.window**2 * self.out_elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +154,14 @@ def _a76_op(row: Row) -> Op:
         case "CONCATENATION":
             return MovedElements("concat", row.integer("out_c") * row.integer("out_hw") ** 2)
         case "MAX_POOL_2D" | "AVERAGE_POOL_2D":
-            return MovedElements("pool", row.integer("in_c") * row.integer("in_hw") ** 2)
+            channels, window = row.integer("in_c"), row.integer("kernel")
+            elements, pooled = (channels * row.integer(size) ** 2 for size in ("in_hw", "out_hw"))
+            return MovedElements("pool", elements, window, pooled)
     raise BadFile(f"{row.where}: unknown operator '{row.text('op')}'")
 
 
 def a76_spec(row: Row, kind: Kind) -> LayerSpec:
-    """The source's in_hw holds explicit padding where the runtime pads beforehand: take it out again."""
+    """A convolution of the A76 list. The source's in_hw holds explicit padding where the runtime pads beforehand: take it out again."""
     kernel_size, stride, padded = row.integer("kernel"), row.integer("stride"), row.integer("in_hw")
     padding = kernel_size // 2
     for size, pad in ((padded - 2 * padding, padding), (padded, padding), (padded, 0)):

@@ -1,8 +1,9 @@
 """Published vision transformers as lists of kernels, as their TensorFlow graphs of 2022-23 run them.
 
 Linear layers over tokens are 1x1 convolutions over a column of pixels. `MatrixProduct` is a product of two computed
-tensors, `MovedElements` what is only copied to other places ("transpose", "concat") or pooled. Heads, scales of
-attention and reshapes stand as those graphs have them. Not for convolutional networks (`networks`).
+tensors, `MovedElements` what is only copied to other places or pooled. Scales that a runtime could fold into weights
+are products here, as in those graphs, and depthwise convolutions are grouped ones. Not for convolutional networks
+(`networks`).
 """
 
 from __future__ import annotations
@@ -313,7 +314,7 @@ def efficientformer(widths: Sequence[int], depths: Sequence[int], attending: int
                 net.element_wise(Kind.ADD)
                 net.element_wise(Kind.LAYER_NORM)
             else:
-                net.move("pool3x3")
+                net.ops.append(MovedElements("pool", net.elements, 3, net.elements))
                 net.element_wise(Kind.ADD)  # the pooled minus the tensor itself
                 net.scaled()
                 net.element_wise(Kind.ADD)

@@ -1,8 +1,9 @@
-"""The element-wise layers that the A76's lists of layers leave out, put back by what a network's name says of it.
+"""The layers that the A76's lists leave out, put back by what a network's name says of its structure.
 
 Additions that close residual branches, gating products of squeeze-and-excite, norms with their ReLU that follow no
-convolution, and hard swish. Activations and norms that merge into a convolution or an addition cost nothing and are
-not counted. HRNet's sums and resizing between resolutions are not put back: the lists do not say which tensors meet.
+convolution, hard swish, and the padding ahead of dense convolutions that the listed sizes show. Activations and norms
+that merge into a convolution or an addition cost nothing and are not counted. HRNet's sums and resizing between
+resolutions are not put back: the lists do not say which tensors meet.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from device_profiles import Kernel
-from experiments.profiles.tables import Row, a76_spec, square
+from experiments.profiles.tables import MovedElements, Row, a76_spec, square
 from search_space.layer import Kind
 
 INVERTED = re.compile(r"mobilenetv[23]|mnasnet|proxylessnas|fbnet|efficientnet_edge")
@@ -22,10 +23,11 @@ PRE_ACTIVATED = re.compile(r"(se)?preresnet")
 RELU_BLOCKS = {"mobilenetv3_large": 6, "mobilenetv3_small": 3}  # the first ones; hard swish from there on
 
 
-def element_wise(model: str, rows: Sequence[Row]) -> Iterator[Kernel]:
-    """The layers that are missing in the list of a network."""
+def unlisted_layers(model: str, rows: Sequence[Row]) -> Iterator[Kernel | MovedElements]:
+    """The layers that are missing in the list of a network, one kind after the other. Raises `BadFile`."""
     convs = [row for row in rows if "CONV_2D" in row.text("op")]
     images = [row for row in convs if row.integer("out_hw") > 1]
+    yield from _paddings(rows)
     yield from _gates(rows)
     if INVERTED.match(model):
         yield from _inverted(images)
@@ -45,6 +47,13 @@ def element_wise(model: str, rows: Sequence[Row]) -> Iterator[Kernel]:
     for name, relu_blocks in RELU_BLOCKS.items():
         if model.startswith(name):
             yield from _hard_swishes(convs, relu_blocks)
+
+
+def _paddings(rows: Sequence[Row]) -> Iterator[MovedElements]:
+    """Of dense convolutions; a depthwise one's is part of its price, as all of them are padded."""
+    for row in rows:
+        if row.text("op") == "CONV_2D" and row.integer("in_hw") > a76_spec(row, Kind.CONV).height:
+            yield MovedElements("pad", row.integer("in_c") * row.integer("in_hw") ** 2)
 
 
 def _gates(rows: Sequence[Row]) -> Iterator[Kernel]:
@@ -120,4 +129,4 @@ def _hard_swishes(convs: Sequence[Row], relu_blocks: int) -> Iterator[Kernel]:
 
 
 def _over(kind: Kind, channels: int, size: int) -> Kernel:
-    return square(kind, channels, channels, size, inputs=2 if kind in (Kind.ADD, Kind.MUL) else 1)
+    return square(kind, channels, channels, size, inputs=2 if kind is Kind.ADD else 1)
