@@ -1,8 +1,9 @@
 """The form of the Cortex-A76's predictors and the networks that it is fitted to, once per precision.
 
 TFLite runs a convolution as a matrix product over 8 channels x 8 pixels; a product with a single pixel waits for its
-weights, like a fully connected layer. Whatever only moves elements (element-wise operators, pooling, concatenation,
-padding ahead of a convolution) shares one coefficient, `moved`: the time to read an element and write one. Needs scipy.
+weights, like a fully connected layer. Whatever only moves elements (element-wise operators, pooling, concatenation)
+shares one coefficient, `moved`: the time to read an element and write one; padding ahead of a convolution has its own.
+Needs scipy.
 """
 
 from __future__ import annotations
@@ -142,6 +143,8 @@ def terms(ops: Iterable[Op], variant: Variant) -> Terms:
                 found.add_value("mac", op.macs / MILLION)
             case Gated():
                 found.add_value("moved", SWISH_MOVES * op.elements / MILLION)
+            case MovedElements("pad"):
+                found.add_value("padded", op.elements / MILLION)
             case MovedElements():
                 summed = variant.pools_add_windows and op.op == "pool"
                 found.add_value("moved", (op.window_elements if summed else op.elements) / MILLION)
