@@ -120,11 +120,11 @@ def support(folder: Path, variant: Variant) -> dict[str, dict[int, int]]:
 
 def _networks(folder: Path) -> list[tuple[Row, list[Op]]]:
     """Every convolutional network's row and its layers, those that its list leaves out at the end."""
-    layers = dict[str, list[Row]]()
+    networks, layers = read_rows(folder, A76_NETWORKS), dict[str, list[Row]]()
     for row in read_rows(folder, A76_OPS):
         layers.setdefault(row.text("model"), []).append(row)
     found = []
-    for network in read_rows(folder, A76_NETWORKS):
+    for network in networks:
         model = network.text("model")
         mine = layers.get(model, [])
         found.append((network, [*a76_network_ops(mine, model), *unlisted_layers(model, mine)]))

@@ -45,6 +45,18 @@ MOVING = {
     "batch_norm": "a norm and its ReLU, where they follow no convolution: a product and a sum",
     "transpose": "elements moved to other places, as heads of attention are",
 }
+UNTOLD = {
+    "relu6": (
+        2.0,
+        "no network of the fit holds one alone; those of NAS-Bench-201 do and are priced right with it at this price, "
+        "on tensors of 16,384 elements and fewer",
+    ),
+    "hard_swish": (
+        4.0,
+        "MobileNetV3's eight networks hold 160 and are priced best with them at nothing; a runtime without the "
+        "operator takes four passes",
+    ),
+}
 NOTES = {
     "fp32": "The form was chosen on these same held-out networks. The letters of a name put some networks with equal "
     "layers in two families (mobilenet, mobilenetb; preresnet, resnet): with such families left out together all stay "
@@ -131,21 +143,8 @@ def _models(folder: Path, variant: Variant, data: Measured, factors: tuple[float
     for name, what in MOVING.items():
         evidence = Evidence("fitted", f"{what}; {shared}", counts[name], *doubts.get(name, (1.0, "")))
         models[name] = kind_model(touching(OPERATORS[name]), evidence, factors)
-    for name, judged, reason in (
-        (
-            "relu6",
-            2.0,
-            "no network of the fit holds one; those of NAS-Bench-201 do and are priced right with them at this price, "
-            "on tensors of 16,384 elements and fewer",
-        ),
-        (
-            "hard_swish",
-            4.0,
-            "MobileNetV3's eight networks hold 160 and are priced best with them at nothing; a runtime without the "
-            "operator takes four passes",
-        ),
-    ):
-        derived = f"one pass, where it merges into nothing: a read and a write {SHARED}; never measured on this device"
+    for name, (judged, reason) in UNTOLD.items():
+        derived = f"one pass, where it merges into nothing: a read and a write {SHARED}; not told by the networks"
         models[name] = kind_model(touching(1), Evidence("derived", derived, {}, judged, reason), factors)
     return models
 
