@@ -131,7 +131,9 @@ class Gated:
     elements: int
 
 
-Op = Kernel | MovedElements | GroupedConv | MatrixProduct | Gated
+Op = Kernel | MovedElements | GroupedConv
+AttentionOp = Op | MatrixProduct | Gated
+"""What vision transformers are made of."""
 
 
 def a76_network_ops(ops: Iterable[Row], model: str) -> Iterator[Op]:
@@ -161,7 +163,7 @@ def _a76_op(row: Row) -> Op:
 
 
 def a76_spec(row: Row, kind: Kind) -> LayerSpec:
-    """A convolution of the A76 list. The source's in_hw holds explicit padding where the runtime pads beforehand: take it out again."""
+    """A convolution of the A76 list, without the padding that its in_hw holds where the runtime pads beforehand."""
     kernel_size, stride, padded = row.integer("kernel"), row.integer("stride"), row.integer("in_hw")
     padding = kernel_size // 2
     for size, pad in ((padded - 2 * padding, padding), (padded, padding), (padded, 0)):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from device_profiles import Kernel
-from experiments.profiles.tables import Gated, GroupedConv, MatrixProduct, MovedElements, Op
+from experiments.profiles.tables import AttentionOp, Gated, GroupedConv, MatrixProduct, MovedElements
 from search_space.errors import UnknownName
 from search_space.layer import Kind, LayerSpec
 from search_space.space import divisible
@@ -27,7 +27,7 @@ class TransformerList:
     channels: int
     height: int
     width: int
-    ops: list[Op] = field(default_factory=list)
+    ops: list[AttentionOp] = field(default_factory=list)
 
     @property
     def pixels(self) -> int:
@@ -69,7 +69,7 @@ class TransformerList:
         self.ops.append(Kernel(LayerSpec(Kind.MUL, self.channels, self.channels, self.height, self.width)))
 
     def swish(self) -> None:
-        """x * sigmoid(x), two operators."""
+        """The product x * sigmoid(x), two operators."""
         self.ops.append(Gated(self.elements))
 
     def move(self, op: str, elements: int | None = None) -> None:
@@ -127,7 +127,9 @@ def _gelu(net: TransformerList) -> None:
     net.element_wise(Kind.GELU)
 
 
-def vit(width: int, depth: int, patch: int, resolution: int, *, class_tokens: int = 1, heads: int = 1) -> list[Op]:
+def vit(
+    width: int, depth: int, patch: int, resolution: int, *, class_tokens: int = 1, heads: int = 1
+) -> list[AttentionOp]:
     """ViT (arXiv 2010.11929) and DeiT (arXiv 2012.12877), heads of 64; `heads`: classifiers on the class tokens."""
     net = TransformerList(3, resolution, resolution)
     net.conv(width, patch, patch, 0)
@@ -147,7 +149,7 @@ def vit(width: int, depth: int, patch: int, resolution: int, *, class_tokens: in
     return net.ops
 
 
-def swin(width: int, depths: Sequence[int], window: int, resolution: int) -> list[Op]:
+def swin(width: int, depths: Sequence[int], window: int, resolution: int) -> list[AttentionOp]:
     """Swin (arXiv 2103.14030), patches of 4, heads of 32; every second block shifts its windows."""
     net = TransformerList(3, resolution, resolution)
     net.conv(width, 4, 4, 0)
@@ -177,7 +179,7 @@ def swin(width: int, depths: Sequence[int], window: int, resolution: int) -> lis
     return net.ops
 
 
-def cvt(depths: Sequence[int], resolution: int) -> list[Op]:
+def cvt(depths: Sequence[int], resolution: int) -> list[AttentionOp]:
     """CvT-13 and -21 (arXiv 2103.15808): queries, keys and values by depthwise convolutions, these two at stride 2."""
     net = TransformerList(3, resolution, resolution)
     for stage, (width, depth) in enumerate(zip((64, 192, 384), depths, strict=True)):
@@ -210,8 +212,8 @@ def cvt(depths: Sequence[int], resolution: int) -> list[Op]:
     return net.ops
 
 
-def mit(widths: Sequence[int], depths: Sequence[int], resolution: int = 224) -> list[Op]:
-    """The Mix Transformers of SegFormer (arXiv 2105.15203): keys and values of a reduced image, depthwise in the MLP."""
+def mit(widths: Sequence[int], depths: Sequence[int], resolution: int = 224) -> list[AttentionOp]:
+    """Mix Transformers of SegFormer (arXiv 2105.15203): keys and values of a reduced image, depthwise in the MLP."""
     net = TransformerList(3, resolution, resolution)
     for width, depth, (patch, stride), reduction, heads in zip(
         widths, depths, ((7, 4), (3, 2), (3, 2), (3, 2)), (8, 4, 2, 1), (1, 2, 5, 8), strict=True
@@ -244,7 +246,7 @@ def _mix(net: TransformerList) -> None:
     net.element_wise(Kind.GELU)
 
 
-def mobilevit(widths: Sequence[int], hidden: Sequence[int], expansion: int, resolution: int = 256) -> list[Op]:
+def mobilevit(widths: Sequence[int], hidden: Sequence[int], expansion: int, resolution: int = 256) -> list[AttentionOp]:
     """MobileViT (arXiv 2110.02178), swish throughout. widths: of the stem, the stages, and the last convolution."""
     net = TransformerList(3, resolution, resolution)
     stem, *stages, last = widths
@@ -296,7 +298,9 @@ def _mobilevit_layers(net: TransformerList, width: int, depth: int) -> None:
     net.swish()
 
 
-def efficientformer(widths: Sequence[int], depths: Sequence[int], attending: int, resolution: int = 224) -> list[Op]:
+def efficientformer(
+    widths: Sequence[int], depths: Sequence[int], attending: int, resolution: int = 224
+) -> list[AttentionOp]:
     """EfficientFormer (arXiv 2206.01191): pooling as the mixer, attention in the last `attending` blocks."""
     net = TransformerList(3, resolution, resolution)
     net.conv(widths[0] // 2, 3, 2)
@@ -331,7 +335,7 @@ def efficientformer(widths: Sequence[int], depths: Sequence[int], attending: int
 
 
 MIT_WIDE = (64, 128, 320, 512)
-TRANSFORMERS: Mapping[str, Callable[[], list[Op]]] = {
+TRANSFORMERS: Mapping[str, Callable[[], list[AttentionOp]]] = {
     "cvt-13": lambda: cvt((1, 2, 10), 224),
     "cvt-13-384": lambda: cvt((1, 2, 10), 384),
     "cvt-21": lambda: cvt((1, 4, 16), 224),
@@ -364,14 +368,14 @@ TRANSFORMERS: Mapping[str, Callable[[], list[Op]]] = {
 """Name in the A76 table -> its layers."""
 
 
-def transformer(name: str) -> list[Op]:
+def transformer(name: str) -> list[AttentionOp]:
     """The layers of a network of the A76 table. Raises `UnknownName`."""
     if name not in TRANSFORMERS:
         raise UnknownName("vision transformer", name, TRANSFORMERS)
     return TRANSFORMERS[name]()
 
 
-def macs(ops: Sequence[Op]) -> int:
+def macs(ops: Sequence[AttentionOp]) -> int:
     """Multiply-accumulates, those between computed tensors included."""
     counted = 0
     for op in ops:

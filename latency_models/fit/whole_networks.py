@@ -252,7 +252,9 @@ def _forms(mixed: _Mix, kernel_ms: Mapping[Kernel, float], seen: set[str], inter
     forms = {}
     for kind in (kind for kind in models[0][0] if all(kind in m for m, _ in models)):
         own = [kernel for kernel in kernel_ms if kernel.price_kind == kind]
-        merged = sorted({f"merged_{layer}" for kernel in own for layer in kernel.fused})  # kernels of their own elsewhere
+        merged = sorted(
+            {f"merged_{layer}" for kernel in own for layer in kernel.fused}
+        )  # kernels of their own elsewhere
         features = list(dict.fromkeys([*(f for m, _ in models for f in m[kind].coefficients), *merged]))
         form: Form = {kind: {feature: feature for feature in features}}
         samples = []

@@ -195,9 +195,11 @@ def test_support_and_derived_share_say_what_stands_behind_a_prediction(profile: 
     model = fit_latency_model(profile)
     segments = lower(load_space("quadranet").largest(), RESOLUTION, CLASSES)
     support = model.support(segments)
-    assert support["layer_norm k1"] == 0 or profile.name == "gpu_eager_fp32", "measured on no other device"
+    known = {"cpu": 962, "cpu_int8": 962, "vpu": 0, "gpu": 0}  # layers in whole networks on the A76
+    assert support["layer_norm k1"] == known.get(profile.name, support["layer_norm k1"])
     assert support["dwconv k7"] == {"cpu": 7, "cpu_int8": 7, "vpu": 2}.get(profile.name, 0)
-    assert 0 < model.derived_share(segments) <= 1
+    assert 0 <= model.derived_share(segments) <= 1
+    assert (model.derived_share(segments) == 0) == (profile.name in ("cpu", "cpu_int8")), "all fitted on the A76"
     assert model.derived_share(()) == 0
 
 

@@ -69,7 +69,9 @@ def evaluations(folder: Path) -> list[Evaluation]:
     one, family, transformers, rebuilt, pairs = network_evaluations(folder, FP32)
     return [
         replace(one, mark="MAPE < 2 %, all within 10 %", reached=one.mape < 2 and one.within(0.1) == 100),
-        replace(family, mark="MAPE < 2.5 %, >= 98 % within 10 %", reached=family.mape < 2.5 and family.within(0.1) >= 98),
+        replace(
+            family, mark="MAPE < 2.5 %, >= 98 % within 10 %", reached=family.mape < 2.5 and family.within(0.1) >= 98
+        ),
         _marked(transformers, "MAPE < 6 %, >= 90 % within 10 %", 6),
         _marked(rebuilt, "MAPE < 6 %, >= 90 % within 10 %", 6),
         pairs,
@@ -186,9 +188,7 @@ def _factors_without(
     held_out: Sequence[Hashable], ratios: Ratios, groups: Sequence[Hashable]
 ) -> list[tuple[float, float]]:
     """Ends of the interval of every held-out group over its prediction, from the ratios of other groups."""
-    ends = {
-        group: conformal_factors(ratios[[other != group for other in groups]], COVERAGE) for group in set(held_out)
-    }
+    ends = {group: conformal_factors(ratios[[other != group for other in groups]], COVERAGE) for group in set(held_out)}
     return [ends[group] for group in held_out]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from experiments.profiles.tables import (
     A76_OPS,
     A76_TRANSFORMERS,
     MILLION,
+    AttentionOp,
     Gated,
     GroupedConv,
     MatrixProduct,
@@ -105,7 +106,7 @@ def by_family(networks: list[Sample]) -> list[Sample]:
 def support(folder: Path, variant: Variant) -> dict[str, dict[int, int]]:
     """Kernel kind -> kernel size -> layers of that kind and size in the measured networks."""
     counts: dict[str, Counter[int]] = {}
-    lists = [ops for network, ops in _networks(folder) if network.text(variant.column)]
+    lists: list[Sequence[AttentionOp]] = [ops for network, ops in _networks(folder) if network.text(variant.column)]
     lists += [transformer(row.text("model")) for row in read_rows(folder, A76_TRANSFORMERS) if row.text(variant.column)]
     for op in (op for ops in lists for op in ops):
         match op:
@@ -131,7 +132,7 @@ def _networks(folder: Path) -> list[tuple[Row, list[Op]]]:
     return found
 
 
-def terms(ops: Iterable[Op], variant: Variant) -> Terms:
+def terms(ops: Iterable[AttentionOp], variant: Variant) -> Terms:
     """The layers of a network as terms of the form."""
     found = Terms(FORM, LANES)
     for op in ops:

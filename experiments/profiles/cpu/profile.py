@@ -134,7 +134,7 @@ def _models(folder: Path, variant: Variant, data: Measured, factors: tuple[float
 
     def touching(operators: int) -> dict[str, float]:
         """Every input read and the output written; reading two tensors counts by itself: input_elements sums them."""
-        return {name: operators * moved / 2 for name in ("input_elements", "output_elements")}
+        return dict.fromkeys(("input_elements", "output_elements"), operators * moved / 2)
 
     pooled = "im2col_elements" if variant.pools_add_windows else "input_elements"  # im2col: elements of all windows
     shared = f"{source}; {SHARED}"

@@ -6,6 +6,8 @@ Not for fitting: those lists come from the source, with what it leaves out put b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import product
 
 from experiments.profiles.networks import KernelList, mobilenet_v1, mobilenet_v2
 from experiments.profiles.tables import MovedElements, Op, square
@@ -80,15 +82,11 @@ WIDTHS = {"_w3d4": 0.75, "_wd2": 0.5, "_wd4": 0.25}
 
 def _resnets() -> Mapping[str, Callable[[], list[Op]]]:
     found: dict[str, Callable[[], list[Op]]] = {}
-    for squeezes in (False, True):
-        for pre in (False, True):
-            name = "se" * squeezes + "pre" * pre + "resnet"
-            for depth, blocks in BLOCKS.items():
-                found[f"{name}{depth}"] = lambda b=blocks, s=squeezes, p=pre: resnet(b, squeezes=s, pre=p)
-            for suffix, width in WIDTHS.items():
-                found[f"{name}18{suffix}"] = lambda w=width, s=squeezes, p=pre: resnet(
-                    BLOCKS[18], width=w, squeezes=s, pre=p
-                )
+    for squeezes, pre in product((False, True), repeat=2):
+        name = "se" * squeezes + "pre" * pre + "resnet"
+        same = partial(resnet, squeezes=squeezes, pre=pre)
+        found |= {f"{name}{depth}": partial(same, blocks) for depth, blocks in BLOCKS.items()}
+        found |= {f"{name}18{suffix}": partial(same, BLOCKS[18], width=width) for suffix, width in WIDTHS.items()}
     return found
 
 

@@ -57,7 +57,7 @@ def _paddings(rows: Sequence[Row]) -> Iterator[MovedElements]:
 
 
 def _gates(rows: Sequence[Row]) -> Iterator[Kernel]:
-    """A pooled tensor is multiplied by what two convolutions of one pixel make of its means; the last mean keeps no pixel."""
+    """A pooled tensor is multiplied by what is made of its means; the mean before the classifier keeps no pixel."""
     for row in rows:
         if row.text("op") == "MEAN" and row.integer("kernel") == 1:
             yield _over(Kind.MUL, row.integer("in_c"), row.integer("in_hw"))
@@ -115,7 +115,7 @@ def _last_mean(rows: Sequence[Row]) -> list[Row]:
 
 
 def _hard_swishes(convs: Sequence[Row], relu_blocks: int) -> Iterator[Kernel]:
-    """After the stem, both convolutions that widen or filter in later blocks, and the last two before the classifier."""
+    """After the stem, the widening and filtering convolutions of later blocks, and the last two of the network."""
     swishing = [convs[0]]
     blocks = 0
     images = [row for row in convs if row.integer("out_hw") > 1]
