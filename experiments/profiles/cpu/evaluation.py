@@ -48,7 +48,7 @@ def measured(folder: Path, variant: Variant) -> Measured:
 
 
 class Unseen(NamedTuple):
-    """Predicted over measured, every network by a fit without it: its twins (N,), its family (N,), transformers (M,)."""
+    """Predicted over measured, each by a fit without its twins (N,), its family (N,); transformers without theirs (M,)."""
 
     twins: Ratios
     families: Ratios
