@@ -48,7 +48,7 @@ def measured(folder: Path, variant: Variant) -> Measured:
 
 
 class Unseen(NamedTuple):
-    """Predicted over measured, each by a fit without its twins (N,), its family (N,); transformers without theirs (M,)."""
+    """Predicted over measured: by a fit without a network's twins (N,), its family (N,); of transformers likewise (M,)."""
 
     twins: Ratios
     families: Ratios
