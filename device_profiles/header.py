@@ -56,6 +56,9 @@ Scores = Annotated[  # written in one text
 ]
 
 
+Range = Annotated[tuple[NonNegative, NonNegative], Must("a low and a high end", lambda ends: ends[0] <= ends[1])]
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """One body of measurements: what it is, who took it, under which licence."""
@@ -107,9 +110,10 @@ class KindModel:
     coefficients: feature name -> ms per million of that feature (ms for `launch`).
     origin: measured | fitted | derived; source: from what. support: kernel size -> measured rows
     behind it. low_factor, high_factor: ends of the interval of one kernel over its prediction.
-    widen: by how much more than other kinds' its share of a network is uncertain, a judgement whose reason
-    `judged` gives. in_network: time inside a network over time alone. residual: what the table's rows teach
-    beyond the form.
+    widen: by how much more than other kinds' its share of a network is uncertain, and widen_sizes, by how much more
+    again a kernel size is: judgements whose reason `judged` gives. in_network: time inside a network over time alone.
+    residual: what the table's rows teach beyond the form. fitted_range: lowest and highest of what its rows have, by
+    `channels` (the more of in and out) and `pixels` (of the output); empty: not stated.
     """
 
     coefficients: Annotated[
@@ -128,6 +132,12 @@ class KindModel:
     judged: str = ""
     in_network: Positive = 1.0
     residual: Residual | None = None
+    widen_sizes: Mapping[int, Annotated[float, AtLeast(1)]] = field(default_factory=dict)
+    fitted_range: Mapping[Annotated[str, OneOf(("channels", "pixels"))], Range] = field(default_factory=dict)
+
+    def widening(self, kernel_size: int) -> float:
+        """By how much more than other kinds' the price of a kernel of this size is uncertain."""
+        return self.widen * self.widen_sizes.get(kernel_size, 1.0)
 
     def count(self, kernel_size: int) -> int:
         """Measured rows of this kind and kernel size; 0 where none was measured."""
@@ -210,6 +220,7 @@ class Header:
     calibration: Annotated[
         Mapping[str, Scale], Must("a mapping with 'measured' and others", lambda scales: "measured" in scales)
     ]
+    fitted_range: Mapping[Annotated[str, OneOf(("network_ms", "resolution"))], Range] = field(default_factory=dict)
     accuracy: Texts
 
 
@@ -226,6 +237,9 @@ def parse_header(data: object, where: str) -> Header:
     return header
 
 
+_OPTIONAL = ("judged", "residual", "widen_sizes", "fitted_range")  # of a kind's model, left out where empty
+
+
 def render_header(header: Header) -> dict[str, Any]:
     """The plain mapping of a header, the inverse of `parse_header`."""
     rendered: dict[str, Any] = {"schema": SCHEMA}
@@ -233,9 +247,8 @@ def render_header(header: Header) -> dict[str, Any]:
         rendered[name] = value
         if name == "date":
             rendered["unit"] = UNIT
-    for model in rendered["models"].values():
-        if not model["judged"]:
-            del model["judged"]
-        if model["residual"] is None:
-            del model["residual"]
+    for part, optional in ((rendered, ("fitted_range",)), *((m, _OPTIONAL) for m in rendered["models"].values())):
+        for name in optional:
+            if not part[name]:
+                del part[name]
     return rendered

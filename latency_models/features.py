@@ -162,6 +162,13 @@ BLOCKS: tuple[Block, ...] = (
 """Rows and columns that a thread block of a GPU's matrix product may have."""
 
 
+SHAPES: Mapping[str, Callable[[Kernel], int]] = {
+    "channels": lambda kernel: max(kernel.spec.in_channels, kernel.spec.out_channels),
+    "pixels": lambda kernel: kernel.spec.out_height * kernel.spec.out_width,
+}
+"""What of a kernel's shape a kind's `fitted_range` may limit."""
+
+
 def _idle(block: Block, at_once: int = 1) -> Callable[[Kernel], float]:
     return lambda kernel: Product.of(kernel).idle(block, at_once)
 

@@ -70,6 +70,7 @@ def predict(
     model = fit_latency_model(load_profile(device), calibration, confidence)
     network = read_onnx(path, resolution)
     times, total = kernel_times(model, network.segments), model.predict(network.segments)
+    support = model.support(network.segments)
     profile, first = model.profile, network.segments[0].nodes[0].spec
     head = f"{path.name} on {profile.name} ({profile.title}; {profile.runtime}; {profile.precision}), batch 1, "
     lines = [head + f"{first.in_channels}x{first.height}x{first.width}", ""]
@@ -85,10 +86,13 @@ def predict(
     lines += [
         "",
         f"total {total.latency_ms:.4g} ms, {total.low_ms:.4g}..{total.high_ms:.4g} ms holds {total.coverage:.0%} of "
-        f"networks like those it was set on ({profile.header.interval.networks})",
-        f"derived share {model.derived_share(network.segments):.0%} of the time: kinds neither measured nor fitted "
-        "on this device",
-        *(f"note: {note}" for note in network.notes),
+        f"networks like those it was set on ({profile.header.interval.networks})"
+        + (f"; {support.words}" if support.words else ""),
+        f"derived prices: {100 * support.derived:.0f} % of the time (neither measured nor fitted on this device)",
+        *(
+            f"note: {note}"
+            for note in (*support.notes(profile.name), *network.notes_on(profile.name, profile.precision))
+        ),
     ]
     return "\n".join(lines)
 

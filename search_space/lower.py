@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search_space.blocks import family_of
+from search_space.blocks import checked_family, chosen_layers
 from search_space.blocks.graph import Graph
 from search_space.errors import UserError
 from search_space.layer import Node
@@ -33,6 +33,12 @@ class Segment:
         """The layers of a segment that has no alternatives."""
         (nodes,) = self.candidates
         return nodes
+
+
+def image_side(segments: Sequence[Segment]) -> int:
+    """Pixels of the longer side of the image that a network without alternatives reads."""
+    first = next(segment.nodes[0].spec for segment in segments if segment.nodes)
+    return max(first.height, first.width)
 
 
 def lower(architecture: Architecture, resolution: int, num_classes: int) -> tuple[Segment, ...]:
@@ -60,10 +66,13 @@ def _walk(
 ) -> tuple[Segment, ...]:
     if num_classes < 2:
         raise UserError(f"a classifier needs at least 2 classes, got {num_classes}")
-    family = family_of(space)
-    family.check(space)
+    family = checked_family(space)
+    layers = chosen_layers(space, family)
     segments: list[Segment] = []
     shape = (3, resolution, resolution)
+
+    def graph() -> Graph:
+        return Graph(shape, space.norm_eps, **layers)
 
     def append(name: str, graphs: list[Graph], slot: int | None = None) -> None:
         nonlocal shape
@@ -73,17 +82,30 @@ def _walk(
             raise UserError(f"resolution {resolution} is too small for space '{space.name}': {name} would give {shape}")
         segments.append(Segment(name, tuple(tuple(graph.nodes) for graph in graphs), slot))
 
-    append("stem", [family.stem(Graph(shape), space)])
+    append("stem", [family.stem(graph(), space)])
     position = 0
     for stage_index, stage in enumerate(space.stages):
-        if stage_index and (down := family.transition(Graph(shape), stage)).nodes:
+        if stage_index and (down := family.transition(graph(), stage)).nodes:
             append(f"down{stage_index + 1}", [down])
+        if stage.least_blocks == 0:
+            first = family.block(graph(), space.stage_choices[stage_index][0], stage.width, stage.stride)
+            _check_can_be_left_out(space, stage_index, shape, first.out_shape)
         for block_index, candidates in enumerate(slots[stage_index]):
             stride = stage.stride if block_index == 0 else 1
-            graphs = [
-                Graph(shape) if c == ZERO else family.block(Graph(shape), c, stage.width, stride) for c in candidates
-            ]
+            graphs = [graph() if c == ZERO else family.block(graph(), c, stage.width, stride) for c in candidates]
             append(f"stage{stage_index + 1}_block{block_index + 1}", graphs, position)
             position += 1
-    append("head", [family.head(Graph(shape), space, num_classes)])
+    append("head", [family.head(graph(), space, num_classes)])
     return tuple(segments)
+
+
+def _check_can_be_left_out(
+    space: SearchSpace, stage_index: int, before: tuple[int, int, int], after: tuple[int, int, int]
+) -> None:
+    """Raise `UserError` for a stage whose blocks may all be left out although its first one changes the shape."""
+    if after != before or space.stages[stage_index].stride > 1:  # which a map of one pixel does not show
+        raise UserError(
+            f"space '{space.name}': stage {stage_index + 1} cannot be left out (min_blocks 0), its first block makes "
+            f"{after[0]} channels of {before[0]} with stride {space.stages[stage_index].stride}; give it min_blocks of "
+            "1 or more, or keep width and stride"
+        )

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from device_profiles import DeviceProfile, load_profile
 from latency_models import LatencyModel, LatencyTable, fit_latency_model, latency_table
+from latency_models.support import derived_words
 from nas.choose.limits import Limits, check_feasible, limits_of
 from nas.data.registry import peek
 from nas.penalties import penalty_form
 from nas.run.settings import SearchSettings
 from nas.supernet.origin import images_at_hand, origin_of
-from search_space import SearchSpace, UserError, available_spaces, load_space, lower
+from search_space import SearchSpace, UserError, available_spaces, load_space, lower, lower_space
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _plan(settings: SearchSettings, priced: Priced) -> Plan:
             f"{table.maximum_ms:.4g} ms on {settings.device}{hint}. "
             "The search is for accuracy alone and may use much less"
         )
-    notes += _resolution_notes(settings, priced)
+    notes += _resolution_notes(settings, priced) + _price_notes(settings, priced)
     return Plan(**vars(priced), settings=settings, binds=binds, notes=tuple(notes))
 
 
@@ -130,18 +131,32 @@ def _resolution_notes(settings: SearchSettings, priced: Priced) -> list[str]:
         f"Latency is predicted at {settings.deployment_resolution} pixels, batch 1; weights are trained at "
         f"{trained} pixels"
     ]
-    smallest = lower(space.smallest(), trained, priced.num_classes)
-    maps = [segment.nodes[-1].spec.out_height for segment in smallest if segment.slot is not None]
+    segments = lower_space(space, trained, priced.num_classes)
+    first = [segment.candidates[0] for segment in segments if segment.slot is not None]
+    sizes = {slot.stage: nodes[-1].spec.out_height for slot, nodes in zip(space.slots, first, strict=True)}
     blind = []
-    for number, size in enumerate(maps, start=1):
-        if wide := [f"{k}x{k}" for k in space.kernel_sizes if k > size]:
-            blind.append(f"{' and '.join(wide)} in stage {number} ({size}x{size} maps)")
+    for stage, size in sizes.items():
+        kernels = dict.fromkeys(choice.kernel_size for choice in space.stage_choices[stage])
+        if wide := [f"{k}x{k}" for k in kernels if k > size]:
+            blind.append(f"{' and '.join(wide)} in stage {stage + 1} ({size}x{size} maps)")
     if blind:
         notes.append(
             f"At {trained} pixels the images cannot tell what wide kernels are worth, only latency does: "
             + "; ".join(blind)
         )
     return notes
+
+
+def _price_notes(settings: SearchSettings, priced: Priced) -> list[str]:
+    """How much of the space's prices are derived, by its smallest and its largest network."""
+    pixels, classes = settings.deployment_resolution, priced.num_classes
+    ends = (priced.space.smallest(), priced.space.largest())
+    shares = sorted(priced.model.support(lower(end, pixels, classes)).derived for end in ends)
+    words = derived_words(shares[-1])
+    if not words:
+        return []
+    between = "" if f"{shares[0]:.0%}" == f"{shares[1]:.0%}" else f"{100 * shares[0]:.0f} to "
+    return [f"Latency on {settings.device} in '{priced.space.name}': {words.replace('(', f'({between}')}"]
 
 
 def what_is_kept(settings: SearchSettings) -> str:

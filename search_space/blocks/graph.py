@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-from search_space.layer import SEGMENT_INPUT, Kind, LayerSpec, Node
+from search_space.layer import BATCH_NORM_EPS, SEGMENT_INPUT, Kind, LayerSpec, Node
 
 
 class Graph:
     """Layers with one input; every method appends one and returns its position.
 
     A method reads the last node unless `x` names another position; `Graph.INPUT` is the input.
+    norm, activation: what the space asks for, of the kinds that its family accepts.
     """
 
     INPUT = SEGMENT_INPUT
 
-    def __init__(self, in_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        in_shape: tuple[int, int, int],
+        norm_eps: float | None = None,
+        norm: Kind | None = None,
+        activation: Kind | None = None,
+    ) -> None:
+        """in_shape: (C, H, W) of the input; norm_eps: of BatchNorms, None for `BATCH_NORM_EPS`.
+
+        norm, activation: the space's kinds, None for a family that asks for none.
+        """
         self.in_shape = in_shape
+        self.norm_eps = BATCH_NORM_EPS if norm_eps is None else norm_eps
+        self._norm, self._activation = norm, activation
         self.nodes: list[Node] = []
+
+    @property
+    def norm(self) -> Kind:
+        """The kind of the space's norms."""
+        assert self._norm is not None, "the family accepts none"
+        return self._norm
+
+    @property
+    def activation(self) -> Kind:
+        """The kind of the space's activations."""
+        assert self._activation is not None, "the family accepts none"
+        return self._activation
 
     @property
     def last(self) -> int:
@@ -35,7 +60,8 @@ class Graph:
         return spec.out_channels, spec.out_height, spec.out_width
 
     def _append(self, name: str, spec: LayerSpec, inputs: tuple[int, ...], residual: bool = False) -> int:
-        self.nodes.append(Node(name, spec, inputs, residual))
+        eps = self.norm_eps if spec.kind is Kind.BATCH_NORM else BATCH_NORM_EPS
+        self.nodes.append(Node(name, spec, inputs, residual, eps))
         return self.last
 
     def conv(
