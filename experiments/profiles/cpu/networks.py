@@ -103,12 +103,18 @@ def by_family(networks: list[Sample]) -> list[Sample]:
     return [replace(s, group=(re.match(r"[a-z]+", s.name) or [s.name])[0]) for s in networks]
 
 
-def support(folder: Path, variant: Variant) -> dict[str, dict[int, int]]:
-    """Kernel kind -> kernel size -> layers of that kind and size in the measured networks."""
-    counts: dict[str, Counter[int]] = {}
+def measured_layers(folder: Path, variant: Variant) -> list[AttentionOp]:
+    """All layers of the networks that the column has a value for, one after the other."""
     lists: list[Sequence[AttentionOp]] = [ops for network, ops in _networks(folder) if network.text(variant.column)]
-    lists += [transformer(row.text("model")) for row in read_rows(folder, A76_TRANSFORMERS) if row.text(variant.column)]
-    for op in (op for ops in lists for op in ops):
+    transformers = [row for row in read_rows(folder, A76_TRANSFORMERS) if row.text(variant.column)]
+    lists += [transformer(row.text("model")) for row in transformers]
+    return [op for ops in lists for op in ops]
+
+
+def support(layers: Iterable[AttentionOp]) -> dict[str, dict[int, int]]:
+    """Kernel kind -> kernel size -> how many of these layers are of that kind and size."""
+    counts: dict[str, Counter[int]] = {}
+    for op in layers:
         match op:
             case Kernel():
                 counts.setdefault(op.price_kind, Counter())[op.spec.kernel_size] += 1

@@ -6,19 +6,20 @@ scipy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from device_profiles import MEASURED, FusionRules, Header, KernelRow, KindModel, Source
+from device_profiles import MEASURED, FusionRules, Header, Kernel, KernelRow, KindModel, Source
 from experiments.profiles import EVALUATED_BY
 from experiments.profiles.assemble import into, network_interval, solved_model, table_rows
 from experiments.profiles.cpu.evaluation import COVERAGE, Measured, evaluations, measured, unseen
-from experiments.profiles.cpu.networks import FORM, FP32, LANES, OPERATORS, Variant, support
+from experiments.profiles.cpu.networks import FORM, FP32, LANES, OPERATORS, Variant, measured_layers, support
 from experiments.profiles.cpu.pairs import PAIRS, measured_over_predicted
 from experiments.profiles.regression import conformal_factors
-from experiments.profiles.tables import A76_NETWORKS, A76_TRANSFORMERS
+from experiments.profiles.tables import A76_NETWORKS, A76_TRANSFORMERS, AttentionOp
+from latency_models.fit.fitted_range import with_ranges
 from latency_models.fit.kind_model import Evidence, kind_model
 from latency_models.fit.regression import fit_coefficients, summary
 from search_space.layer import Kind
@@ -73,7 +74,9 @@ def rebuild(folder: Path, variant: Variant = FP32) -> tuple[Header, list[KernelR
     data = measured(folder, variant)
     ratios = unseen(data)
     together = np.concatenate([ratios.families, ratios.transformers])
-    models = _models(folder, variant, data, conformal_factors(together, COVERAGE))
+    layers = measured_layers(folder, variant)
+    kernels = [layer for layer in layers if isinstance(layer, Kernel)]
+    models = with_ranges(_models(variant, data, layers, conformal_factors(together, COVERAGE)), kernels)
     rows = table_rows(models, RULES, LANES)
     networks, transformers = len(data.networks), len(data.transformers)
     header = Header(
@@ -116,13 +119,23 @@ def rebuild(folder: Path, variant: Variant = FP32) -> tuple[Header, list[KernelR
             "command": EVALUATED_BY.format(device=variant.device),
             "note": NOTES[variant.precision],
         },
+        fitted_range={
+            "network_ms": _ends(sample.latency_ms for sample in data.together),
+            "resolution": _ends(kernel.spec.height for kernel in kernels if kernel.price_kind == "conv_image"),
+        },
     )
     return header, rows
 
 
-def _models(folder: Path, variant: Variant, data: Measured, factors: tuple[float, float]) -> dict[str, KindModel]:
-    coefficients = fit_coefficients(data.together)
-    counts = support(folder, variant)
+def _ends(values: Iterable[float]) -> tuple[float, float]:
+    ordered = sorted(values)
+    return ordered[0], ordered[-1]
+
+
+def _models(
+    variant: Variant, data: Measured, layers: Sequence[AttentionOp], factors: tuple[float, float]
+) -> dict[str, KindModel]:
+    coefficients, counts = fit_coefficients(data.together), support(layers)
     source = f"fitted with every other kind to whole networks ({A76_NETWORKS}, {A76_TRANSFORMERS}, {variant.column})"
     doubts = _doubts(data, coefficients)
     models = {}
