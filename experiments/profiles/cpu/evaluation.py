@@ -48,7 +48,7 @@ def measured(folder: Path, variant: Variant) -> Measured:
 
 
 class Unseen(NamedTuple):
-    """Predicted over measured: by a fit without a network's twins (N,), its family (N,); of transformers likewise (M,)."""
+    """Predicted over measured by fits without a network's twins (N,) and its family (N,); of transformers so too (M,)."""
 
     twins: Ratios
     families: Ratios

@@ -32,7 +32,6 @@ RULES = FusionRules(
         conv=[Kind.BATCH_NORM, Kind.RELU6], dwconv=[Kind.BATCH_NORM, Kind.RELU6], add=[Kind.RELU6], linear=[Kind.RELU6]
     ),
 )
-GRAPHS = "TensorFlow graphs of 2022-23, every LayerNorm and GELU (exact, by the error function) several operators"
 FORMS = {
     "gelu": "GELU by the error function, as several operators; a later runtime has one, which is faster, and the form "
     "by tanh was never measured",
@@ -83,7 +82,7 @@ def rebuild(folder: Path, variant: Variant = FP32) -> tuple[Header, list[KernelR
         device=variant.device,
         title="Cortex-A76, one core of a Pixel 4",
         runtime="TFLite",
-        runtime_version=f"version not stated by the source; {GRAPHS}",
+        runtime_version="version not stated by the source (2022-23: LayerNorm and exact GELU run as several operators)",
         precision=variant.precision,
         threads=1,
         clock="2.84 GHz",
@@ -121,7 +120,7 @@ def rebuild(folder: Path, variant: Variant = FP32) -> tuple[Header, list[KernelR
         },
         fitted_range={
             "network_ms": _ends(sample.latency_ms for sample in data.together),
-            "resolution": _ends(kernel.spec.height for kernel in kernels if kernel.price_kind == "conv_image"),
+            "resolution": _ends(kernel.spec.height for kernel in kernels if kernel.spec.in_channels == 3),
         },
     )
     return header, rows
