@@ -22,6 +22,7 @@ from experiments.profiles.tables import A76_NETWORKS, A76_TRANSFORMERS, Attentio
 from latency_models.fit.fitted_range import with_ranges
 from latency_models.fit.kind_model import Evidence, kind_model
 from latency_models.fit.regression import fit_coefficients, summary
+from search_space.family import RESOLUTION
 from search_space.layer import Kind
 
 __all__ = ["evaluations", "rebuild"]
@@ -120,7 +121,7 @@ def rebuild(folder: Path, variant: Variant = FP32) -> tuple[Header, list[KernelR
         },
         fitted_range={
             "network_ms": _ends(sample.latency_ms for sample in data.together),
-            "resolution": _ends(kernel.spec.height for kernel in kernels if kernel.spec.in_channels == 3),
+            "resolution": (RESOLUTION, max(kernel.spec.height for kernel in kernels if kernel.spec.in_channels == 3)),
         },
     )
     return header, rows
