@@ -48,7 +48,7 @@ def measured(folder: Path, variant: Variant) -> Measured:
 
 
 class Unseen(NamedTuple):
-    """Predicted over measured by fits without a network's twins (N,) or its family (N,), a transformer's family (M,)."""
+    """Predicted over measured, by fits without a network's twins (N,), its family (N,), a transformer's family (M,)."""
 
     twins: Ratios
     families: Ratios
