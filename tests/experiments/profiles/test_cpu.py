@@ -119,8 +119,8 @@ def test_int8_is_a_profile_like_any_other(tmp_path: Path, monkeypatch: pytest.Mo
     dense = [
         (a.latency_ms, b.latency_ms)
         for a, b in zip(int8.rows, fp32.rows, strict=True)
-        if a.kernel.spec.kind is Kind.CONV and a.kernel.spec.macs > 1e7
-    ]
+        if a.kernel.spec.kind is Kind.CONV and a.kernel.spec.macs > 1e7 and a.kernel.spec.in_channels > 16
+    ]  # with fewer channels the int8 product pays for its outputs alone
     assert dense and all(fast < slow for fast, slow in dense)
     kernel = square(Kind.CONV, 96, 96, 28)
     assert fit_latency_model(int8).kernel_price(kernel).ms < fit_latency_model(fp32).kernel_price(kernel).ms
