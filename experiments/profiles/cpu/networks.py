@@ -56,7 +56,7 @@ FORM: Form = {
 OPERATORS: Mapping[str, int] = {Kind.ADD: 1, Kind.MUL: 1, Kind.BATCH_NORM: 2, Kind.TRANSPOSE: 1}
 """Kind -> operators that run for it (a norm is a product and a sum); each reads its inputs and writes its output."""
 SWISH_MOVES = 4
-"""Moved elements that x * sigmoid(x) takes an element: MobileViT, the only family with it, reads 4.6 in fp32, 3.2 in int8."""
+"""Moved elements that x * sigmoid(x) takes an element: MobileViT, alone with it, reads 4.6 in fp32, 3.2 in int8."""
 UNPRICED = frozenset({Kind.HARD_SWISH.value})
 """Kinds in the networks for which no time can be told: MobileNetV3 is priced best with hard swish at nothing."""
 
