@@ -71,7 +71,7 @@ def test_the_front_is_what_its_targets_are(finished: Finished) -> None:
         assert target.result.accuracy is not None
         assert row.test == target.result.accuracy.test and row.macs == target.result.cost.macs
         assert row.architecture == str(target.result.architecture)
-    assert list(finished.front["folder"]) == ["cpu-20ms", "cpu-40ms", "gpu-0.6ms"]
+    assert list(finished.front["folder"]) == ["cpu-35ms", "cpu-70ms", "gpu-0.6ms"]
     page = (finished.folder / "report.html").read_text()
     assert all(f'href="{row.folder}/report.html"' in page for row in rows)
     assert page.count("<circle") == 3 and "http" not in page.split("</style>")[1]
@@ -81,7 +81,7 @@ def test_the_front_is_what_its_targets_are(finished: Finished) -> None:
 
 
 def test_what_only_one_target_has_is_asked_of_the_targets(finished: Finished) -> None:
-    with pytest.raises(UserError, match=r"3 targets \(cpu-20ms, cpu-40ms, gpu-0.6ms\)"):
+    with pytest.raises(UserError, match=r"3 targets \(cpu-35ms, cpu-70ms, gpu-0.6ms\)"):
         _ = finished.result
     log = finished.targets[0].log
     assert log["phase"].iloc[-1] == "finetune" and log["step"].is_monotonic_increasing
