@@ -132,6 +132,11 @@ def _depth(kernel: Kernel, lanes: Lanes) -> float:
     return Product.of(kernel).depth / MILLION
 
 
+def _merged(kind: Kind) -> Callable[[Kernel, Lanes], float]:
+    """Output elements, once for every layer of a kind that merged into the kernel."""
+    return lambda kernel, lanes: kernel.fused.count(kind) * kernel.spec.out_elements / MILLION
+
+
 def _up(size: int, lanes: int) -> int:
     return ceil(size / lanes) * lanes
 
@@ -154,6 +159,7 @@ FEATURES: Mapping[str, Callable[[Kernel, Lanes], float]] = {
     "wave_macs": _wave_macs,
     "winograd_macs": _winograd_macs,
     "depth": _depth,
+    **{f"merged_{kind}": _merged(kind) for kind in Kind if kind not in WEIGHTED},
 }
 
 BLOCKS: tuple[Block, ...] = (

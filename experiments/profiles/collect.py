@@ -27,6 +27,7 @@ from experiments.profiles.gpu_eager_fp32 import level as gpu_eager
 from experiments.profiles.tables import (
     A76_NETWORKS,
     A76_OPS,
+    A76_TRANSFORMERS,
     A100_CONV,
     A100_ELEMENTWISE,
     A100_LINEAR,
@@ -90,6 +91,7 @@ def tables(folder: Path) -> list[Table]:
     sizes = ("in_h", "in_w", "in_c", "out_h", "out_w", "out_c", "kh", "kw", "stride")
     return [
         Table(A76_NETWORKS, ("model", "macs", "a76_2840mhz_fp32_ms", "a76_2840mhz_int8_ms")),
+        Table(A76_TRANSFORMERS, ("model", "flops", "a76_2840mhz_fp32_ms", "a76_2840mhz_int8_ms")),
         Table(A76_OPS, ("model", "op", "in_hw", "in_c", "out_hw", "out_c", "kernel", "stride", "macs")),
         Table(NAS_BENCH_201, ("arch_str", "a76_ms", "vpu_ms")),
         Table(MYRIAD_LAYERS, ("model", "ov_type", "exec_type", "time_ms", *sizes), vpu.uses_layer),

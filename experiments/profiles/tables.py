@@ -19,6 +19,7 @@ from search_space.layer import Kind, LayerSpec
 
 MILLION = 1e6
 A76_NETWORKS = "a76_tflite_networks.csv"
+A76_TRANSFORMERS = "a76_tflite_transformers.csv"
 A76_OPS = "a76_tflite_network_ops.csv"
 MYRIAD_LAYERS = "myriad_ncs2_layers.csv"
 MYRIAD_MICRO = "myriad_ncs2_micro.csv"
@@ -91,10 +92,20 @@ def square(
 
 @dataclass(frozen=True, slots=True)
 class MovedElements:
-    """A pooling or concatenation: out of this project's vocabulary, but part of the measured networks."""
+    """A pooling, concatenation, transpose or padding: no kernel of its own in the measured networks' lists.
+
+    elements: how many are read (of a concatenation: written). window, out_elements: of a pooling, where known.
+    """
 
     op: str
     elements: int
+    window: int = 1
+    out_elements: int = 0
+
+    @property
+    def window_elements(self) -> int:
+        """Elements of all windows of a pooling."""
+        return self.window**2 * self.out_elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +114,27 @@ class GroupedConv:
 
     macs: int
     out_elements: int
+    groups: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixProduct:
+    """A product of two computed tensors, such as queries and keys: out of this project's vocabulary."""
+
+    macs: int
+    out_elements: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """x * sigmoid(x) over so many elements, a curve and a product: out of this project's vocabulary."""
+
+    elements: int
 
 
 Op = Kernel | MovedElements | GroupedConv
+AttentionOp = Op | MatrixProduct | Gated
+"""What vision transformers are made of."""
 
 
 def a76_network_ops(ops: Iterable[Row], model: str) -> Iterator[Op]:
@@ -116,9 +145,9 @@ def a76_network_ops(ops: Iterable[Row], model: str) -> Iterator[Op]:
 def _a76_op(row: Row) -> Op:
     match row.text("op"):
         case "CONV_2D":
-            return Kernel(_a76_spec(row, Kind.CONV))
+            return Kernel(a76_spec(row, Kind.CONV))
         case "DEPTHWISE_CONV_2D":
-            return Kernel(_a76_spec(row, Kind.DWCONV))
+            return Kernel(a76_spec(row, Kind.DWCONV))
         case "FULLY_CONNECTED":
             return Kernel(LayerSpec(Kind.LINEAR, row.integer("in_c"), row.integer("out_c"), 1, 1))
         case "CONV_2D_GROUP":
@@ -128,12 +157,14 @@ def _a76_op(row: Row) -> Op:
         case "CONCATENATION":
             return MovedElements("concat", row.integer("out_c") * row.integer("out_hw") ** 2)
         case "MAX_POOL_2D" | "AVERAGE_POOL_2D":
-            return MovedElements("pool", row.integer("in_c") * row.integer("in_hw") ** 2)
+            channels, window = row.integer("in_c"), row.integer("kernel")
+            elements, pooled = (channels * row.integer(size) ** 2 for size in ("in_hw", "out_hw"))
+            return MovedElements("pool", elements, window, pooled)
     raise BadFile(f"{row.where}: unknown operator '{row.text('op')}'")
 
 
-def _a76_spec(row: Row, kind: Kind) -> LayerSpec:
-    """The source's in_hw holds explicit padding where the runtime pads beforehand: take it out again."""
+def a76_spec(row: Row, kind: Kind) -> LayerSpec:
+    """A convolution of the A76 list, without the padding that its in_hw holds where the runtime pads beforehand."""
     kernel_size, stride, padded = row.integer("kernel"), row.integer("stride"), row.integer("in_hw")
     padding = kernel_size // 2
     for size, pad in ((padded - 2 * padding, padding), (padded, padding), (padded, 0)):

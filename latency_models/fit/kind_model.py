@@ -12,9 +12,9 @@ from device_profiles import KindModel
 from latency_models.fit.regression import round_significant
 
 WIDENING_RULE = (
-    "A kind that none of these networks contains has its low end divided and its high end multiplied by a factor of "
-    "its own (`widen`): a judgement, whose reason stands there, not a quantile. The ends add up over kernels, so an "
-    "interval widens with the share of predicted time in such kinds."
+    "A kind that none of these networks contains, or on whose price they disagree, has its low end divided and its "
+    "high end multiplied by a factor of its own (`widen`), whose reason stands there: no quantile. The ends add up "
+    "over kernels, so an interval widens with the share of predicted time in such kinds."
 )
 
 
@@ -24,7 +24,7 @@ class Evidence:
 
     origin: 'measured', 'fitted' or 'derived'; source: from what, in words; support: kernel size -> how many measured
     rows. judged: by what factor the kind's price may be off either way where the networks that set the interval do not
-    contain it (1: they do), and reason, why so.
+    contain it, or disagree on it (1: neither), and reason, why so.
     """
 
     origin: str

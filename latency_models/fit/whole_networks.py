@@ -253,14 +253,17 @@ def _forms(mixed: _Mix, kernel_ms: Mapping[Kernel, float], seen: set[str], inter
     models = [(model.profile.header.models, weight * model.scale.factor) for model, weight in mixed.parts()]
     forms = {}
     for kind in (kind for kind in models[0][0] if all(kind in m for m, _ in models)):
-        features = list(dict.fromkeys(f for m, _ in models for f in m[kind].coefficients))
+        own = [kernel for kernel in kernel_ms if kernel.price_kind == kind]
+        merged = sorted(
+            {f"merged_{layer}" for kernel in own for layer in kernel.fused}
+        )  # kernels of their own elsewhere
+        features = list(dict.fromkeys([*(f for m, _ in models for f in m[kind].coefficients), *merged]))
         form: Form = {kind: {feature: feature for feature in features}}
         samples = []
-        for kernel, ms in kernel_ms.items():
-            if kernel.price_kind == kind:
-                terms = Terms(form, mixed.lanes)
-                terms.add(kernel)
-                samples.append(Sample(str(kernel), terms.values, ms))
+        for kernel in own:
+            terms = Terms(form, mixed.lanes)
+            terms.add(kernel)
+            samples.append(Sample(str(kernel), terms.values, kernel_ms[kernel]))
         if samples:
             coefficients = {feature: value for feature, value in fit_coefficients(samples).items() if value}
         else:

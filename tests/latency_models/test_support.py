@@ -34,7 +34,7 @@ def planted(gelu_ms: float = 1.0, judged: float = 1.0, **of_convolution: object)
     scores = (0.9, *[1.0] * 39, 1.1)
     interval = replace(header.interval, low_scores=scores, high_scores=scores, coverage=0.95)
     models = {"dwconv": replace(measured, **of_convolution), "gelu": replace(gelu, judged="planted")}  # type: ignore[arg-type]
-    header = replace(header, models=models, interval=interval, network_ms=0.0, kernel_rows=0)
+    header = replace(header, models=models, interval=interval, network_ms=0.0, kernel_rows=0, fitted_range={})
     return DeviceProfile("cpu", header, (), "planted")
 
 

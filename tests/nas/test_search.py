@@ -137,8 +137,8 @@ def test_proxyless_space_and_the_papers_modes(options: dict[str, Any], tmp_path:
 @pytest.mark.parametrize("form", ["add_linear", "mul_log"])
 def test_the_papers_penalties_keep_the_budget_too(form: str, tmp_path: Path) -> None:
     options = {**SMALL, "warmup": {"epochs": 0}, "epochs": 1, "finetune": {"epochs": 0}}
-    run = search(device="cpu", budget_ms=25, penalty={"form": form}, out=str(tmp_path / "run"), **options)
-    assert run.result.budget is not None and 0.97 * 25 <= run.result.budget.predicted_ms <= 25
+    run = search(device="cpu", budget_ms=45, penalty={"form": form}, out=str(tmp_path / "run"), **options)
+    assert run.result.budget is not None and 0.97 * 45 <= run.result.budget.predicted_ms <= 45
 
 
 def test_a_budget_that_does_not_bind_is_said(tmp_path: Path) -> None:

@@ -1,29 +1,40 @@
-"""The form of the Cortex-A76's predictors and the 82 networks that it is fitted to, once per precision.
+"""The form of the Cortex-A76's predictors and the networks that it is fitted to, once per precision.
 
 TFLite runs a convolution as a matrix product over 8 channels x 8 pixels; a product with a single pixel waits for its
-weights, like a fully connected layer. Needs scipy.
+weights, like a fully connected layer. Whatever only moves elements (element-wise operators, pooling, concatenation)
+shares one coefficient, `moved`: the time to read an element and write one; padding ahead of a convolution has its own.
+Needs scipy.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from device_profiles import Lanes
+from device_profiles import Kernel, Lanes
+from experiments.profiles.cpu.unlisted import unlisted_layers
 from experiments.profiles.tables import (
     A76_NETWORKS,
     A76_OPS,
+    A76_TRANSFORMERS,
     MILLION,
+    AttentionOp,
+    Gated,
     GroupedConv,
+    MatrixProduct,
     MovedElements,
     Op,
     Row,
     a76_network_ops,
     read_rows,
 )
+from experiments.profiles.transformers import transformer
+from latency_models.features import FEATURES
 from latency_models.fit.regression import Form, Sample, Terms
+from search_space.layer import Kind
 
 LANES = Lanes(in_channels=1, out_channels=8, height=1, width=8)
 FORM: Form = {
@@ -38,13 +49,21 @@ FORM: Form = {
     "dwconv": {"launch": "launch_dw", "macs": "mac_dw", "input_elements": "input_dw"},
     "linear": {"weights": "weight"},
     "global_pool": {"input_elements": "moved"},
+    "gelu": {"output_elements": "gelu"},
+    "layer_norm": {"output_elements": "layer_norm"},
+    "softmax": {"output_elements": "softmax"},
 }
-POOLS = ("AVERAGE_POOL_2D", "MAX_POOL_2D")
+OPERATORS: Mapping[str, int] = {Kind.ADD: 1, Kind.MUL: 1, Kind.BATCH_NORM: 2, Kind.TRANSPOSE: 1}
+"""Kind -> operators that run for it (a norm is a product and a sum); each reads its inputs and writes its output."""
+SWISH_MOVES = 4
+"""Moved elements that x * sigmoid(x) takes an element: MobileViT, alone with it, reads 4.6 in fp32, 3.2 in int8."""
+UNPRICED = frozenset({Kind.HARD_SWISH.value})
+"""Kinds in the networks for which no time can be told: MobileNetV3 is priced best with hard swish at nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A profile rebuilt from the 82 networks: its device, precision and column of ms.
+    """A profile rebuilt from these networks: its device, precision and column of ms.
 
     pools_add_windows: pooling takes as long as adding every element of every window to its output, one at a time
     (fp32); else as long as moving its input (int8, where one instruction holds 16 elements).
@@ -61,12 +80,22 @@ INT8 = Variant("cpu_int8", "int8", "a76_2840mhz_int8_ms", pools_add_windows=Fals
 
 
 def samples(folder: Path, variant: Variant) -> list[Sample]:
-    """The networks that the column has a value for; a group is a network and its twins of equal MACs."""
+    """The convolutional networks with a value in the column; a group is a network and its twins of equal MACs."""
     return [
-        Sample(name, _terms(ops, variant).values, network.number(variant.column), group=network.integer("macs"))
+        Sample(name, terms(ops, variant).values, network.number(variant.column), group=network.integer("macs"))
         for network, ops in _networks(folder)
         if network.text(variant.column) and (name := network.text("model"))
     ]
+
+
+def transformer_samples(folder: Path, variant: Variant) -> list[Sample]:
+    """The vision transformers with a value in the column, grouped by family as in `by_family`."""
+    found = [
+        Sample(name, terms(transformer(name), variant).values, row.number(variant.column))
+        for row in read_rows(folder, A76_TRANSFORMERS)
+        if row.text(variant.column) and (name := row.text("model"))
+    ]
+    return by_family(found)
 
 
 def by_family(networks: list[Sample]) -> list[Sample]:
@@ -74,18 +103,30 @@ def by_family(networks: list[Sample]) -> list[Sample]:
     return [replace(s, group=(re.match(r"[a-z]+", s.name) or [s.name])[0]) for s in networks]
 
 
-def support(folder: Path, variant: Variant) -> dict[str, dict[int, int]]:
-    """Kernel kind -> kernel size -> layers of that kind and size in the measured networks."""
-    counts: dict[str, Counter[int]] = {kind: Counter() for kind in FORM}
-    for network, ops in _networks(folder):
-        for _, op in ops if network.text(variant.column) else ():
-            if not isinstance(op, GroupedConv | MovedElements):
-                counts[op.price_kind][op.spec.kernel_size] += 1
+def measured_layers(folder: Path, variant: Variant) -> list[AttentionOp]:
+    """All layers of the networks that the column has a value for, one after the other."""
+    lists: list[Sequence[AttentionOp]] = [ops for network, ops in _networks(folder) if network.text(variant.column)]
+    transformers = [row for row in read_rows(folder, A76_TRANSFORMERS) if row.text(variant.column)]
+    lists += [transformer(row.text("model")) for row in transformers]
+    return [op for ops in lists for op in ops]
+
+
+def support(layers: Iterable[AttentionOp]) -> dict[str, dict[int, int]]:
+    """Kernel kind -> kernel size -> how many of these layers are of that kind and size."""
+    counts: dict[str, Counter[int]] = {}
+    for op in layers:
+        match op:
+            case Kernel():
+                counts.setdefault(op.price_kind, Counter())[op.spec.kernel_size] += 1
+            case MovedElements("pool" | "concat" | "transpose" as kind, _, window):
+                counts.setdefault(kind, Counter())[window] += 1
+            case _:
+                pass
     return {kind: dict(sorted(sizes.items())) for kind, sizes in counts.items()}
 
 
-def _networks(folder: Path) -> list[tuple[Row, list[tuple[Row, Op]]]]:
-    """Every network's row and its layers, each with the row that lists it."""
+def _networks(folder: Path) -> list[tuple[Row, list[Op]]]:
+    """Every convolutional network's row and its layers, those that its list leaves out at the end."""
     networks, layers = read_rows(folder, A76_NETWORKS), dict[str, list[Row]]()
     for row in read_rows(folder, A76_OPS):
         layers.setdefault(row.text("model"), []).append(row)
@@ -93,24 +134,32 @@ def _networks(folder: Path) -> list[tuple[Row, list[tuple[Row, Op]]]]:
     for network in networks:
         model = network.text("model")
         mine = layers.get(model, [])
-        found.append((network, list(zip(mine, a76_network_ops(mine, model), strict=True))))
+        found.append((network, [*a76_network_ops(mine, model), *unlisted_layers(model, mine)]))
     return found
 
 
-def _terms(ops: list[tuple[Row, Op]], variant: Variant) -> Terms:
-    terms = Terms(FORM, LANES)
-    for row, op in ops:
+def terms(ops: Iterable[AttentionOp], variant: Variant) -> Terms:
+    """The layers of a network as terms of the form."""
+    found = Terms(FORM, LANES)
+    for op in ops:
         match op:
-            case GroupedConv(macs, out_elements):
-                terms.add_value("grouped_mac", macs / MILLION)
-                terms.add_value("grouped_output", out_elements / MILLION)
-            case MovedElements(_, elements):
-                pooled = variant.pools_add_windows and row.text("op") in POOLS
-                terms.add_value("moved", (_window_elements(row) if pooled else elements) / MILLION)
+            case GroupedConv():
+                found.add_value("grouped_mac", op.macs / MILLION)
+                found.add_value("grouped_output", op.out_elements / MILLION)
+            case MatrixProduct():
+                found.add_value("mac", op.macs / MILLION)
+            case Gated():
+                found.add_value("moved", SWISH_MOVES * op.elements / MILLION)
+            case MovedElements("pad"):
+                found.add_value("padded", op.elements / MILLION)
+            case MovedElements():
+                summed = variant.pools_add_windows and op.op == "pool"
+                found.add_value("moved", (op.window_elements if summed else op.elements) / MILLION)
+            case Kernel() if op.price_kind in OPERATORS:
+                touched = sum(FEATURES[name](op, LANES) for name in ("input_elements", "output_elements"))
+                found.add_value("moved", OPERATORS[op.price_kind] * touched / 2)
+            case Kernel() if op.price_kind not in UNPRICED:
+                found.add(op)
             case _:
-                terms.add(op)
-    return terms
-
-
-def _window_elements(pool: Row) -> int:
-    return pool.integer("kernel") ** 2 * pool.integer("in_c") * pool.integer("out_hw") ** 2
+                pass
+    return found

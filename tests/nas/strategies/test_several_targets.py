@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
     "rerank": 2,
     "checkpoint": {"steps": 1},
 }
-TARGETS: dict[str, Any] = {"device": ["cpu", "gpu"], "budget_ms": [[20, 40], [0.6]]}
+TARGETS: dict[str, Any] = {"device": ["cpu", "gpu"], "budget_ms": [[35, 70], [0.6]]}
 PLAIN = {"architecture.json", "gates.csv", "latency_224.onnx", "model.onnx", "report.html", "search.csv"}
 
 
@@ -42,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 def test_every_target_keeps_and_uses_its_own_budget(finished: Finished) -> None:
-    wanted = [("cpu", 20), ("cpu", 40), ("gpu", 0.6)]
+    wanted = [("cpu", 35), ("cpu", 70), ("gpu", 0.6)]
     for target, (device, budget_ms) in zip(finished.targets, wanted, strict=True):
         budget = target.result.budget
         assert budget is not None and (budget.device, budget.budget_ms) == (device, budget_ms)
@@ -71,7 +71,7 @@ def test_the_front_is_what_its_targets_are(finished: Finished) -> None:
         assert target.result.accuracy is not None
         assert row.test == target.result.accuracy.test and row.macs == target.result.cost.macs
         assert row.architecture == str(target.result.architecture)
-    assert list(finished.front["folder"]) == ["cpu-20ms", "cpu-40ms", "gpu-0.6ms"]
+    assert list(finished.front["folder"]) == ["cpu-35ms", "cpu-70ms", "gpu-0.6ms"]
     page = (finished.folder / "report.html").read_text()
     assert all(f'href="{row.folder}/report.html"' in page for row in rows)
     assert page.count("<circle") == 3 and "http" not in page.split("</style>")[1]
@@ -81,7 +81,7 @@ def test_the_front_is_what_its_targets_are(finished: Finished) -> None:
 
 
 def test_what_only_one_target_has_is_asked_of_the_targets(finished: Finished) -> None:
-    with pytest.raises(UserError, match=r"3 targets \(cpu-20ms, cpu-40ms, gpu-0.6ms\)"):
+    with pytest.raises(UserError, match=r"3 targets \(cpu-35ms, cpu-70ms, gpu-0.6ms\)"):
         _ = finished.result
     log = finished.targets[0].log
     assert log["phase"].iloc[-1] == "finetune" and log["step"].is_monotonic_increasing
@@ -92,7 +92,7 @@ def test_runs_are_compared_in_one_table_and_page(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = compare([finished.folder, finished.targets[0].folder])
-    assert list(table["budget_ms"]) == [20, 40, 0.6, 20] and list(table["test"])[:3] == list(finished.front["test"])
+    assert list(table["budget_ms"]) == [35, 70, 0.6, 35] and list(table["test"])[:3] == list(finished.front["test"])
     run, out = str(finished.folder), tmp_path / "out"
     monkeypatch.setattr(sys, "argv", ["compare", run, str(finished.targets[0].folder), "--out", str(out)])
     compared()
@@ -108,11 +108,11 @@ def test_runs_are_compared_in_one_table_and_page(
 
 def test_another_budget_from_the_shared_supernet_and_from_one_targets_gates(finished: Finished, tmp_path: Path) -> None:
     first = finished.targets[1]
-    again = search(init=str(first.folder), device="cpu", budget_ms=40, out=str(tmp_path / "again"), progress=False)
+    again = search(init=str(first.folder), device="cpu", budget_ms=70, out=str(tmp_path / "again"), progress=False)
     assert again.result.architecture == first.result.architecture
-    other = search(init=str(first.folder), device="cpu", budget_ms=30, out=str(tmp_path / "other"), progress=False)
+    other = search(init=str(first.folder), device="cpu", budget_ms=50, out=str(tmp_path / "other"), progress=False)
     budget = other.result.budget
-    assert budget is not None and 0.97 * 30 <= budget.predicted_ms <= 30
+    assert budget is not None and 0.97 * 50 <= budget.predicted_ms <= 50
 
 
 @pytest.mark.parametrize("stop_at", ["shared", "second target"])

@@ -19,7 +19,7 @@ from search_space import ZERO
 RESOLUTION = 32
 
 
-def plan(form: str = "multiplier", mode: str = "two", budget_ms: float = 30.0) -> Plan:
+def plan(form: str = "multiplier", mode: str = "two", budget_ms: float = 50.0) -> Plan:
     penalty, gates = PenaltySettings(form=form, strength=2.0), GateSettings(mode=mode)
     return plan_search(SearchSettings(device="cpu", budget_ms=budget_ms, penalty=penalty, gates=gates))
 
@@ -93,7 +93,7 @@ def test_a_sampled_zero_gets_its_latency_and_its_task_gradient(supernet: Superne
 
 
 def test_every_target_learns_from_a_path_that_another_drew(supernet: Supernet) -> None:
-    slow, fast = target_of(plan(budget_ms=60.0)), target_of(plan(budget_ms=18.0), seed=1)
+    slow, fast = target_of(plan(budget_ms=100.0)), target_of(plan(budget_ms=32.0), seed=1)
     sample = slow.gates.sample("two", torch.Generator().manual_seed(0))
     loss = task_loss(supernet, sample)
     before = fast.gates.alpha.detach().clone()
@@ -103,11 +103,11 @@ def test_every_target_learns_from_a_path_that_another_drew(supernet: Supernet) -
 
 
 def test_hard_targets_are_within_the_budget_from_the_start_and_after_every_step() -> None:
-    asked, draws = plan("hard", budget_ms=18.0), torch.Generator().manual_seed(0)
+    asked, draws = plan("hard", budget_ms=32.0), torch.Generator().manual_seed(0)
     target = target_of(asked)
     for _ in range(40):
-        assert target.expected_ms <= 18.0
+        assert target.expected_ms <= 32.0
         sample = target.gates.sample("two", draws)
         likes_slow = -0.1 * ExpectedLatency(asked.table).slot_ms * sample.involved
         target.step(torch.tensor(2.0), likes_slow, sample)
-    assert 0.97 * 18.0 <= target.expected_ms <= 18.0
+    assert 0.97 * 32.0 <= target.expected_ms <= 32.0
