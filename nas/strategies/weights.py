@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nas.data import DataSet
 from nas.run.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, part, under
@@ -18,6 +17,7 @@ from nas.run.plan import Plan
 from nas.supernet.network import Supernet
 from nas.supernet.origin import CHECKPOINT, origin_of
 from nas.supernet.saved import load_supernet
+from nas.training.lessons import Lessons, taught_loss
 from nas.training.loop import computing_in, make_optimizer, set_cosine_lr, take_step
 from nas.training.mixing import mix
 from nas.training.moving_average import MovingAverage
@@ -81,8 +81,10 @@ class WeightTraining:
     step: weight steps done; loss: the last one's.
     """
 
-    def __init__(self, plan: Plan, data: DataSet, supernet: Supernet) -> None:
+    def __init__(self, plan: Plan, data: DataSet, supernet: Supernet, lessons: Lessons | None = None) -> None:
+        """lessons: what is learned from the training images; their labels alone by default."""
         self.settings, self.data, self.supernet = plan.settings, data, supernet
+        self.lessons = lessons or Lessons(data.train)
         self.optimizer = make_optimizer(supernet, self.settings.train.lr, self.settings.train.weight_decay)
         self.average = MovingAverage(supernet, self.settings.train.ema) if self.settings.train.ema else None
         self.total = weight_steps(plan, data)
@@ -91,10 +93,10 @@ class WeightTraining:
         self.loss: float | None = None
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Train images (N, 3, R, R) and labels (N,) of what is left of an epoch, in an order of its own."""
+        """Train images (N, 3, R, R) and what the lessons number them by (N,), of what is left of an epoch."""
         s, done = self.settings, self.step % self.epoch_steps
         return self.data.batches(
-            self.data.train, s.data.resolution, s.train.batch_size, s.seed, epoch, training=True, start=done
+            self.lessons.split, s.data.resolution, s.train.batch_size, s.seed, epoch, training=True, start=done
         )
 
     def state(self) -> Checkpoint:
@@ -114,13 +116,15 @@ class WeightTraining:
             self.average.restore(part(saved.tensors, "average"))
         self.step, self.loss = saved.facts["step"], saved.facts["loss"]
 
-    def train_path(self, images: Tensor, labels: Tensor, path: GatePath, epoch: int) -> None:
-        """One step of the weights on the path. Raises `NotFinite`."""
+    def train_path(self, images: Tensor, given: Tensor, path: GatePath, epoch: int) -> None:
+        """One step of the weights on the path, on a batch of `batches`. Raises `NotFinite`."""
         s = self.settings.train
         set_cosine_lr(self.optimizer, self.step, self.total, s.lr, warmup=min(50, self.total // 10), final=0.1 * s.lr)
+        labels = self.lessons.labels_of(given)
         images, targets = mix(images, labels, self.data.num_classes, s.mixup, s.cutmix, self._draws())
         with computing_in(s.precision, images.device):
-            loss = F.cross_entropy(self.supernet(images, path), targets, label_smoothing=s.label_smoothing)
+            soft = self.lessons.soft_labels(given, images)
+            loss = taught_loss(self.supernet(images, path), targets, soft, s.teacher_share, s.label_smoothing)
         loss.backward()
         active = self.supernet.path_parameters(path)  # the only ones that have a gradient
         where = f"weight step {self.step} (epoch {epoch + 1})"
