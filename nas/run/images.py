@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nas.data import DataSet, load, no_images
 from nas.run.settings import SearchSettings
-from nas.supernet.origin import images_at_hand, origin_of
+from nas.supernet.origin import images_at_hand, is_published, origin_of
 
 
 def images_of(settings: SearchSettings, own: DataSet | None = None) -> DataSet:
     """Those that the settings name, or the caller's own; from an earlier supernet networks can be chosen without any.
 
+    Where weights are inherited, images are normalised as the trained network's were.
     Raises `UserError` for images that the supernet of `init` cannot be asked about, `BadFile`.
     """
-    if own is not None or settings.init is None or images_at_hand(settings.data):
-        data = own or load(settings.data)
-        if settings.init is not None:
-            origin_of(settings.init).check_images(data.inputs, data.digest)
-        return data
+    if settings.init is None:
+        return own or load(settings.data)
+    if is_published(settings.init):
+        from nas.pretrained.sources import load_trained
+
+        trained = load_trained(settings.init)
+        return replace(own or load(settings.data), mean=trained.mean, std=trained.std)
     origin = origin_of(settings.init)
+    if own is not None or images_at_hand(settings.data):
+        data = own or load(settings.data)
+        if not origin.has_classes(data.class_names):
+            return replace(data, mean=origin.inputs.mean, std=origin.inputs.std)
+        if origin.keeps_statistics:
+            data = replace(data, mean=origin.inputs.mean, std=origin.inputs.std)
+        origin.check_images(data.inputs, data.digest)
+        return data
     data = no_images(settings.data.name, origin.inputs).varied(settings.data.flip, settings.data.crop)
     origin.check_inputs(data.inputs)
     return data

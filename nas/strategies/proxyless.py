@@ -48,7 +48,7 @@ class Proxyless:
     def search(self, task: Task) -> tuple[Supernet, list[Found]]:
         """Resumes from the run's checkpoints, if they are of this phase. Raises `NotFinite`."""
         settings, data = task.plan.settings, task.data
-        run = _Run(task, first_supernet(task.plan, data))
+        run = _Run(task, first_supernet(task.plan, data, task.start))
         if saved := task.checkpoints.saved_in(PHASE):
             run.restore(saved)
         task.progress.skip(run.weights.step)
@@ -89,7 +89,7 @@ class _Run:
         self.settings: SearchSettings = task.plan.settings  # what targets differ in is read from their own plans
         self.draws = torch.Generator().manual_seed(self.settings.seed)
         self.targets = [Target(plan, log, self.draws) for plan, log in zip(task.plans, task.logs, strict=True)]
-        self.weights = WeightTraining(task.plan, task.data, supernet)
+        self.weights = WeightTraining(task.plan, task.data, supernet, task.start.lessons if task.start else None)
         self.figures = _Figures()
         self.gate_steps = 0
         self.validation_batches = self._validation_batches()

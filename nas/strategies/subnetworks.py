@@ -114,8 +114,9 @@ class _Run:
         self.plan, self.data, self.region = task.plan, task.data, region
         self.log, self.progress, self.checkpoints = task.logs[0], task.progress, task.checkpoints
         self.settings = self.plan.settings
-        self.supernet: Supernet = first_supernet(self.plan, self.data)
-        self.weights = WeightTraining(self.plan, self.data, self.supernet)
+        self.supernet: Supernet = first_supernet(self.plan, self.data, task.start)
+        lessons = task.start.lessons if task.start else None
+        self.weights = WeightTraining(self.plan, self.data, self.supernet, lessons)
         self.looked: dict[Choices, float] = {}  # in this run; reported again to a searcher that starts again
 
     def state(self) -> Checkpoint:

@@ -21,10 +21,13 @@ from nas.data import DataSet
 from nas.run.distributed import Place, total
 from nas.training.lessons import Lessons
 from nas.training.loop import accuracy
+from nas.training.recipes import Recipe
 from search_space.build import Network, to_channels_last
 
 MOST_IMAGES = 5000  # that the classifier is fitted to
-STRENGTH = 0.3  # scikit-learn's C. On EfficientNet-Lite0's features, 1,800 photographs: 0.003, 0.03, 0.3: 87.8, 91.0, 91.6 %
+STRENGTH = (
+    0.3  # scikit-learn's C. On EfficientNet-Lite0's features, 1,800 photographs: 0.003, 0.03, 0.3: 87.8, 91.0, 91.6 %
+)
 ITERATIONS = 200  # of L-BFGS, at most
 BATCH = 64
 Triple = tuple[float, float, float]
@@ -126,6 +129,12 @@ def lessons_of(data: DataSet, resolution: int, teacher: Teacher | None = None, c
         soft[numbers] = _mean(teacher(view).softmax(1) for view in views)
     labels = torch.from_numpy(data.train.labels).to(data.place.device)
     return Lessons(numbered, labels, total(soft))
+
+
+def changes_pictures(recipe: Recipe) -> bool:
+    """Whether a recipe mixes, colours or erases pictures, so that a teacher must see every batch."""
+    mixed = recipe.mixup or recipe.cutmix
+    return bool(mixed or recipe.randaugment or recipe.colour_jitter or recipe.random_erasing)
 
 
 def _mean(values: Iterable[Tensor]) -> Tensor:
