@@ -165,7 +165,7 @@ def network(story: Story, row: Row) -> str:
         block = next(blocks) if segment.slot is not None else None
         x, middle = PITCH * place, 34.0
         height = 26.0 if block is None else 20.0 + 8.0 * block.expand_ratio
-        kernel = "fixed" if block is None else f"kernel k{architecture.space.kernel_sizes.index(block.kernel_size)}"
+        kernel = "fixed" if block is None else f"kernel k{architecture.space.kernels.index(block.kernel_size)}"
         tip = tooltip(segment.name, shown[segment.name], device)
         top = middle - height / 2
         shape = rect(x, top, BOX, height, f"box {kernel}", tip, radius=6, tabindex=0, role="img", aria_label=tip)

@@ -119,7 +119,7 @@ def build_layer(node: Node, layer_scale: float, drop_rate: float, batch_statisti
         case Kind.LAYER_NORM:
             return ChannelLayerNorm(spec.in_channels)
         case Kind.BATCH_NORM:
-            return nn.BatchNorm2d(spec.in_channels, eps=1e-3, track_running_stats=not batch_statistics)
+            return nn.BatchNorm2d(spec.in_channels, eps=node.eps, track_running_stats=not batch_statistics)
         case Kind.RELU6:
             return nn.ReLU6(inplace=True)
         case Kind.GELU:

@@ -105,6 +105,7 @@ class LayerSpec:
 
 
 SEGMENT_INPUT = -1
+BATCH_NORM_EPS = 1e-3  # ProxylessNAS' and EfficientNet's
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +114,11 @@ class Node:
 
     `inputs` holds positions in the block's list of nodes; `SEGMENT_INPUT` is the block's input.
     `residual` marks the addition that closes a residual branch (skip first, branch second).
+    eps: what a BatchNorm adds to the variance.
     """
 
     name: str
     spec: LayerSpec
     inputs: tuple[int, ...]
     residual: bool = False
+    eps: float = BATCH_NORM_EPS

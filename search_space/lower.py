@@ -14,6 +14,8 @@ from search_space.errors import UserError
 from search_space.layer import Node
 from search_space.space import ZERO, Architecture, BlockChoice, SearchSpace
 
+PROBE = 64  # pixels of a map that every stride halves
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -65,6 +67,9 @@ def _walk(
     segments: list[Segment] = []
     shape = (3, resolution, resolution)
 
+    def graph() -> Graph:
+        return Graph(shape, space.norm_eps)
+
     def append(name: str, graphs: list[Graph], slot: int | None = None) -> None:
         nonlocal shape
         shapes = {graph.out_shape for graph in graphs}
@@ -73,17 +78,30 @@ def _walk(
             raise UserError(f"resolution {resolution} is too small for space '{space.name}': {name} would give {shape}")
         segments.append(Segment(name, tuple(tuple(graph.nodes) for graph in graphs), slot))
 
-    append("stem", [family.stem(Graph(shape), space)])
+    append("stem", [family.stem(graph(), space)])
     position = 0
     for stage_index, stage in enumerate(space.stages):
-        if stage_index and (down := family.transition(Graph(shape), stage)).nodes:
+        if stage_index and (down := family.transition(graph(), stage)).nodes:
             append(f"down{stage_index + 1}", [down])
+        if stage.least_blocks == 0:
+            _check_can_be_left_out(space, stage_index, shape[0])
         for block_index, candidates in enumerate(slots[stage_index]):
             stride = stage.stride if block_index == 0 else 1
-            graphs = [
-                Graph(shape) if c == ZERO else family.block(Graph(shape), c, stage.width, stride) for c in candidates
-            ]
+            graphs = [graph() if c == ZERO else family.block(graph(), c, stage.width, stride) for c in candidates]
             append(f"stage{stage_index + 1}_block{block_index + 1}", graphs, position)
             position += 1
-    append("head", [family.head(Graph(shape), space, num_classes)])
+    append("head", [family.head(graph(), space, num_classes)])
     return tuple(segments)
+
+
+def _check_can_be_left_out(space: SearchSpace, stage_index: int, in_width: int) -> None:
+    """Raise `UserError` for a stage whose blocks may all be left out although its first one changes the shape."""
+    stage, first = space.stages[stage_index], space.stage_choices[stage_index][0]
+    before = (in_width, PROBE, PROBE)
+    after = family_of(space).block(Graph(before, space.norm_eps), first, stage.width, stage.stride).out_shape
+    if after != before:
+        raise UserError(
+            f"space '{space.name}': stage {stage_index + 1} cannot be left out (min_blocks 0), its first block makes "
+            f"{after[0]} channels of {in_width} with stride {PROBE // after[1]}; give it min_blocks of 1 or more, or "
+            "keep width and stride"
+        )

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 REQUIRED = "\0required"  # beside a field: data must state it, although the dataclass has a default
+UNSAID = (
+    object()
+)  # beside a field: `to_plain` leaves it out where it has its default, so that old files stay as they are
 DEEPEST = 100  # levels of a YAML file within each other
 LONGEST_SHOWN = 80  # characters of a refused value in a message
 
@@ -435,7 +438,12 @@ def to_plain(value: Any) -> Any:
     A value inside that has a `to_dict` is asked for it. Raises ValueError for a number that is not finite.
     """
     if is_dataclass(value) and not isinstance(value, type):
-        return {name: _plain_field(hint, getattr(value, name)) for name, hint in hints_of(type(value)).items()}
+        unsaid = _unsaid(type(value))
+        return {
+            name: _plain_field(hint, getattr(value, name))
+            for name, hint in hints_of(type(value)).items()
+            if name not in unsaid or getattr(value, name) != unsaid[name]
+        }
     if isinstance(value, Mapping):
         return {to_plain(key): _plain_inside(item) for key, item in value.items()}
     if isinstance(value, frozenset):
@@ -451,6 +459,12 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+@cache
+def _unsaid(kind: type) -> Mapping[str, Any]:
+    """The default of every field of a dataclass that is marked `UNSAID`."""
+    return {f.name: f.default for f in fields(kind) if UNSAID in _extras(hints_of(kind)[f.name])}
+
+
 def _plain_inside(value: Any) -> Any:
     return value.to_dict() if hasattr(value, "to_dict") else to_plain(value)
 
@@ -464,6 +478,9 @@ def _plain_field(hint: Any, value: Any) -> Any:
         for spelled in (extra for extra in arguments[1:] if isinstance(extra, Spelled)):
             return spelled.render(value)
         return _plain_field(arguments[0], value)
+    if origin in (typing.Union, UnionType):
+        (inner,) = (one for one in arguments if one is not NoneType)
+        return _plain_field(inner, value)
     if origin is tuple and arguments[-1] is Ellipsis:
         return [_plain_field(arguments[0], item) for item in value]
     if origin is not None and origin is not Any and isinstance(value, Mapping):

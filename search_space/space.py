@@ -19,8 +19,8 @@ from itertools import product
 from math import prod
 from typing import Annotated, Any
 
-from search_space.errors import UserError
-from search_space.reading import NOT_EMPTY, AtLeast, Must, Spelled, check, read, to_plain
+from search_space.errors import BadFile, UserError
+from search_space.reading import NOT_EMPTY, UNSAID, Above, AtLeast, Must, Spelled, check, read, to_plain
 
 Count = Annotated[int, AtLeast(1)]
 Width = Annotated[int, AtLeast(0)]
@@ -41,15 +41,61 @@ class BlockChoice:
 
 
 ZERO = BlockChoice(0, 0)  # ProxylessNAS' Zero operation: the block is left out
+PROJECTION = BlockChoice(1, 0)  # a 1x1 convolution alone, which carries the stride; of families that have it
+
+
+def parse_block(text: object) -> BlockChoice:
+    """'k7e6' -> kernel 7, expansion 6. Raises `UserError`."""
+    match = re.fullmatch(r"k(\d+)e(\d+)", text) if isinstance(text, str) else None
+    if match is None:
+        raise UserError(f"{text!r} is not a block; blocks are written like k7e6")
+    return BlockChoice(int(match[1]), int(match[2]))
+
+
+Block = Annotated[BlockChoice, Spelled(parse_block, str)]
+Candidate = Annotated[
+    Block,
+    Must(
+        f"a block of odd kernel and expansion 1 or more, or {PROJECTION}",
+        lambda block: block == PROJECTION or (block.kernel_size % 2 == 1 and block.expand_ratio >= 1),
+    ),
+]
+Kernels = Annotated[tuple[Kernel, ...] | None, NOT_EMPTY, Distinct, UNSAID]
+Ratios = Annotated[tuple[Count, ...] | None, NOT_EMPTY, Distinct, UNSAID]
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Blocks of one width; the first block of a stage is mandatory and carries the stride."""
+    """Blocks of one width; the first carries the stride.
+
+    min_blocks: so many blocks are mandatory, Zero may stand in the others. zero: false for a stage of `max_blocks`
+    blocks exactly. kernel_sizes, expand_ratios: in place of the space's. blocks: the candidates one by one, in place
+    of all products of a kernel and a ratio.
+    """
 
     width: Count
     max_blocks: Count
     stride: Count = 1
+    min_blocks: Annotated[Width, UNSAID] = 1
+    zero: Annotated[bool, UNSAID] = True
+    kernel_sizes: Kernels = None
+    expand_ratios: Ratios = None
+    blocks: Annotated[tuple[Candidate, ...] | None, NOT_EMPTY, Distinct, UNSAID] = None
+
+    @property
+    def least_blocks(self) -> int:
+        """How many blocks of the stage every network has."""
+        return self.min_blocks if self.zero else self.max_blocks
+
+    def check(self) -> None:
+        """Raise `UserError` where two fields contradict each other."""
+        if self.min_blocks > self.max_blocks:
+            raise UserError(f"min_blocks={self.min_blocks} is more than max_blocks={self.max_blocks}")
+        if not self.zero and self.min_blocks not in (1, self.max_blocks):
+            raise UserError(f"min_blocks={self.min_blocks} stands beside zero: false; leave one of them out")
+        for name in ("kernel_sizes", "expand_ratios"):
+            if self.blocks is not None and getattr(self, name) is not None:
+                raise UserError(f"{name} stands beside blocks, which names every block; leave one of them out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,32 +119,65 @@ class SearchSpace:
     """A set of networks. Equal spaces are equal values; `to_dict` round-trips through JSON.
 
     `stem_width`, `head_width` and `first_width` are read by the block family (a family that has
-    no such layer has 0 there).
+    no such layer has 0 there). `kernel_sizes` and `expand_ratios` are those of every stage that has none of its own.
+    norm_eps: of BatchNorms; stem_stride: of the first convolution; None for the family's own.
     """
 
     name: Name
     family: Name
     stem_width: Count
     stages: Annotated[tuple[Stage, ...], NOT_EMPTY]
-    kernel_sizes: Annotated[tuple[Kernel, ...], NOT_EMPTY, Distinct]
-    expand_ratios: Annotated[tuple[Count, ...], NOT_EMPTY, Distinct]
+    kernel_sizes: Kernels = None
+    expand_ratios: Ratios = None
     first_width: Width = 0
     head_width: Width = 0
+    norm_eps: Annotated[float | None, Above(0), UNSAID] = None
+    stem_stride: Annotated[int | None, AtLeast(1), UNSAID] = None
 
     def __post_init__(self) -> None:
         check(self, where=f"space '{self.name}'")
+        for number, stage in enumerate(self.stages):
+            try:
+                stage.check()
+                for name in ("kernel_sizes", "expand_ratios"):
+                    if stage.blocks is None and getattr(stage, name) is None and getattr(self, name) is None:
+                        raise UserError(f"no {name}; give them to the stage, or to the space for all stages")
+            except UserError as error:
+                raise BadFile(f"space '{self.name}': stages[{number}]: {error}") from error
+
+    @cached_property
+    def stage_choices(self) -> tuple[tuple[BlockChoice, ...], ...]:
+        """Every stage's blocks, Zero left out: as listed, or kernel sizes in order and expansion ratios within each."""
+
+        def choices(stage: Stage) -> tuple[BlockChoice, ...]:
+            if stage.blocks is not None:
+                return stage.blocks
+            kernels, ratios = stage.kernel_sizes or self.kernel_sizes, stage.expand_ratios or self.expand_ratios
+            return tuple(BlockChoice(k, e) for k, e in product(kernels or (), ratios or ()))
+
+        return tuple(choices(stage) for stage in self.stages)
 
     @cached_property
     def choices(self) -> tuple[BlockChoice, ...]:
-        """Every block of the space, Zero left out: kernel sizes in their order, expansion ratios within each."""
-        return tuple(BlockChoice(k, e) for k, e in product(self.kernel_sizes, self.expand_ratios))
+        """Every block that some stage offers, once, in the order of the stages."""
+        return tuple(dict.fromkeys(choice for choices in self.stage_choices for choice in choices))
+
+    @cached_property
+    def kernels(self) -> tuple[int, ...]:
+        """Every kernel size that some stage offers, ascending."""
+        return tuple(sorted({choice.kernel_size for choice in self.choices}))
+
+    @cached_property
+    def ratios(self) -> tuple[int, ...]:
+        """Every expansion ratio that some stage offers, ascending."""
+        return tuple(sorted({choice.expand_ratio for choice in self.choices}))
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
-        """The places for blocks, stage by stage; Zero is the last candidate of all but a stage's first."""
+        """The places for blocks, stage by stage; Zero is the last candidate of all that are not mandatory."""
         return tuple(
-            Slot(s, b, self.choices if b == 0 else (*self.choices, ZERO))
-            for s, stage in enumerate(self.stages)
+            Slot(s, b, choices if b < stage.least_blocks else (*choices, ZERO))
+            for s, (stage, choices) in enumerate(zip(self.stages, self.stage_choices, strict=True))
             for b in range(stage.max_blocks)
         )
 
@@ -110,8 +189,10 @@ class SearchSpace:
     @property
     def architecture_count(self) -> int:
         """Number of distinct networks: a Zero's position does not matter."""
-        n = len(self.choices)
-        return prod(sum(n**depth for depth in range(1, stage.max_blocks + 1)) for stage in self.stages)
+        return prod(
+            sum(len(choices) ** depth for depth in range(stage.least_blocks, stage.max_blocks + 1))
+            for stage, choices in zip(self.stages, self.stage_choices, strict=True)
+        )
 
     def architecture(self, path: GatePath) -> Architecture:
         """The network that a gate path stands for, Zeros packed away."""
@@ -148,8 +229,8 @@ class SearchSpace:
         return Architecture(
             self,
             tuple(
-                tuple(rng.choice(self.choices) for _ in range(rng.randint(1, stage.max_blocks)))
-                for stage in self.stages
+                tuple(rng.choice(choices) for _ in range(rng.randint(stage.least_blocks, stage.max_blocks)))
+                for stage, choices in zip(self.stages, self.stage_choices, strict=True)
             ),
         )
 
@@ -164,12 +245,24 @@ class SearchSpace:
         return replace(path, choices=tuple(choices))
 
     def smallest(self) -> Architecture:
-        """One block of the smallest kernel and expansion in every stage."""
-        return Architecture(self, tuple(((min(self.choices)),) for _ in self.stages))
+        """As few blocks as may be, each of the smallest expansion and kernel of its stage."""
+        return Architecture(
+            self,
+            tuple(
+                (min(choices, key=_size),) * stage.least_blocks
+                for stage, choices in zip(self.stages, self.stage_choices, strict=True)
+            ),
+        )
 
     def largest(self) -> Architecture:
-        """Every slot filled with the largest kernel and expansion."""
-        return Architecture(self, tuple((max(self.choices),) * stage.max_blocks for stage in self.stages))
+        """Every slot filled with the block of the largest expansion and kernel of its stage."""
+        return Architecture(
+            self,
+            tuple(
+                (max(choices, key=_size),) * stage.max_blocks
+                for stage, choices in zip(self.stages, self.stage_choices, strict=True)
+            ),
+        )
 
     def scaled(self, width_mult: float) -> SearchSpace:
         """The space with every width multiplied and rounded to a multiple of 8 (MobileNet's rule)."""
@@ -197,15 +290,9 @@ class SearchSpace:
         return read(cls, data, where)
 
 
-def parse_block(text: object) -> BlockChoice:
-    """'k7e6' -> kernel 7, expansion 6. Raises `UserError`."""
-    match = re.fullmatch(r"k(\d+)e(\d+)", text) if isinstance(text, str) else None
-    if match is None:
-        raise UserError(f"{text!r} is not a block; blocks are written like k7e6")
-    return BlockChoice(int(match[1]), int(match[2]))
-
-
-Block = Annotated[BlockChoice, Spelled(parse_block, str)]
+def _size(choice: BlockChoice) -> tuple[int, int]:
+    """What a block's cost grows with: its expansion, then its kernel."""
+    return choice.expand_ratio, choice.kernel_size
 
 
 @dataclass(frozen=True)
@@ -221,14 +308,18 @@ class Architecture:
                 f"space '{self.space.name}' has {len(self.space.stages)} stages, the architecture {len(self.stages)}"
             )
         for number, (blocks, stage) in enumerate(zip(self.stages, self.space.stages, strict=True), start=1):
-            if not 1 <= len(blocks) <= stage.max_blocks:
+            if not stage.least_blocks <= len(blocks) <= stage.max_blocks:
                 raise UserError(
-                    f"stage {number} of '{self.space.name}' holds 1 to {stage.max_blocks} blocks, not {len(blocks)}"
+                    f"stage {number} of '{self.space.name}' holds {stage.least_blocks} to {stage.max_blocks} blocks, "
+                    f"not {len(blocks)}"
                 )
+            choices = self.space.stage_choices[number - 1]
             for block in blocks:
-                if block not in self.space.choices:
-                    known = ", ".join(map(str, self.space.choices))
-                    raise UserError(f"'{block}' is not a block of '{self.space.name}'; its blocks: {known}")
+                if block not in choices:
+                    known = ", ".join(map(str, choices))
+                    raise UserError(
+                        f"'{block}' is not a block of '{self.space.name}' in stage {number}; its blocks there: {known}"
+                    )
 
     def __str__(self) -> str:
         return " | ".join(" ".join(map(str, blocks)) for blocks in self.stages)

@@ -155,7 +155,7 @@ class _Writer:
             case Kind.BATCH_NORM:
                 parts = ("weight", "bias", "running_mean", "running_var")
                 constants = [self.constant(f"{name}.{p}", parameter(p)) for p in parts]
-                return self.add("BatchNormalization", [*inputs, *constants], name, epsilon=1e-3)
+                return self.add("BatchNormalization", [*inputs, *constants], name, epsilon=node.eps)
             case Kind.RELU6:
                 low = self.constant(f"{name}.min", np.array(0, np.float32))
                 high = self.constant(f"{name}.max", np.array(6, np.float32))

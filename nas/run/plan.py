@@ -18,7 +18,7 @@ from nas.penalties import penalty_form
 from nas.pretrained.networks import INSTALL, package_of, packaged
 from nas.run.settings import SearchSettings
 from nas.supernet.origin import images_at_hand, is_published, origin_of, published_origin
-from search_space import SearchSpace, UserError, available_spaces, load_space, lower
+from search_space import SearchSpace, UserError, available_spaces, load_space, lower_space
 
 PHOTOGRAPHS = ("imagefolder", "webdataset")  # data sets of the user's own pictures
 
@@ -169,12 +169,14 @@ def _resolution_notes(settings: SearchSettings, priced: Priced) -> list[str]:
         f"Latency is predicted at {settings.deployment_resolution} pixels, batch 1; weights are trained at "
         f"{trained} pixels"
     ]
-    smallest = lower(space.smallest(), trained, priced.num_classes)
-    maps = [segment.nodes[-1].spec.out_height for segment in smallest if segment.slot is not None]
+    segments = lower_space(space, trained, priced.num_classes)
+    first = [segment.candidates[0] for segment in segments if segment.slot is not None]
+    sizes = {slot.stage: nodes[-1].spec.out_height for slot, nodes in zip(space.slots, first, strict=True)}
     blind = []
-    for number, size in enumerate(maps, start=1):
-        if wide := [f"{k}x{k}" for k in space.kernel_sizes if k > size]:
-            blind.append(f"{' and '.join(wide)} in stage {number} ({size}x{size} maps)")
+    for stage, size in sizes.items():
+        kernels = dict.fromkeys(choice.kernel_size for choice in space.stage_choices[stage])
+        if wide := [f"{k}x{k}" for k in kernels if k > size]:
+            blind.append(f"{' and '.join(wide)} in stage {stage + 1} ({size}x{size} maps)")
     if blind:
         notes.append(
             f"At {trained} pixels the images cannot tell what wide kernels are worth, only latency does: "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -22,7 +23,7 @@ from nas.supernet.gates import GateSample
 from nas.training.loop import hold_statistics
 from search_space import GatePath, SearchSpace, Segment, lower, lower_space
 from search_space.build import Block, Interpreter, Network, initialise, run_lean_layer
-from search_space.layer import Kind, LayerSpec, Node
+from search_space.layer import SEGMENT_INPUT, Kind, LayerSpec, Node
 from search_space.operators.lean import autocast_dtype
 from search_space.operators.patterns import LeanNodes, Step
 
@@ -84,15 +85,16 @@ class SeparateSlot(nn.Module):
 
 
 class SharedSlot(nn.Module):
-    """A slot whose candidates are slices of its largest one (Once-for-All, arXiv 1908.09791).
+    """A slot whose candidates are slices of one block (Once-for-All, arXiv 1908.09791).
 
     A slice is the centre of the kernel and the first channels of the expansion. Every step trains every candidate.
+    `largest`: a block each of whose layers is as large as the largest of its name in any candidate.
     """
 
     def __init__(self, segment: Segment, layer_scale: float, kept_statistics: bool = False) -> None:
         super().__init__()
         self.nodes = segment.candidates
-        largest = max(self.nodes, key=lambda nodes: sum(n.spec.params for n in nodes))
+        largest = _largest_layers(self.nodes)
         self.largest = Block(largest, layer_scale, batch_statistics=True)
         width = {node.name: node.spec.in_channels for node in largest}
         for node in (node for nodes in self.nodes for node in nodes):
@@ -137,19 +139,20 @@ class SharedSlot(nn.Module):
 
     def weights_of(self, candidate: int) -> Iterator[nn.Parameter]:
         """The parameters that a candidate computes with."""
-        return self.largest.parameters() if self.nodes[candidate] else iter(())
+        names = {node.name for node in self.nodes[candidate]}
+        return (p for key, p in self.largest.named_parameters() if key.split(".")[0] in names)
 
     def state_of(self, candidate: int) -> dict[str, Tensor]:
         """A candidate's weights as the state of a block of its own."""
         specs = {node.name: node.spec for node in self.nodes[candidate]}
-        state = self.largest.state_dict() if specs else {}
-        state = {key: _slice(value, specs[key.split(".")[0]]) for key, value in state.items()}
+        state = {key: (value, specs.get(key.split(".")[0])) for key, value in self.largest.state_dict().items()}
+        found = {key: _slice(value, spec) for key, (value, spec) in state.items() if spec is not None}
         if self.statistics is not None:
             kept = self.statistics[candidate]
             assert isinstance(kept, Statistics)
             for norm in kept.norms:
-                state[f"{norm}.running_mean"], state[f"{norm}.running_var"] = kept.of(norm)
-        return state
+                found[f"{norm}.running_mean"], found[f"{norm}.running_var"] = kept.of(norm)
+        return found
 
 
 class Statistics(nn.Module):
@@ -170,6 +173,24 @@ class Statistics(nn.Module):
         """Set them, (channels,) each."""
         for own, value in zip(self.of(norm), (mean, variance), strict=True):
             own.copy_(value)
+
+
+def _largest_layers(candidates: Sequence[Sequence[Node]]) -> list[Node]:
+    """The layers of all candidates by name, each as large as any candidate has it; the largest candidate's first.
+
+    They make modules to slice from, not a block to run: layers that only smaller candidates have stand at the end.
+    """
+    found: dict[str, Node] = {}
+    sizes: dict[str, dict[str, Any]] = {}
+    for nodes in sorted(candidates, key=lambda nodes: -sum(node.spec.params for node in nodes)):
+        for node in nodes:
+            places = {name: place for place, name in enumerate(found)}
+            inputs = tuple(x if x == SEGMENT_INPUT else places[nodes[x].name] for x in node.inputs)
+            found.setdefault(node.name, replace(node, inputs=inputs))
+            most = sizes.setdefault(node.name, {})
+            for size in ("in_channels", "out_channels", "kernel_size", "padding"):
+                most[size] = max(most.get(size, 0), getattr(node.spec, size))
+    return [replace(node, spec=replace(node.spec, **sizes[name])) for name, node in found.items()]
 
 
 def _slice(weight: Tensor, spec: LayerSpec) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search_space.layer import SEGMENT_INPUT, Kind, LayerSpec, Node
+from search_space.layer import BATCH_NORM_EPS, SEGMENT_INPUT, Kind, LayerSpec, Node
 
 
 class Graph:
@@ -13,8 +13,10 @@ class Graph:
 
     INPUT = SEGMENT_INPUT
 
-    def __init__(self, in_shape: tuple[int, int, int]) -> None:
+    def __init__(self, in_shape: tuple[int, int, int], norm_eps: float | None = None) -> None:
+        """in_shape: (C, H, W) of the input; norm_eps: of BatchNorms, None for `BATCH_NORM_EPS`."""
         self.in_shape = in_shape
+        self.norm_eps = BATCH_NORM_EPS if norm_eps is None else norm_eps
         self.nodes: list[Node] = []
 
     @property
@@ -35,7 +37,8 @@ class Graph:
         return spec.out_channels, spec.out_height, spec.out_width
 
     def _append(self, name: str, spec: LayerSpec, inputs: tuple[int, ...], residual: bool = False) -> int:
-        self.nodes.append(Node(name, spec, inputs, residual))
+        eps = self.norm_eps if spec.kind is Kind.BATCH_NORM else BATCH_NORM_EPS
+        self.nodes.append(Node(name, spec, inputs, residual, eps))
         return self.last
 
     def conv(

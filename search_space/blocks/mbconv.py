@@ -2,6 +2,8 @@
 
 1x1 expand, k x k depthwise, 1x1 project, each with BatchNorm, ReLU6 after the first two; residual
 where the shapes allow. Stem 3x3 stride 2 and one expansion-1 block; head 1x1 mix, pool, classifier.
+The same blocks make MobileNetV2 (arXiv 1801.04381), MnasNet-B1 and EfficientNet-Lite. An expansion of 1 keeps its 1x1
+convolution in every block but the stem's, so that it can be a slice of a wider one.
 """
 
 from __future__ import annotations
@@ -9,22 +11,23 @@ from __future__ import annotations
 from search_space.blocks.graph import Graph
 from search_space.errors import UserError
 from search_space.layer import Kind
-from search_space.space import BlockChoice, SearchSpace, Stage
+from search_space.space import PROJECTION, BlockChoice, SearchSpace, Stage
+
+STEM_STRIDE = 2
 
 
 def check(space: SearchSpace) -> None:
-    """Raise `UserError` unless the space names the widths of the first block and of the head."""
-    for field in ("first_width", "head_width"):
-        if getattr(space, field) < 1:
-            raise UserError(f"space '{space.name}': family mbconv needs {field}, a width above 0")
+    """Raise `UserError` unless the space names the width of the head."""
+    if space.head_width < 1:
+        raise UserError(f"space '{space.name}': family mbconv needs head_width, a width above 0")
 
 
 def stem(g: Graph, space: SearchSpace) -> Graph:
-    """3x3 convolution with stride 2, then a block of expansion 1 to `first_width`."""
-    g.conv("conv", space.stem_width, kernel_size=3, stride=2, bias=False)
+    """3x3 convolution with `stem_stride` (2), then a block of expansion 1 to `first_width`, if that is not 0."""
+    g.conv("conv", space.stem_width, kernel_size=3, stride=space.stem_stride or STEM_STRIDE, bias=False)
     g.unary("norm", Kind.BATCH_NORM)
     g.unary("act", Kind.RELU6)
-    return _depthwise_and_project(g, kernel_size=3, width=space.first_width, stride=1)
+    return _depthwise_and_project(g, kernel_size=3, width=space.first_width, stride=1) if space.first_width else g
 
 
 def transition(g: Graph, stage: Stage) -> Graph:
@@ -33,8 +36,15 @@ def transition(g: Graph, stage: Stage) -> Graph:
 
 
 def block(g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph:
-    """Expand, depthwise with the stride, project; residual at stride 1 between equal widths."""
+    """Expand, depthwise with the stride, project; residual at stride 1 between equal widths.
+
+    `PROJECTION` is a 1x1 convolution with the stride and a norm.
+    """
     in_width = g.in_shape[0]
+    if choice == PROJECTION:
+        g.conv("shortcut", width, stride=stride, bias=False)
+        g.unary("shortcut_norm", Kind.BATCH_NORM)
+        return g
     g.conv("expand", choice.expand_ratio * in_width, bias=False)
     g.unary("expand_norm", Kind.BATCH_NORM)
     g.unary("expand_act", Kind.RELU6)

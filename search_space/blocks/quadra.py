@@ -12,11 +12,11 @@ from collections.abc import Callable
 from search_space.blocks.graph import Graph
 from search_space.errors import UserError
 from search_space.layer import Kind
-from search_space.space import BlockChoice, SearchSpace, Stage
+from search_space.space import PROJECTION, BlockChoice, SearchSpace, Stage
 
 
 def check(space: SearchSpace) -> None:
-    """Raise `UserError` for a stem of another width than the first stage, and for stages with a stride."""
+    """Raise `UserError` for a stem of another width than the first stage, and for what this family does not have."""
     if space.stem_width != space.stages[0].width:
         raise UserError(
             f"space '{space.name}': stem_width={space.stem_width} must equal the first stage's width "
@@ -26,6 +26,13 @@ def check(space: SearchSpace) -> None:
         raise UserError(
             f"space '{space.name}': stages of family {space.family} have stride 1; they halve the map between them"
         )
+    if PROJECTION in space.choices:
+        raise UserError(
+            f"space '{space.name}': family {space.family} has no block {PROJECTION}; expansions are 1 or more"
+        )
+    for field in ("norm_eps", "stem_stride"):
+        if getattr(space, field) is not None:
+            raise UserError(f"space '{space.name}': family {space.family} has no {field}; leave it out")
 
 
 def stem(g: Graph, space: SearchSpace) -> Graph:

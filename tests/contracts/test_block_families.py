@@ -26,6 +26,7 @@ from search_space import blocks as families
 from search_space.blocks import SHIPPED, family_of
 from search_space.build import Network
 from search_space.errors import UnknownName
+from search_space.space import PROJECTION
 from search_space.to_onnx import to_onnx
 from tests import ROOT
 from tests.contracts import toy_family
@@ -44,10 +45,20 @@ class Case:
     refused: tuple[dict[str, Any], ...]
 
 
-LIKE_QUADRA = Case(HALVING, {}, ({"stem_width": 16}, {"stages": STRIDING}))
+LIKE_QUADRA = Case(
+    HALVING,
+    {},
+    (
+        {"stem_width": 16},
+        {"stages": STRIDING},
+        {"norm_eps": 1e-5},
+        {"stem_stride": 2},
+        {"stages": (Stage(8, 2), Stage(16, 1, blocks=(PROJECTION,)))},
+    ),
+)
 CASES = {
     "linear_dw": LIKE_QUADRA,
-    "mbconv": Case(STRIDING, {"first_width": 8, "head_width": 24}, ({"first_width": 0}, {"head_width": 0})),
+    "mbconv": Case(STRIDING, {"first_width": 8, "head_width": 24}, ({"head_width": 0},)),
     "quadra": LIKE_QUADRA,
     "quadra_fc1": LIKE_QUADRA,
     "quadra_fc12": LIKE_QUADRA,

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from nas.report.figures.course import thin
 from nas.report.figures.svg import PAGE_WIDTH, rect, svg, text
 from nas.report.run import Run
+from search_space import ZERO
 
 MOST_SNAPSHOTS = 100  # on the slider; the file holds all
 LEFT, TOP, CELL_HEIGHT = 46.0, 38.0, 22.0
@@ -36,7 +37,8 @@ def draw_gates(run: Run) -> GatesFigure | None:
     if not run.has_gates:
         return None
     space = run.result.architecture.space
-    names = list(dict.fromkeys(str(candidate) for slot in space.slots for candidate in slot.candidates))
+    candidates = dict.fromkeys(candidate for slot in space.slots for candidate in slot.candidates)
+    names = [str(candidate) for candidate in sorted(candidates, key=lambda candidate: candidate == ZERO)]
     steps = [int(step) for step in run.gates.index]
     kept = thin(range(len(steps)), MOST_SNAPSHOTS)
     probabilities = {number: _probabilities(run, number) for number in {*kept, len(steps) - 1}}

@@ -88,12 +88,14 @@ def _groups(run: Run) -> list[Group]:
     """The network as drawn, in order."""
     architecture = run.result.architecture
     segments = {segment.name: segment for segment in run.segments}
-    groups = [Group([_fixed_box(run, segments["stem"])])]
+    last = segments["stem"]
+    groups = [Group([_fixed_box(run, last)])]
     for stage, (choices, place) in enumerate(zip(architecture.stages, architecture.space.stages, strict=True), start=1):
         if f"down{stage}" in segments:
             groups.append(Group([_fixed_box(run, segments[f"down{stage}"])]))
         blocks = [segments[f"stage{stage}_block{block}"] for block in range(1, len(choices) + 1)]
-        size = f"{place.width} ch, {_map_size(blocks[-1])}"
+        last = (blocks or [segments.get(f"down{stage}", last)])[-1]
+        size = f"{place.width} ch, {_map_size(last)}"
         boxes = [_block_box(run, stage, block, segment) for block, segment in enumerate(blocks, start=1)]
         groups.append(Group(_with_zeros(run, stage, boxes), (f"Stage {stage}", size)))
     return [*groups, Group([_fixed_box(run, segments["head"])])]
@@ -104,8 +106,8 @@ def _block_box(run: Run, stage: int, block: int, segment: Segment) -> Box:
     space = run.result.architecture.space
     choice = run.result.architecture.stages[stage - 1][block - 1]
     kernel = f"{choice.kernel_size}×{choice.kernel_size}"
-    css = f"kernel k{sorted(space.kernel_sizes).index(choice.kernel_size) % 5}"
-    height = 38 + 42 * choice.expand_ratio / max(space.expand_ratios)
+    css = f"kernel k{space.kernels.index(choice.kernel_size) % 5}"
+    height = 38 + 42 * choice.expand_ratio / max(1, *space.ratios)
     about = f"stage {stage}, block {block}: kernel {kernel}, expansion {choice.expand_ratio}"
     words = (kernel, f"e{choice.expand_ratio}")
     return Box(segment.name, css, words, height, f"{about}\n{_facts(run, segment)}")
