@@ -41,7 +41,8 @@ from nas.run.targets import options_of, target_name
 from nas.strategies import load_strategy
 from nas.strategies.base import Strategy, Task
 from nas.strategies.start import accuracy_before_training, start_of
-from nas.strategies.weights import decided, first_supernet, trained_supernet
+from nas.strategies.untrained import decided
+from nas.strategies.weights import first_supernet, trained_supernet
 from nas.supernet.network import Supernet
 from nas.supernet.origin import CHECKPOINT
 from nas.training.loop import NotFinite, train_network

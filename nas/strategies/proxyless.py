@@ -25,7 +25,8 @@ from nas.run.settings import SearchSettings
 from nas.run.targets import target_name
 from nas.strategies.base import Found, Task, choose
 from nas.strategies.target import Target
-from nas.strategies.weights import WeightTraining, first_supernet, weight_steps
+from nas.strategies.untrained import weight_steps
+from nas.strategies.weights import WeightTraining, first_supernet
 from nas.supernet.network import Supernet, frozen
 from nas.supernet.origin import CHECKPOINT, gates_key, trained_for
 from nas.supernet.saved import save_supernet

@@ -24,7 +24,8 @@ from nas.run.distributed import with_global_norms
 from nas.run.log import LOG_EVERY, Row
 from nas.run.plan import Plan
 from nas.strategies.base import Found, Task
-from nas.strategies.weights import WeightTraining, first_supernet, weight_steps
+from nas.strategies.untrained import weight_steps
+from nas.strategies.weights import WeightTraining, first_supernet
 from nas.supernet.network import Supernet
 from nas.supernet.origin import CHECKPOINT, trained_for
 from nas.supernet.saved import save_supernet

@@ -15,7 +15,7 @@ from nas.run.log import Row, SearchLog
 from nas.run.plan import Plan
 from nas.supernet.expected_latency import ExpectedLatency
 from nas.supernet.gates import Gates, GateSample
-from nas.supernet.origin import origin_of
+from nas.supernet.origin import is_published, origin_of
 from nas.supernet.saved import load_gates
 
 
@@ -30,8 +30,10 @@ class Target:
         settings = plan.settings
         self.budget_ms = settings.budget_ms
         self.gates = Gates(plan.space, draws)
-        if settings.init is not None and (key := origin_of(settings.init).gates) is not None:
-            load_gates(origin_of(settings.init).path, self.gates, key)
+        if settings.init is not None and not is_published(settings.init):
+            origin = origin_of(settings.init)
+            if origin.gates is not None:
+                load_gates(origin.path, self.gates, origin.gates)
         self.expected = ExpectedLatency(plan.table)
         self.penalty = penalty_form(settings.penalty.form)(settings.penalty, plan.table, self.budget_ms)
         self.optimizer = torch.optim.Adam(self.gates.parameters(), lr=settings.gates.lr, betas=(0.0, 0.999))
