@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from nas.data.order import batches_of, shards_to_come, steps_of
 from nas.data.reduced import CENTRE_SHARE, Purpose
-from nas.data.settings import CROPS, EARLIER_CROPS
+from nas.data.settings import CROPS, EARLIER_CROPS, Colour, DataSettings
 from nas.data.soundness import Findings
 from nas.data.sources import FileSource, ImageSource, ShardedSource
 from nas.run.distributed import Place
@@ -68,8 +68,8 @@ class DataSet:
     train: Split
     validation: Split
     test: Split
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    mean: Colour = (0.5, 0.5, 0.5)
+    std: Colour = (0.25, 0.25, 0.25)
     flip: bool = True  # mirrored images keep their class
     crop: str = "shift"
     found: tuple[str, ...] = ()  # sentences on what was found in the images, for whoever reads a result
@@ -99,9 +99,21 @@ class DataSet:
         )
         return InputFormat(self.mean, self.std, self.class_names, preprocessing)
 
-    def varied(self, flip: bool | None, crop: str | None) -> DataSet:
-        """With another flip and crop; None: its own. Raises `UnknownName` for a crop that is none."""
-        return replace(self, flip=self.flip if flip is None else flip, crop=crop or self.crop)
+    def varied(
+        self, flip: bool | None, crop: str | None, mean: Colour | None = None, std: Colour | None = None
+    ) -> DataSet:
+        """With another flip, crop and normalisation; None: its own. Raises `UnknownName` for a crop that is none."""
+        return replace(
+            self,
+            flip=self.flip if flip is None else flip,
+            crop=crop or self.crop,
+            mean=mean or self.mean,
+            std=std or self.std,
+        )
+
+    def as_asked(self, settings: DataSettings) -> DataSet:
+        """Varied as the settings say. Raises `UnknownName`."""
+        return self.varied(settings.flip, settings.crop, settings.mean, settings.std)
 
     @property
     def at_hand(self) -> bool:

@@ -74,7 +74,7 @@ def _load(settings: ImageFolderSettings) -> DataSet:
     test = whole(source_of(held_out["test"][0]), held_out["test"][1]) if "test" in held_out else None
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     data = DataSet(printable(layout.around[0].name), names, train, train, train, mean, std, crop="random")
-    purpose = Purpose(settings.resolution, data.varied(settings.flip, settings.crop).crop)
+    purpose = Purpose(settings.resolution, data.as_asked(settings).crop)
 
     def look(split: Split, fully: bool) -> Findings:
         assert isinstance(split.source, EncodedSource)

@@ -74,9 +74,9 @@ def peek(settings: DataSettings) -> Peeked:
 
 
 def load(settings: DataSettings) -> DataSet:
-    """The data set that the settings name, flipped and cropped as they say. Raises `UserError` or `BadFile`."""
+    """The data set that the settings name, shown as they say. Raises `UserError` or `BadFile`."""
     named = find(settings.name)
-    return named.load(_own(named, settings)).varied(settings.flip, settings.crop)
+    return named.load(_own(named, settings)).as_asked(settings)
 
 
 def _own(named: NamedDataSet, settings: DataSettings) -> DataSettings:

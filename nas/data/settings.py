@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from search_space.reading import AtLeast, Between, OneOf, check
+from search_space.reading import AtLeast, Between, Must, OneOf, check
 
 Pixels = Annotated[int, Between(16, 1024, "pixels")]
+Colour = tuple[float, float, float]
 
 CROPS = ("shift", "random", "centre", "whole")  # what each is: `nas.data.DataSet`
 EARLIER_CROPS = {"resized": "random", "none": "whole"}  # as options and shards' index files may call them
@@ -42,6 +43,17 @@ class DataSettings:
         "whole: the whole picture squeezed to a square; centre: its middle square, 0.875 of the shorter side; random: "
         "a random part in training and centre afterwards; shift: moved by up to 1/8 in training and whole afterwards; "
         "none and resized are earlier names of whole and random (null: as the data set does)",
+    ] = None
+    mean: Annotated[
+        Colour | None,
+        Must("three numbers between 0 and 1", lambda colour: len(colour) == 3 and all(0 <= c <= 1 for c in colour)),
+        "of red, green and blue: a network is shown (image / 255 - mean) / std; with trained weights what they were "
+        "trained with (null: as the data set does)",
+    ] = None
+    std: Annotated[
+        Colour | None,
+        Must("three numbers above 0", lambda colour: len(colour) == 3 and all(c > 0 for c in colour)),
+        "of red, green and blue, see mean",
     ] = None
 
     def __post_init__(self) -> None:

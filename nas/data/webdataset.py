@@ -80,7 +80,7 @@ def _load(settings: WebDatasetSettings) -> DataSet:
         images.flip,
         images.crop,
     )
-    purpose = Purpose(settings.resolution, data.varied(settings.flip, settings.crop).crop)
+    purpose = Purpose(settings.resolution, data.as_asked(settings).crop)
 
     def look(split: Split, fully: bool) -> Findings:
         assert isinstance(split.source, TarSource)

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from itertools import pairwise
 from typing import Annotated, TypeVar
 
+from nas.data.settings import Colour
 from search_space import SearchSpace, UserError, load_space
 from search_space.reading import Above, AtLeast, read, read_yaml
 from search_space.space import Count
 
 T = TypeVar("T")
-Triple = tuple[float, float, float]
 TIMM = "timm:"
 INSTALL = "pip install -c constraints.txt -e '.[pretrained]'"
 
@@ -53,7 +54,7 @@ class Layout:
     def matrices(self, space: SearchSpace) -> dict[str, dict[tuple[int, int], str]]:
         """Layer of the largest network -> (larger, smaller kernel) -> the matrix between them, the largest first."""
         sizes = sorted({block.kernel_size for block in space.choices}, reverse=True)
-        steps = list(zip(sizes, sizes[1:], strict=False))
+        steps = list(pairwise(sizes))
         return {
             f"{block}.{ours}": {
                 (larger, smaller): theirs.format(**place, larger=larger, smaller=smaller) for larger, smaller in steps
@@ -86,8 +87,8 @@ class Published:
     licence: str
     width: Annotated[float, Above(0)] | None = None
     package: str | None = None
-    mean: Triple = (0.485, 0.456, 0.406)
-    std: Triple = (0.229, 0.224, 0.225)
+    mean: Colour = (0.485, 0.456, 0.406)
+    std: Colour = (0.229, 0.224, 0.225)
     norm_eps: Annotated[float, Above(0)] = 1e-5
     resolution: Annotated[int, AtLeast(1)] = 224
     converted: bool = False

@@ -14,7 +14,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from nas.pretrained.networks import Triple, layouts, published
+from nas.data.settings import Colour
+from nas.pretrained.networks import layouts, published
 from search_space import Architecture, SearchSpace, lower
 from search_space.build import Network
 from search_space.errors import BadFile
@@ -40,8 +41,8 @@ class Trained:
     state: Mapping[str, Tensor]
     classes: int
     resolution: int
-    mean: Triple
-    std: Triple
+    mean: Colour
+    std: Colour
     kernels: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
 
     def network(self) -> Network:

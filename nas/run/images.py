@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nas.data import DataSet, load, no_images
+from nas.data.settings import Colour, DataSettings
 from nas.run.settings import SearchSettings
 from nas.supernet.origin import images_at_hand, is_published, origin_of
 
@@ -21,16 +22,21 @@ def images_of(settings: SearchSettings, own: DataSet | None = None) -> DataSet:
         from nas.pretrained.sources import load_trained
 
         trained = load_trained(settings.init)
-        return replace(own or load(settings.data), mean=trained.mean, std=trained.std)
+        return _normalised(own or load(settings.data), settings.data, trained.mean, trained.std)
     origin = origin_of(settings.init)
-    if own is not None or images_at_hand(settings.data):
-        data = own or load(settings.data)
-        if not origin.has_classes(data.class_names):
-            return replace(data, mean=origin.inputs.mean, std=origin.inputs.std)
-        if origin.keeps_statistics:
-            data = replace(data, mean=origin.inputs.mean, std=origin.inputs.std)
-        origin.check_images(data.inputs, data.digest)
+    if own is None and not images_at_hand(settings.data):
+        data = no_images(settings.data.name, origin.inputs).as_asked(settings.data)
+        origin.check_inputs(data.inputs)
         return data
-    data = no_images(settings.data.name, origin.inputs).varied(settings.data.flip, settings.data.crop)
-    origin.check_inputs(data.inputs)
+    data, before = own or load(settings.data), origin.inputs
+    if not origin.has_classes(data.class_names):
+        return _normalised(data, settings.data, before.mean, before.std)
+    if origin.keeps_statistics:
+        data = _normalised(data, settings.data, before.mean, before.std)
+    origin.check_images(data.inputs, data.digest)
     return data
+
+
+def _normalised(data: DataSet, settings: DataSettings, mean: Colour, std: Colour) -> DataSet:
+    """As the trained weights want it, unless it is asked for otherwise."""
+    return replace(data, mean=settings.mean or mean, std=settings.std or std)

@@ -272,6 +272,16 @@ class Supernet(nn.Module):
             x = y
         return x
 
+    def finish(self, x: Tensor, segment: int, path: GatePath) -> Tensor:
+        """What the path makes of the output of the segments before this one; x: (N, C, H, W) -> (N, classes)."""
+        for own, piece in list(zip(self.segments, self.children(), strict=True))[segment:]:
+            if own.slot is None:
+                x = piece(x)
+            elif own.candidates[path.choices[own.slot]]:
+                assert isinstance(piece, SeparateSlot | SharedSlot)
+                x = piece.run(path.choices[own.slot], x)
+        return x
+
     def path_parameters(self, path: GatePath) -> list[nn.Parameter]:
         """The parameters that a path uses, fixed pieces included."""
         chosen = (0 if segment.slot is None else path.choices[segment.slot] for segment in self.segments)

@@ -10,8 +10,8 @@ and images, and no epochs. Networks are then chosen and compared with the weight
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -105,10 +105,15 @@ class Origin:
     def check_inputs(self, inputs: InputFormat) -> None:
         """Raise `UserError` for images of other classes, or shown in another way where the file says in which."""
         own, data = self.inputs, self.settings.data
-        if replace(inputs, preprocessing=None) != replace(own, preprocessing=None):
+        if inputs.class_names != own.class_names:
             raise UserError(
                 f"'{self.path}' was trained on {data.name}, with {len(own.class_names)} classes such as "
                 f"'{own.class_names[0]}'; the images named by data= have others"
+            )
+        if (inputs.mean, inputs.std) != (own.mean, own.std):
+            raise UserError(
+                f"'{self.path}' was trained with data.mean={_shown(own.mean)} data.std={_shown(own.std)}, not with "
+                f"data.mean={_shown(inputs.mean)} data.std={_shown(inputs.std)}; leave out data.mean= and data.std="
             )
         trained, asked = own.preprocessing, inputs.preprocessing
         if trained is not None and asked is not None and trained != asked:
@@ -131,9 +136,9 @@ class Origin:
             )
 
 
-def _shown(value: float | str | None) -> str:
+def _shown(value: float | str | Sequence[float] | None) -> str:
     """As it is written in options."""
-    return json.dumps(value)
+    return json.dumps(value, separators=(",", ":"))
 
 
 def trained_for(settings: SearchSettings, inputs: InputFormat, splits: str) -> bytes:
