@@ -89,7 +89,10 @@ class _Run:
         )
         self.settings: SearchSettings = task.plan.settings  # what targets differ in is read from their own plans
         self.draws = torch.Generator().manual_seed(self.settings.seed)
-        self.targets = [Target(plan, log, self.draws) for plan, log in zip(task.plans, task.logs, strict=True)]
+        self.targets = [
+            Target(plan, log, self.draws, task.start.damage if task.start else None)
+            for plan, log in zip(task.plans, task.logs, strict=True)
+        ]
         self.weights = WeightTraining(task.plan, task.data, supernet, task.start.lessons if task.start else None)
         self.figures = _Figures()
         self.gate_steps = 0

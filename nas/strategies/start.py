@@ -1,14 +1,13 @@
-"""What a search starts from: weights of a trained network, or of an earlier supernet, and the teacher that comes of them.
+"""What a search starts from: weights of a trained network or an earlier supernet, and the teacher that comes of them.
 
-Worked out once a run, before any weight moves, and worked out again where a run resumes: it depends on files, images and
-the seed alone. Not for what `init=` and `teacher=` may name: that is `nas.supernet.origin`.
+Worked out once a run, before any weight moves, and again where a run resumes: it depends on files, images and the seed
+alone. Not for what `init=` and `teacher=` may name: that is `nas.supernet.origin`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from nas.pretrained.trained import Trained
 from nas.run.distributed import Place
 from nas.run.plan import Plan
 from nas.strategies.untrained import new_supernet
+from nas.supernet.damage import damage
 from nas.supernet.inherit import inherit, measure_statistics, some_paths
 from nas.supernet.network import Supernet
 from nas.supernet.origin import Origin, is_published, origin_of
@@ -31,7 +31,7 @@ from search_space import Architecture, lower
 from search_space.build import Network
 from search_space.errors import BadFile
 
-MEASURED_ON = 128  # images that the statistics of smaller candidates are measured on
+MEASURED_ON = 64  # images that statistics and damage of smaller candidates are measured on
 CLASSIFIER = "head.classifier."
 
 
@@ -39,22 +39,27 @@ CLASSIFIER = "head.classifier."
 class Start:
     """lessons: what the training images teach. supernet: filled, where it does not start at random.
 
+    damage: (slots, candidates), what each candidate costs the largest path (`nas.supernet.damage`), where known.
     facts: for architecture.json, where the weights and the soft labels come from.
     """
 
     lessons: Lessons
     supernet: Supernet | None = None
+    damage: Tensor | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def start_of(plan: Plan, data: DataSet) -> Start:
     """The start of a search by its settings; `data` is at its place. Raises `UserError`, `BadFile`."""
-    settings, supernet, teacher, facts = plan.settings, None, None, {}
+    settings, supernet, teacher, harm = plan.settings, None, None, None
+    facts: dict[str, Any] = {}
     pixels = settings.data.resolution
     if settings.init is not None and is_published(settings.init):
         trained = load_trained(settings.init)
         teacher = teacher_of(trained.name, trained, data, pixels)
-        supernet = _inheriting(plan, data, trained, teacher)
+        images = _some_images(data, pixels)
+        supernet = _inheriting(plan, data, trained, teacher, images)
+        harm = damage(supernet, images)
         facts["weights"] = about(trained)
     elif settings.init is not None:
         origin = origin_of(settings.init)
@@ -72,7 +77,7 @@ def start_of(plan: Plan, data: DataSet) -> Start:
         facts["teacher"] = {"name": teacher.name, "validation": teacher.validation}
     train, finetune = settings.train, settings.finetune
     mixing = (train.mixup, train.cutmix, finetune.mixup, finetune.cutmix)
-    return Start(lessons_of(data, pixels, teacher, any(mixing)), supernet, facts)
+    return Start(lessons_of(data, pixels, teacher, any(mixing)), supernet, harm, facts)
 
 
 def about(trained: Trained) -> dict[str, Any]:
@@ -124,13 +129,18 @@ def teacher_of(name: str, trained: Trained | _Earlier, data: DataSet, resolution
     return teacher
 
 
-def _inheriting(plan: Plan, data: DataSet, trained: Trained, teacher: Teacher) -> Supernet:
+def _some_images(data: DataSet, resolution: int) -> Tensor:
+    """The same training images in every process, of all classes, as they are evaluated."""
+    alone = replace(data, place=Place(data.place.device))
+    images, _ = next(alone.batches(data.train, resolution, MEASURED_ON))
+    return images
+
+
+def _inheriting(plan: Plan, data: DataSet, trained: Trained, teacher: Teacher, images: Tensor) -> Supernet:
     supernet = new_supernet(plan, data)
     inherit(supernet, trained.architecture, trained.state)
     _take_classifier(supernet, teacher)
-    alone = replace(data, place=Place(data.place.device))  # the same images in every process
-    images = [x for x, _ in islice(alone.batches(data.train, plan.settings.data.resolution, MEASURED_ON), 1)]
-    measure_statistics(supernet, images[0])
+    measure_statistics(supernet, images)
     return supernet
 
 
@@ -151,7 +161,7 @@ def _take_classifier(supernet: Supernet, teacher: Teacher) -> None:
 
 
 def accuracy_before_training(plan: Plan, data: DataSet, supernet: Supernet) -> dict[str, float]:
-    """Share of right answers on the validation images with inherited weights: of the largest, the smallest, and some."""
+    """Share of right answers on validation images with inherited weights: of the largest, the smallest, and some."""
     found = {}
     for name, path in some_paths(plan.space, plan.settings.seed).items():
         batches = data.batches(data.validation, plan.settings.data.resolution, 128)

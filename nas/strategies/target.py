@@ -25,7 +25,8 @@ class Target:
     expected_ms: the expected latency of the gates as they are.
     """
 
-    def __init__(self, plan: Plan, log: SearchLog, draws: torch.Generator) -> None:
+    def __init__(self, plan: Plan, log: SearchLog, draws: torch.Generator, damage: Tensor | None = None) -> None:
+        """damage: (slots, candidates), what the gates start by, where it is known."""
         self.plan, self.log = plan, log
         settings = plan.settings
         self.budget_ms = settings.budget_ms
@@ -40,6 +41,8 @@ class Target:
         follow = settings.warmup.epochs + settings.epochs > 0  # without steps, gates choose as they were left
         if follow:
             if settings.gates.start == "budget":
+                if damage is not None:
+                    self.gates.prefer_harmless(damage)
                 self.gates.keep_within(plan.table, self.budget_ms)
             self.penalty.constrain(self.gates)
         self.expected_ms = self._expected_ms()

@@ -1,4 +1,4 @@
-"""A supernet before any training: whether its candidates share weights, and its random weights. Not for trained ones."""
+"""A supernet before any training: whether its candidates share weights, and random weights. Not for trained ones."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.supernet.network import SeparateSlot, SharedSlot, Supernet
-from search_space import GatePath
 
 
 @torch.no_grad()

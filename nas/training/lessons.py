@@ -1,4 +1,4 @@
-"""What a network learns from the training images: labels, and with a teacher soft labels, and the loss that holds it to both.
+"""What a network learns from the training images: labels, with a teacher soft labels too, and the loss by both.
 
 Not for making soft labels: that is `nas.training.teacher`.
 """
