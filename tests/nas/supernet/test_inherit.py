@@ -41,6 +41,10 @@ def supernet_of(network: Network, architecture: Architecture) -> Supernet:
     return supernet
 
 
+def difference(x: Tensor, y: Tensor) -> float:
+    return float((x - y).detach().abs().max())
+
+
 @pytest.fixture
 def images() -> Tensor:
     return torch.randn(6, 3, PIXELS, PIXELS, generator=torch.Generator().manual_seed(2))
@@ -49,7 +53,9 @@ def images() -> Tensor:
 def test_sorted_channels_compute_the_same_and_the_most_important_come_first(images: Tensor) -> None:
     segments = lower(SPACE.largest(), PIXELS, CLASSES)
     network = trained(SPACE.largest())
-    before, state = network(images), network.state_dict()
+    with torch.no_grad():
+        before = network(images)
+    state = network.state_dict()
     moved = 0
     for segment in (s for s in segments if s.slot is not None):
         own = {k.removeprefix(f"{segment.name}."): v for k, v in state.items() if k.startswith(f"{segment.name}.")}
@@ -60,13 +66,12 @@ def test_sorted_channels_compute_the_same_and_the_most_important_come_first(imag
         state |= {f"{segment.name}.{k}": v for k, v in ordered.items()}
     assert moved == 5
     network.load_state_dict(state)
-    assert float((network(images) - before).abs().max()) < 1e-5
+    assert difference(network(images), before) < 1e-5
 
 
 def test_channels_of_a_block_s_input_and_output_stay() -> None:
     nodes = lower(SPACE.largest(), PIXELS, CLASSES)[2].nodes
-    own = {f"{n.name}.weight": torch.rand(1) for n in nodes}
-    own |= {"expand.weight": torch.randn(24, 8, 1, 1), "depthwise.weight": torch.randn(24, 1, 5, 5)}
+    own = {"expand.weight": torch.randn(24, 8, 1, 1), "depthwise.weight": torch.randn(24, 1, 5, 5)}
     own |= {"project.weight": torch.randn(8, 24, 1, 1), "depthwise_norm.weight": torch.randn(24)}
     own |= {"expand_norm.weight": torch.randn(24), "project_norm.weight": torch.randn(8)}
     ordered = with_sorted_channels(nodes, own)
@@ -85,10 +90,10 @@ def test_the_largest_path_is_the_trained_network(images: Tensor) -> None:
     largest = SPACE.largest()
     network = trained(largest)
     supernet, path = supernet_of(network, largest), SPACE.path(largest)
-    assert float((supernet(images, path) - network(images)).abs().max()) < 1e-5
+    assert difference(supernet(images, path), network(images)) < 1e-5
     assert supernet.training  # norms keep their statistics all the same
     extracted = supernet.extract(path).eval()
-    assert float((extracted(images) - network(images)).abs().max()) < 1e-5
+    assert difference(extracted(images), network(images)) < 1e-5
 
 
 def test_a_trained_network_of_smaller_kernels_is_a_path_and_the_largest_computes_the_same(images: Tensor) -> None:
@@ -96,7 +101,7 @@ def test_a_trained_network_of_smaller_kernels_is_a_path_and_the_largest_computes
     network = trained(own)
     supernet = supernet_of(network, own)
     for architecture in (own, SPACE.largest()):
-        assert float((supernet(images, SPACE.path(architecture)) - network(images)).abs().max()) < 1e-5
+        assert difference(supernet(images, SPACE.path(architecture)), network(images)) < 1e-5
 
 
 def test_a_smaller_kernel_is_the_centre_and_fewer_channels_are_the_first() -> None:
@@ -117,15 +122,17 @@ def test_zero_leaves_a_block_out(images: Tensor) -> None:
     choices = list(SPACE.path(largest).choices)
     choices[3] = SPACE.slots[3].candidates.index(ZERO)
     network.stage2_block2 = nn.Identity()  # slot 3
-    assert float((supernet(images, GatePath(tuple(choices))) - network(images)).abs().max()) < 1e-5
+    assert difference(supernet(images, GatePath(tuple(choices))), network(images)) < 1e-5
 
 
 def test_statistics_make_smaller_candidates_norms_put_out_what_the_largest_s_do(images: Tensor) -> None:
     largest = SPACE.largest()
     network = trained(largest)
+    with torch.no_grad():
+        network.get_submodule("stage1_block1.depthwise").weight.mul_(20)  # variances far above the norms' epsilon
     supernet, path = supernet_of(network, largest), SPACE.path(largest)
     measure_statistics(supernet, images)
-    assert float((supernet(images, path) - network(images)).abs().max()) < 1e-5
+    assert difference(supernet(images, path), network(images)) < 1e-5
     slot = supernet.get_submodule("stage1_block1")
     assert isinstance(slot, SharedSlot) and slot.statistics is not None
     x = network.stem(images)
@@ -137,14 +144,16 @@ def test_statistics_make_smaller_candidates_norms_put_out_what_the_largest_s_do(
         def note(step: object, *inputs: Tensor, kept: Statistics = kept, candidate: int = candidate) -> Tensor:
             y = slot.step(step, *inputs, kept=kept)  # type: ignore[arg-type]
             if getattr(step, "name", "") == "depthwise_norm":
-                seen[candidate] = y
+                seen[candidate] = y.detach().clone()  # the activation works in place
             return y
 
         slot.plain[candidate].run(note, x)
     whole, small = seen.values()
     assert not torch.allclose(whole, small, atol=1e-2)
     assert torch.allclose(small.mean((0, 2, 3)), whole.mean((0, 2, 3)), atol=1e-3)
-    assert torch.allclose(small.std((0, 2, 3)), whole.std((0, 2, 3)), rtol=1e-2, atol=1e-3)
+    wide = whole.std((0, 2, 3)) > 0.5
+    assert 3 <= int(wide.sum())
+    assert torch.allclose(small.std((0, 2, 3))[wide], whole.std((0, 2, 3))[wide], rtol=0.03)
 
 
 def test_damage_is_what_one_change_does_to_the_answers(images: Tensor) -> None:
