@@ -16,12 +16,13 @@ from nas.supernet.origin import is_published, origin_of, published_origin, with_
 from search_space.errors import UserError
 
 TRANSFER: Mapping[str, Mapping[str, Any]] = {
-    "train": {"lr": 5e-4, "weight_decay": 0.01},
-    "finetune": {"lr": 5e-4},
+    "train": {"lr": 2e-4, "weight_decay": 0.01},
+    "gates": {"lr": 0.03},
+    "finetune": {"lr": 2e-4},
 }
 """Of a search whose weights were trained on other images, with how long it is: `EPOCHS`."""
-EPOCHS = {"warmup": 1, "search": 3, "finetune": 6}
-PIXELS = 128  # published weights were trained at more; fewer cost them accuracy
+EPOCHS = {"warmup": 1, "search": 2, "finetune": 8}
+PIXELS = 160  # EfficientNet-Lite0 as published, on Imagenette: 88.5 % at 128 pixels, 92.0 % at 160 and at 224
 
 
 def with_defaults(options: Mapping[str, Any], class_names: tuple[str, ...] | None = None) -> dict[str, Any]:
@@ -38,14 +39,17 @@ def with_defaults(options: Mapping[str, Any], class_names: tuple[str, ...] | Non
         return _by_data_set(options)
     if is_published(init):
         _, network = published_origin(init)
-        return _transferring({"space": network.space, "space_width": network.width}, options, PIXELS)
+        shown = {"resolution": PIXELS, "mean": network.mean, "std": network.std}
+        return _transferring({"space": network.space, "space_width": network.width}, options, shown)
     if class_names is None and "name" in data:
         class_names = _classes(_by_data_set(options)["data"])
     origin = origin_of(init)
     if class_names is not None and not origin.has_classes(class_names):
         own = origin.settings
         named = {"space": own.space, "space_width": own.space_width, "train": {**asdict(own.train)}}
-        return _transferring(named, options, own.data.resolution)
+        before = origin.inputs
+        shown = {"resolution": own.data.resolution, "mean": before.mean, "std": before.std}
+        return _transferring(named, options, shown)
     complete = with_init_defaults(options)
     trained = complete["data"]
     if "name" not in data and trained["name"] not in known():
@@ -79,8 +83,11 @@ def _by_data_set(options: Mapping[str, Any], epochs: Mapping[str, int] | None = 
     }
 
 
-def _transferring(named: Mapping[str, Any], options: Mapping[str, Any], pixels: int) -> dict[str, Any]:
-    """For weights that were trained on other images. named: what the trained network or supernet says of itself."""
-    data = {"resolution": pixels, "crop": "shift", **options.get("data", {})}
+def _transferring(named: Mapping[str, Any], options: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str, Any]:
+    """For weights that were trained on other images.
+
+    named: what the trained network or supernet says of itself; shown: how it was shown images.
+    """
+    data = {**shown, "crop": "shift", **options.get("data", {})}
     groups = {group: {**named.get(group, {}), **values, **options.get(group, {})} for group, values in TRANSFER.items()}
     return _by_data_set({**named, **options, **groups, "data": data}, EPOCHS)

@@ -17,7 +17,7 @@ from latency_models import LatencyTable
 from nas.supernet.expected_latency import tilt_within
 from search_space import GatePath, SearchSpace
 
-TEMPERATURE = 0.1  # nats of damage that make a candidate less probable by a factor e
+TEMPERATURE = 0.03  # nats of damage that make a candidate less probable by a factor e
 
 
 @dataclass(frozen=True)

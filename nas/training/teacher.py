@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -36,8 +35,11 @@ Triple = tuple[float, float, float]
 class Teacher(nn.Module):
     """A network in evaluation mode, shown images of a data set that may be normalised in another way than its own.
 
-    name: what it is called in files. validation: its share of right answers on the validation images.
+    name: what it is called in files. validation: its share of right answers on the validation images. seen: what the
+    classifier reads of every training image and view (n, views, features), where the classifier was fitted to them all.
     """
+
+    seen: Tensor | None = None
 
     def __init__(self, name: str, network: Network, mean: Triple, std: Triple, data: DataSet) -> None:
         """mean, std: the network's own: it was trained on (image / 255 - mean) / std."""
@@ -80,18 +82,27 @@ def fit_classifier(teacher: Teacher, data: DataSet, resolution: int) -> None:
     """
     alone = replace(data, place=Place(data.place.device))
     kept = np.sort(np.random.default_rng(6).permutation(len(data.train))[:MOST_IMAGES])
-    split, x, y = data.train.take(kept), [], []
-    for images, labels in alone.batches(split, resolution, BATCH):
-        for shown in (images, images.flip(3)) if data.flip else (images,):
-            x.append(teacher.features(shown).flatten(1).float().cpu())
-            y.append(labels.cpu())
-    weight, bias = _regression(torch.cat(x), torch.cat(y), data.num_classes)
+    split = data.train.take(kept)
+    numbered, found, order = replace(split, labels=np.arange(len(split))), [], []
+    for images, numbers in alone.batches(numbered, resolution, BATCH):
+        found.append(torch.stack([teacher.features(view).flatten(1).float().cpu() for view in views(images, data)], 1))
+        order.append(numbers.cpu())
+    x = torch.empty_like(torch.cat(found))
+    x[torch.cat(order)] = torch.cat(found)
+    y = torch.from_numpy(split.labels)
+    weight, bias = _regression(x.flatten(0, 1), y.repeat_interleave(x.shape[1]), data.num_classes)
+    teacher.seen = x if len(split) == len(data.train) else None
     classifier = teacher.classifier
     with torch.no_grad():
         for own, fitted in ((classifier.weight, weight), (classifier.bias, bias)):
             fitted = fitted.to(own.device)
             own.copy_(total(fitted if data.place.first else torch.zeros_like(fitted)))
     teacher.validation = accuracy(teacher, data.batches(data.validation, resolution, BATCH))
+
+
+def views(images: Tensor, data: DataSet) -> list[Tensor]:
+    """The images as they are evaluated and, where training mirrors them, their mirrored selves."""
+    return [images, images.flip(3)] if data.flip else [images]
 
 
 def _regression(x: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -123,11 +134,16 @@ def lessons_of(data: DataSet, resolution: int, teacher: Teacher | None = None, c
     if changing or data.crop == "random":
         return Lessons(data.train, teacher=teacher)
     numbered = replace(data.train, labels=np.arange(len(data.train)))
-    soft = torch.zeros(len(data.train), data.num_classes, device=data.place.device)
-    for images, numbers in data.batches(numbered, resolution, BATCH):
-        views = (images, images.flip(3)) if data.flip else (images,)
-        soft[numbers] = _mean(teacher(view).softmax(1) for view in views)
-    labels = torch.from_numpy(data.train.labels).to(data.place.device)
+    device = data.place.device
+    labels = torch.from_numpy(data.train.labels).to(device)
+    if teacher.seen is not None:
+        with torch.no_grad():
+            answers = [teacher.classifier(part.to(device)).softmax(1).mean(1) for part in teacher.seen.split(BATCH)]
+        return Lessons(numbered, labels, torch.cat(answers))
+    soft = torch.zeros(len(data.train), data.num_classes, device=device)
+    with torch.no_grad():
+        for images, numbers in data.batches(numbered, resolution, BATCH):
+            soft[numbers] = torch.stack([teacher(view).softmax(1) for view in views(images, data)]).mean(0)
     return Lessons(numbered, labels, total(soft))
 
 
@@ -135,7 +151,3 @@ def changes_pictures(recipe: Recipe) -> bool:
     """Whether a recipe mixes, colours or erases pictures, so that a teacher must see every batch."""
     mixed = recipe.mixup or recipe.cutmix
     return bool(mixed or recipe.randaugment or recipe.colour_jitter or recipe.random_erasing)
-
-
-def _mean(values: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(values)).mean(0)

@@ -174,7 +174,10 @@ def test_a_run_s_folder_teaches_a_space_without_trained_weights_and_a_full_train
     assert facts["teacher"]["name"] == str(earlier) and facts["teacher"]["validation"] > 1 / 3
     assert "weights" not in facts and "validation before training" not in facts
     command = TrainCommand(
-        architecture=str(taught.folder / "architecture.json"), teacher=str(earlier), resolution=32, out=str(folder / "t")
+        architecture=str(taught.folder / "architecture.json"),
+        teacher=str(earlier),
+        resolution=32,
+        out=str(folder / "t"),
     )
     data = settings_from_dict(DataSettings, pictures(folder), "data.")
     trained = full_training(command, data, Recipe(epochs=1, batch_size=16), progress=False)

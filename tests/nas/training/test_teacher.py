@@ -125,7 +125,13 @@ def test_pictures_that_training_changes_are_shown_to_the_teacher(digits: DataSet
 
 def test_what_changes_pictures() -> None:
     assert not changes_pictures(Recipe())
-    for change in ({"mixup": 0.2}, {"cutmix": 1.0}, {"randaugment": 9}, {"random_erasing": 0.1}, {"colour_jitter": 0.4}):
+    for change in (
+        {"mixup": 0.2},
+        {"cutmix": 1.0},
+        {"randaugment": 9},
+        {"random_erasing": 0.1},
+        {"colour_jitter": 0.4},
+    ):
         assert changes_pictures(Recipe(**change))
 
 
