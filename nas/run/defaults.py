@@ -45,10 +45,9 @@ def with_defaults(options: Mapping[str, Any], class_names: tuple[str, ...] | Non
         class_names = _classes(_by_data_set(options)["data"])
     origin = origin_of(init)
     if class_names is not None and not origin.has_classes(class_names):
-        own = origin.settings
-        named = {"space": own.space, "space_width": own.space_width, "train": {**asdict(own.train)}}
-        before = origin.inputs
-        shown = {"resolution": own.data.resolution, "mean": before.mean, "std": before.std}
+        earlier, inputs = origin.settings, origin.inputs
+        named = {"space": earlier.space, "space_width": earlier.space_width, "train": asdict(earlier.train)}
+        shown = {"resolution": earlier.data.resolution, "mean": inputs.mean, "std": inputs.std}
         return _transferring(named, options, shown)
     complete = with_init_defaults(options)
     trained = complete["data"]
