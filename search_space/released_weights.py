@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from search_space.build import Network
-from search_space.errors import BadFile, UserError, one_line
+from search_space.errors import BadFile, UserError
 from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.lower import lower
 from search_space.space import Architecture
+from search_space.weight_files import read_state_dict
 
 _NORMS = {"norm1": "norm1", "norm2": "norm2"}
 _QUADRATIC = {f"quad_{part}": f"QuadraConv.conv{i}" for i, part in enumerate("abc", start=1)}
@@ -103,25 +103,9 @@ def _few(names: Sequence[str]) -> str:
 def load_released(path: Path, architecture: Architecture, num_classes: int = NUM_CLASSES) -> Network:
     """The network with weights from a file of the released code.
 
-    The file holds a state dict, alone or under 'model' (as the released training script saves it), in torch's format
-    without pickled objects, or safetensors. Raises `BadFile`.
+    path: of a file as `read_state_dict` takes it; the released training script saves its state dict under 'model'.
+    Raises `BadFile`.
     """
     network = Network(lower(architecture, RESOLUTION, num_classes))
-    network.load_state_dict(released_state(architecture, _load_state(path), num_classes))
+    network.load_state_dict(released_state(architecture, read_state_dict(path), num_classes))
     return network.eval()
-
-
-def _load_state(path: Path) -> dict[str, Tensor]:
-    try:
-        data = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise BadFile(f"no file '{path}'") from error
-    except Exception as error:  # torch and safetensors raise many kinds, pickle's among them
-        raise BadFile(
-            f"'{path}' is neither weights alone in torch's format nor .safetensors: {one_line(error)}"
-        ) from error
-    if isinstance(data, dict) and isinstance(data.get("model"), dict):
-        data = data["model"]
-    if not isinstance(data, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in data.items()):
-        raise BadFile(f"'{path}' holds no state dict, alone or under 'model'")
-    return data

@@ -19,7 +19,7 @@ from itertools import product
 from math import prod
 from typing import Annotated, Any
 
-from search_space.errors import BadFile, UserError
+from search_space.errors import UserError
 from search_space.reading import NOT_EMPTY, UNSAID, Above, AtLeast, Must, Spelled, check, read, to_plain
 
 Count = Annotated[int, AtLeast(1)]
@@ -143,7 +143,7 @@ class SearchSpace:
                     if stage.blocks is None and getattr(stage, name) is None and getattr(self, name) is None:
                         raise UserError(f"no {name}; give them to the stage, or to the space for all stages")
             except UserError as error:
-                raise BadFile(f"space '{self.name}': stages[{number}]: {error}") from error
+                raise UserError(f"stages[{number}] of '{self.name}': {error}") from error
 
     @cached_property
     def stage_choices(self) -> tuple[tuple[BlockChoice, ...], ...]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nas.data.named import NamedDataSet, Peeked
 from nas.data.settings import DataSettings
 from search_space.errors import UnknownName, UserError, one_line
+from search_space.reading import read
 
 if TYPE_CHECKING:
     from nas.data.dataset import DataSet
@@ -104,8 +105,9 @@ def settings_from_file(options: Mapping[str, Any]) -> DataSettings:
     """Settings that a file says a network was trained with, which may come from anywhere.
 
     Only modules of this package are imported for it; of other data sets the options are kept that all share. Options
-    that the data set does not have are left out: files of earlier versions hold every data set's. Raises `TypeError`
-    or `KeyError` for values that are no settings, `UserError` for those out of range.
+    that the data set does not have are left out: files of earlier versions hold every data set's. Raises `UserError`
+    for values that are no settings, or out of range, and `KeyError` where one has no name.
     """
     kind = settings_class(options) if options["name"] in DATA_SETS else DataSettings
-    return kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})
+    own = {field.name: options[field.name] for field in fields(kind) if field.name in options}
+    return read(kind, own, "settings of the images")

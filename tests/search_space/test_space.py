@@ -30,6 +30,8 @@ NAMES = (
     "efficientnet_lite1",
     "efficientnet_lite2",
     "mobilenet_v2",
+    "mobilenet_v2_110d",
+    "mobilenet_v2_120d",
     "proxyless",
     "quadranet",
     "quadranet_t",

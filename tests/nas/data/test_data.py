@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import io
+import json
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from PIL import ExifTags, Image, ImageOps
 from nas.data import (
     ArraySource,
     DataSet,
+    DataSettings,
     EncodedSource,
     Split,
     dataset,
@@ -27,8 +30,10 @@ from nas.data import (
     load,
     split_by_class,
 )
+from nas.data.registry import settings_from_file
 from nas.run.distributed import Place
 from search_space.errors import BadFile, UserError
+from search_space.reading import read_options
 from tests import SHARED
 
 
@@ -210,6 +215,34 @@ def test_normalisation_is_that_of_the_data_set() -> None:
     ((x, _),) = data.batches(whole, 4, 1)
     for channel, value in enumerate(((1 - 0.5) / 0.25, 0.0, -3.0)):
         torch.testing.assert_close(x[0, channel], torch.full((4, 4), value), atol=1e-5, rtol=0)
+
+
+def test_normalisation_may_be_that_of_trained_weights(digits: DataSet) -> None:
+    """Options reach the batches and what is recorded of the input, and come back equal from a file's lists."""
+    asked = read_options(DataSettings, {"limit": 64, "mean": [0.5, 0.25, 0], "std": [0.5, 1, 2]}, "data.")
+    data = load(asked)
+    assert (data.inputs.mean, data.inputs.std) == ((0.5, 0.25, 0.0), (0.5, 1.0, 2.0))
+    ((theirs, _),) = data.batches(data.test.take(np.arange(3)), 8, 3)
+    ((ours, _),) = digits.batches(data.test.take(np.arange(3)), 8, 3)
+    pixels = ours * 0.25 + 0.5
+    for channel, (mean, std) in enumerate(zip(data.mean, data.std, strict=True)):
+        torch.testing.assert_close(theirs[:, channel], (pixels[:, channel] - mean) / std, atol=1e-5, rtol=0)
+    assert settings_from_file(json.loads(json.dumps(asdict(asked)))) == asked
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"mean": [0.5, 0.5]}, "data.mean=.* is not a list of 3"),
+        ({"mean": [127.5, 127.5, 127.5]}, "data.mean=.* is not three numbers between 0 and 1"),
+        ({"mean": 0.5}, "data.mean=0.5 is not a list"),
+        ({"std": [0.5, 0, 0.5]}, "data.std=.* is not three numbers above 0"),
+    ],
+)
+def test_a_normalisation_that_is_none_is_one_line(option: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said) as error:
+        read_options(DataSettings, option, "data.")
+    assert "\n" not in str(error.value)
 
 
 def test_evaluation_sees_images_unchanged_and_training_moves_them(digits: DataSet) -> None:

@@ -30,6 +30,7 @@ from nas.run.log import GATES_LOG, SEARCH_LOG
 from nas.run.resume import Begun
 from search_space import Architecture, cost_of, load_space, lower
 from search_space.errors import BadFile, CannotWrite
+from tests import ROOT
 
 DEVICES = {
     "vpu": ("Intel Myriad X (NCS2)", "OpenVINO 2019R2", "fp16", 1.0),
@@ -44,8 +45,15 @@ def sample_record(space_name: str, seed: int, depth: int | None = None) -> dict[
     rng = random.Random(seed)
     space = load_space(space_name)
     blocks = [
-        [rng.choice(space.choices) for _ in range(min(stage.max_blocks, depth or rng.randint(1, stage.max_blocks)))]
-        for stage in space.stages
+        [
+            rng.choice(choices)
+            for _ in range(
+                rng.randint(stage.least_blocks, stage.max_blocks)
+                if depth is None
+                else min(stage.max_blocks, max(stage.least_blocks, depth))
+            )
+        ]
+        for stage, choices in zip(space.stages, space.stage_choices, strict=True)
     ]
     architecture = Architecture(space, tuple(map(tuple, blocks)))
     segments = lower(architecture, 224, 10)
@@ -168,7 +176,16 @@ class Page(HTMLParser):
         return [attributes["data-tip"] for _, attributes in self.elements if "data-tip" in attributes]
 
 
-SAMPLES = [("quadranet", None), ("proxyless", None), ("quadranet_t", 99), ("quadranet", 1)]
+MACRO = str(ROOT / "experiments/spaces/nas_bench_macro.yaml")
+SAMPLES = [
+    ("quadranet", None),
+    ("proxyless", None),
+    ("quadranet_t", 99),
+    ("quadranet", 1),
+    ("efficientnet_lite0", None),
+    (MACRO, None),
+    (MACRO, 0),
+]
 
 
 @pytest.mark.parametrize(("space", "depth"), SAMPLES)

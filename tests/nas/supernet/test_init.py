@@ -18,7 +18,7 @@ from nas.api import search
 from nas.data import DataSettings
 from nas.run.finished import Finished
 from nas.run.result import load_result
-from nas.supernet.origin import CHECKPOINT
+from nas.supernet.origin import CHECKPOINT, origin_of
 from nas.supernet.saved import SUPERNET_FORMAT
 from search_space import UserError
 
@@ -150,6 +150,14 @@ def test_images_that_the_run_did_not_see_are_refused(tmp_path: Path) -> None:
     search(device="cpu", budget_ms=40, out=str(tmp_path / "run"), **options)
     with pytest.raises(UserError, match="such as 'a'; the images named by data= have others"):
         from_run(tmp_path / "run", tmp_path / "again")
+
+
+def test_images_normalised_otherwise_are_refused(run_folder: Path) -> None:
+    origin = origin_of(str(run_folder))
+    with pytest.raises(
+        UserError, match=r"trained with data.mean=\[0.5,0.5,0.5\] .* leave out data.mean= and data.std="
+    ):
+        origin.check_inputs(replace(origin.inputs, mean=(0.1, 0.2, 0.3)))
 
 
 def test_profiles_of_other_devices_spoil_nothing(
