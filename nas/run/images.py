@@ -13,7 +13,8 @@ from nas.supernet.origin import images_at_hand, is_published, origin_of
 def images_of(settings: SearchSettings, own: DataSet | None = None) -> DataSet:
     """Those that the settings name, or the caller's own; from an earlier supernet networks can be chosen without any.
 
-    Where weights are inherited, images are normalised as the trained network's were.
+    Where weights are inherited, images are normalised as the trained network's were. A supernet of other classes can be
+    trained on, but not asked as it is.
     Raises `UserError` for images that the supernet of `init` cannot be asked about, `BadFile`.
     """
     if settings.init is None:
@@ -29,7 +30,8 @@ def images_of(settings: SearchSettings, own: DataSet | None = None) -> DataSet:
         origin.check_inputs(data.inputs)
         return data
     data, before = own or load(settings.data), origin.inputs
-    if not origin.has_classes(data.class_names):
+    trains = settings.warmup.epochs + settings.epochs + settings.finetune.epochs > 0
+    if trains and not origin.has_classes(data.class_names):
         return _normalised(data, settings.data, before.mean, before.std)
     if origin.keeps_statistics:
         data = _normalised(data, settings.data, before.mean, before.std)
