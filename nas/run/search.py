@@ -95,6 +95,10 @@ def carry_out(
         with _keeping(logs), SearchProgress(steps, progress if here.first else False) as bar:
             with joined(here):
                 start = start_of(plans[0], data)
+                if taught := start.facts.get("teacher"):
+                    say(
+                        f"teacher {taught['name']}: validation accuracy {taught['validation']:.1%} with a new classifier"
+                    )
                 task = Task(plans, data, logs, checkpoints, bar, start)
                 _measure_inherited(task, say)
                 supernet = _search(task, strategy)
