@@ -96,9 +96,7 @@ def carry_out(
             with joined(here):
                 start = start_of(plans[0], data)
                 if taught := start.facts.get("teacher"):
-                    say(
-                        f"teacher {taught['name']}: validation accuracy {taught['validation']:.1%} with a new classifier"
-                    )
+                    say(f"teacher {taught['name']}: validation accuracy {taught['validation']:.1%}")
                 task = Task(plans, data, logs, checkpoints, bar, start)
                 _measure_inherited(task, say)
                 supernet = _search(task, strategy)
