@@ -78,7 +78,8 @@ def draw(each: Sequence[Budgeted], rng: np.random.Generator, count: int) -> NDAr
 
 def train_supernet(plan: Plan, data: DataSet, checkpoints: Checkpoints) -> Supernet:
     """Weight steps on drawn networks, one a step; resumes from the checkpoints, if any. Raises `NotFinite`."""
-    from nas.strategies.weights import WeightTraining, new_supernet
+    from nas.strategies.untrained import new_supernet
+    from nas.strategies.weights import WeightTraining
 
     settings, each = plan.settings, regions(plan)
     supernet = new_supernet(plan, data)

@@ -116,7 +116,7 @@ class Trainer:
 
         from nas.data import load
         from nas.discrete.budgeted import within_budget
-        from nas.strategies.weights import weight_steps
+        from nas.strategies.untrained import weight_steps
         from search_space import GatePath
 
         plan, short = short_search(job.what, job.seed, self.short, self.scale, self.root), self.short
@@ -189,7 +189,8 @@ def train_supernet(
     """With its last weights, and averages of one training by several decays."""
     import torch
 
-    from nas.strategies.weights import WeightTraining, new_supernet
+    from nas.strategies.untrained import new_supernet
+    from nas.strategies.weights import WeightTraining
     from nas.training.moving_average import MovingAverage
 
     torch.set_num_threads(1)

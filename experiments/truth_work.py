@@ -195,7 +195,8 @@ class Worker:
 
     def train_supernet(self, job: Job, data: DataSet) -> Supernet:
         """As many weight steps as in a search, or few, on paths drawn uniformly."""
-        from nas.strategies.weights import WeightTraining, new_supernet
+        from nas.strategies.untrained import new_supernet
+        from nas.strategies.weights import WeightTraining
 
         plan = self.plan(job.seed, job.share_weights, budget_share=1.0)
         if job.short:

@@ -55,7 +55,7 @@ def search(
             raise UserError(f"data={data!r} is neither a name, nor a dict of data options, nor a DataSet")
         if resolution is not None:
             options["data"] = {**options.get("data", {}), "resolution": resolution}
-        options = with_defaults(options)
+        options = with_defaults(options, own.class_names if own else None)
     each = settings_of(options)
     if begun is None:
         check_out(each[0].out)

@@ -97,7 +97,9 @@ def full_training(
     from nas.run.progress import SearchProgress
     from nas.run.provenance import provenance
     from nas.run.result import ALONE, load_result_or_architecture
+    from nas.strategies.start import named_teacher
     from nas.training.loop import steps_per_epoch, train_network
+    from nas.training.teacher import changes_pictures, lessons_of
     from search_space.build import Network, to_channels_last
 
     assert command.architecture is not None
@@ -140,7 +142,7 @@ def full_training(
         checkpoints.require_same({"data": data.digest, "architecture": str(found.architecture)})
         if here.first:
             data.findings.save(folder)
-        log = TrainLog(folder, checkpoints, per_epoch)
+        log, facts = TrainLog(folder, checkpoints, per_epoch), dict[str, Any]()
         with joined(here), SearchProgress(recipe.epochs * per_epoch, progress if here.first else False) as bar:
 
             def on_step(step: int, epoch: int, loss: float) -> None:
@@ -149,7 +151,22 @@ def full_training(
                 log.step(step, epoch + 1, loss)
 
             with_global_norms(to_channels_last(network)).to(here.device)
-            train_network(network, data, data.train, command.resolution, recipe, command.seed, on_step, checkpoints)
+            lessons = None
+            if command.teacher is not None:
+                teacher = named_teacher(command.teacher, data, command.resolution)
+                facts["teacher"] = {"name": teacher.name, "validation": teacher.validation}
+                lessons = lessons_of(data, command.resolution, teacher, changes_pictures(recipe))
+            train_network(
+                network,
+                data,
+                data.train,
+                command.resolution,
+                recipe,
+                command.seed,
+                on_step,
+                checkpoints,
+                lessons=lessons,
+            )
         if not here.first:
             return None
         result = conclude(
@@ -162,6 +179,7 @@ def full_training(
                 "data": asdict(data_settings),
                 "recipe": asdict(recipe),
                 "search": dict(found.provenance),
+                **facts,
                 **provenance(command.seed, begun.command, begun.started, checkpoints.seconds, here),
             },
         )

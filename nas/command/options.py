@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 DATA_PATHS = ("data.root", "data.train", "data.test", "data.cache")
-PATHS = {"architecture", "init", "optuna.storage", "out", "resume", "space", "weights", *DATA_PATHS}
+PATHS = {"architecture", "init", "optuna.storage", "out", "resume", "space", "teacher", "weights", *DATA_PATHS}
 
 
 WIDTH = 120  # characters a line of --help

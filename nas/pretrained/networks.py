@@ -9,16 +9,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from itertools import pairwise
 from typing import Annotated, TypeVar
 
 from nas.data.settings import Colour
-from search_space import SearchSpace, load_space
+from search_space import SearchSpace, UserError, load_space
 from search_space.reading import Above, AtLeast, read, read_yaml
 from search_space.space import Count
 
 T = TypeVar("T")
 TIMM = "timm:"
+INSTALL = "pip install -c constraints.txt -e '.[pretrained]'"
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,15 @@ def layouts() -> Mapping[str, Layout]:
 def published() -> Mapping[str, Published]:
     """The networks by name; those that timm can fetch begin with `TIMM`."""
     return _table("networks.yaml", Published)
+
+
+def package_of(name: str) -> Distribution:
+    """The installed distribution that holds a network's weights. Raises `UserError` where it is not installed."""
+    asked = published()[name].package or ""
+    try:
+        return distribution(asked)
+    except PackageNotFoundError as error:
+        raise UserError(f"the weights of {name} are in the package {asked}; install it: {INSTALL}") from error
 
 
 def packaged() -> tuple[str, ...]:

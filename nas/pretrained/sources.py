@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from nas.pretrained.networks import TIMM, packaged, published
+from nas.pretrained.networks import INSTALL, TIMM, package_of, packaged, published
 from nas.pretrained.trained import Trained, trained_from
 from search_space.errors import BadFile, UnknownName, UserError, one_line
 from search_space.weight_files import read_state_dict
 
-INSTALL = "pip install -c constraints.txt -e '.[pretrained]'"
 INSTALL_TIMM = "pip install -c constraints.txt -e '.[baselines]'"
 
 
@@ -34,16 +32,14 @@ def load_trained(name: str) -> Trained:
 
 
 def _from_package(name: str) -> Trained:
-    asked = published()[name].package or ""
-    try:
-        package = distribution(asked)
-    except PackageNotFoundError as error:
-        raise UserError(f"the weights of {name} are in the package {asked}; install it: {INSTALL}") from error
+    package = package_of(name)
     files = [file for file in package.files or () if file.suffix == ".pth"]
     if len(files) != 1:
-        raise BadFile(f"the package {asked} holds {len(files)} files .pth instead of one; install it anew: {INSTALL}")
+        raise BadFile(
+            f"the package {package.name} holds {len(files)} files .pth instead of one; install it anew: {INSTALL}"
+        )
     state = read_state_dict(Path(str(files[0].locate())))
-    return trained_from(state, f"{asked} {package.version}", [name])
+    return trained_from(state, f"{package.name} {package.version}", [name])
 
 
 def _from_timm(name: str) -> Trained:

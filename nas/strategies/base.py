@@ -15,6 +15,7 @@ from nas.run.checkpoint import Checkpoints
 from nas.run.log import SearchLog
 from nas.run.plan import Plan
 from nas.run.progress import SearchProgress
+from nas.strategies.start import Start
 from nas.supernet.gates import Gates
 from nas.supernet.network import Supernet
 from nas.training.loop import accuracy
@@ -37,7 +38,7 @@ class Task:
     """What a strategy works on: targets that share images and all settings but device and budget.
 
     logs: one a target, in the order of the plans. checkpoints: the run's; a strategy saves its state there under a
-    phase of its own and resumes from it.
+    phase of its own and resumes from it. start: what weights start from and learn from; None: at random, from labels.
     """
 
     plans: Sequence[Plan]
@@ -45,6 +46,7 @@ class Task:
     logs: Sequence[SearchLog]
     checkpoints: Checkpoints
     progress: SearchProgress
+    start: Start | None = None
 
     @property
     def plan(self) -> Plan:

@@ -25,7 +25,8 @@ from nas.run.settings import SearchSettings
 from nas.run.targets import target_name
 from nas.strategies.base import Found, Task, choose
 from nas.strategies.target import Target
-from nas.strategies.weights import WeightTraining, first_supernet, weight_steps
+from nas.strategies.untrained import weight_steps
+from nas.strategies.weights import WeightTraining, first_supernet
 from nas.supernet.network import Supernet, frozen
 from nas.supernet.origin import CHECKPOINT, gates_key, trained_for
 from nas.supernet.saved import save_supernet
@@ -48,7 +49,7 @@ class Proxyless:
     def search(self, task: Task) -> tuple[Supernet, list[Found]]:
         """Resumes from the run's checkpoints, if they are of this phase. Raises `NotFinite`."""
         settings, data = task.plan.settings, task.data
-        run = _Run(task, first_supernet(task.plan, data))
+        run = _Run(task, first_supernet(task.plan, data, task.start))
         if saved := task.checkpoints.saved_in(PHASE):
             run.restore(saved)
         task.progress.skip(run.weights.step)
@@ -88,8 +89,11 @@ class _Run:
         )
         self.settings: SearchSettings = task.plan.settings  # what targets differ in is read from their own plans
         self.draws = torch.Generator().manual_seed(self.settings.seed)
-        self.targets = [Target(plan, log, self.draws) for plan, log in zip(task.plans, task.logs, strict=True)]
-        self.weights = WeightTraining(task.plan, task.data, supernet)
+        self.targets = [
+            Target(plan, log, self.draws, task.start.damage if task.start else None)
+            for plan, log in zip(task.plans, task.logs, strict=True)
+        ]
+        self.weights = WeightTraining(task.plan, task.data, supernet, task.start.lessons if task.start else None)
         self.figures = _Figures()
         self.gate_steps = 0
         self.validation_batches = self._validation_batches()

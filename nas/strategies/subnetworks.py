@@ -24,7 +24,8 @@ from nas.run.distributed import with_global_norms
 from nas.run.log import LOG_EVERY, Row
 from nas.run.plan import Plan
 from nas.strategies.base import Found, Task
-from nas.strategies.weights import WeightTraining, first_supernet, weight_steps
+from nas.strategies.untrained import weight_steps
+from nas.strategies.weights import WeightTraining, first_supernet
 from nas.supernet.network import Supernet
 from nas.supernet.origin import CHECKPOINT, trained_for
 from nas.supernet.saved import save_supernet
@@ -114,8 +115,9 @@ class _Run:
         self.plan, self.data, self.region = task.plan, task.data, region
         self.log, self.progress, self.checkpoints = task.logs[0], task.progress, task.checkpoints
         self.settings = self.plan.settings
-        self.supernet: Supernet = first_supernet(self.plan, self.data)
-        self.weights = WeightTraining(self.plan, self.data, self.supernet)
+        self.supernet: Supernet = first_supernet(self.plan, self.data, task.start)
+        lessons = task.start.lessons if task.start else None
+        self.weights = WeightTraining(self.plan, self.data, self.supernet, lessons)
         self.looked: dict[Choices, float] = {}  # in this run; reported again to a searcher that starts again
 
     def state(self) -> Checkpoint:

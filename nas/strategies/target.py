@@ -15,7 +15,7 @@ from nas.run.log import Row, SearchLog
 from nas.run.plan import Plan
 from nas.supernet.expected_latency import ExpectedLatency
 from nas.supernet.gates import Gates, GateSample
-from nas.supernet.origin import origin_of
+from nas.supernet.origin import is_published, origin_of
 from nas.supernet.saved import load_gates
 
 
@@ -25,19 +25,24 @@ class Target:
     expected_ms: the expected latency of the gates as they are.
     """
 
-    def __init__(self, plan: Plan, log: SearchLog, draws: torch.Generator) -> None:
+    def __init__(self, plan: Plan, log: SearchLog, draws: torch.Generator, damage: Tensor | None = None) -> None:
+        """damage: (slots, candidates), what the gates start by, where it is known."""
         self.plan, self.log = plan, log
         settings = plan.settings
         self.budget_ms = settings.budget_ms
         self.gates = Gates(plan.space, draws)
-        if settings.init is not None and (key := origin_of(settings.init).gates) is not None:
-            load_gates(origin_of(settings.init).path, self.gates, key)
+        if settings.init is not None and not is_published(settings.init):
+            origin = origin_of(settings.init)
+            if origin.gates is not None:
+                load_gates(origin.path, self.gates, origin.gates)
         self.expected = ExpectedLatency(plan.table)
         self.penalty = penalty_form(settings.penalty.form)(settings.penalty, plan.table, self.budget_ms)
         self.optimizer = torch.optim.Adam(self.gates.parameters(), lr=settings.gates.lr, betas=(0.0, 0.999))
         follow = settings.warmup.epochs + settings.epochs > 0  # without steps, gates choose as they were left
         if follow:
             if settings.gates.start == "budget":
+                if damage is not None:
+                    self.gates.prefer_harmless(damage)
                 self.gates.keep_within(plan.table, self.budget_ms)
             self.penalty.constrain(self.gates)
         self.expected_ms = self._expected_ms()

@@ -3,69 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nas.data import DataSet
 from nas.run.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, part, under
-from nas.run.distributed import with_global_norms
 from nas.run.plan import Plan
+from nas.strategies.start import Start, start_of
+from nas.strategies.untrained import new_supernet, weight_steps
 from nas.supernet.network import Supernet
-from nas.supernet.origin import CHECKPOINT, origin_of
+from nas.supernet.origin import CHECKPOINT
 from nas.supernet.saved import load_supernet
+from nas.training.lessons import Lessons, taught_loss
 from nas.training.loop import computing_in, make_optimizer, set_cosine_lr, take_step
 from nas.training.mixing import mix
 from nas.training.moving_average import MovingAverage
 from search_space import GatePath
-from search_space.build import to_channels_last
-
-OWN_STEPS = 150  # weight steps a candidate, on average, from which on it has weights of its own
 
 
-def weight_steps(plan: Plan, data: DataSet) -> int:
-    """Weight steps of a whole search."""
-    settings = plan.settings
-    return (settings.warmup.epochs + settings.epochs) * data.steps(data.train, settings.train.batch_size)
+def first_supernet(plan: Plan, data: DataSet, start: Start | None = None) -> Supernet:
+    """As a search starts with it: new, or with the weights that `init` names. Raises `UserError`, `BadFile`.
 
-
-def decided(plan: Plan, data: DataSet) -> Plan:
-    """The plan with `train.share_weights` said: by itself, or by how many weight steps a candidate would have.
-
-    In `experiments.ground_truth` weights of their own ranked networks better (Kendall's tau 0.59 against 0.49) at some
-    310 steps a candidate and no better (0.56, 0.58) at 60, where shared ones were 5 points ahead in accuracy.
+    start: worked out for this plan and these images, if it was already; a start's supernet is given out, not copied.
     """
-    train = plan.settings.train
-    if train.share_weights is not None:
-        return plan
-    widest = max(len(slot.candidates) for slot in plan.space.slots)
-    train = replace(train, share_weights=weight_steps(plan, data) / widest < OWN_STEPS)
-    return replace(plan, settings=replace(plan.settings, train=train))
-
-
-def new_supernet(plan: Plan, data: DataSet) -> Supernet:
-    """With the random weights that the settings' seed gives."""
-    settings = decided(plan, data).settings
-    assert settings.train.share_weights is not None
-    torch.manual_seed(settings.seed)
-    supernet = Supernet(
-        plan.space, settings.data.resolution, data.num_classes, share_weights=settings.train.share_weights
-    )
-    to_channels_last(supernet)
-    with_global_norms(supernet)
-    return supernet.to(data.place.device)
-
-
-def first_supernet(plan: Plan, data: DataSet) -> Supernet:
-    """As a search starts with it: new, or with the weights that `init` names. Raises `BadFile`."""
-    supernet = new_supernet(plan, data)
-    if plan.settings.init is not None:
-        load_supernet(origin_of(plan.settings.init).path, supernet)
-    return supernet
+    if start is None and plan.settings.init is not None:
+        start = start_of(plan, data)
+    if start is not None and start.supernet is not None:
+        return start.supernet
+    return new_supernet(plan, data)
 
 
 def trained_supernet(plan: Plan, data: DataSet, folder: Path) -> Supernet:
@@ -81,8 +49,10 @@ class WeightTraining:
     step: weight steps done; loss: the last one's.
     """
 
-    def __init__(self, plan: Plan, data: DataSet, supernet: Supernet) -> None:
+    def __init__(self, plan: Plan, data: DataSet, supernet: Supernet, lessons: Lessons | None = None) -> None:
+        """lessons: what is learned from the training images; their labels alone by default."""
         self.settings, self.data, self.supernet = plan.settings, data, supernet
+        self.lessons = lessons or Lessons(data.train)
         self.optimizer = make_optimizer(supernet, self.settings.train.lr, self.settings.train.weight_decay)
         self.average = MovingAverage(supernet, self.settings.train.ema) if self.settings.train.ema else None
         self.total = weight_steps(plan, data)
@@ -91,10 +61,10 @@ class WeightTraining:
         self.loss: float | None = None
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Train images (N, 3, R, R) and labels (N,) of what is left of an epoch, in an order of its own."""
+        """Train images (N, 3, R, R) and what the lessons number them by (N,), of what is left of an epoch."""
         s, done = self.settings, self.step % self.epoch_steps
         return self.data.batches(
-            self.data.train, s.data.resolution, s.train.batch_size, s.seed, epoch, training=True, start=done
+            self.lessons.split, s.data.resolution, s.train.batch_size, s.seed, epoch, training=True, start=done
         )
 
     def state(self) -> Checkpoint:
@@ -114,13 +84,15 @@ class WeightTraining:
             self.average.restore(part(saved.tensors, "average"))
         self.step, self.loss = saved.facts["step"], saved.facts["loss"]
 
-    def train_path(self, images: Tensor, labels: Tensor, path: GatePath, epoch: int) -> None:
-        """One step of the weights on the path. Raises `NotFinite`."""
+    def train_path(self, images: Tensor, given: Tensor, path: GatePath, epoch: int) -> None:
+        """One step of the weights on the path, on a batch of `batches`. Raises `NotFinite`."""
         s = self.settings.train
         set_cosine_lr(self.optimizer, self.step, self.total, s.lr, warmup=min(50, self.total // 10), final=0.1 * s.lr)
+        labels = self.lessons.labels_of(given)
         images, targets = mix(images, labels, self.data.num_classes, s.mixup, s.cutmix, self._draws())
         with computing_in(s.precision, images.device):
-            loss = F.cross_entropy(self.supernet(images, path), targets, label_smoothing=s.label_smoothing)
+            soft = self.lessons.soft_labels(given, images)
+            loss = taught_loss(self.supernet(images, path), targets, soft, s.teacher_share, s.label_smoothing)
         loss.backward()
         active = self.supernet.path_parameters(path)  # the only ones that have a gradient
         where = f"weight step {self.step} (epoch {epoch + 1})"

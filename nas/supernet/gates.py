@@ -17,6 +17,8 @@ from latency_models import LatencyTable
 from nas.supernet.expected_latency import tilt_within
 from search_space import GatePath, SearchSpace
 
+TEMPERATURE = 0.03  # nats of damage that make a candidate less probable by a factor e
+
 
 @dataclass(frozen=True)
 class GateSample:
@@ -60,6 +62,15 @@ class Gates(nn.Module):
             tilted = alpha - tilt * np.nan_to_num(table.slot_ms)
             tilted = np.where(np.isfinite(tilted), tilted - tilted.max(1, keepdims=True), 0.0)
             self.alpha.copy_(torch.from_numpy(tilted))
+
+    @torch.no_grad()
+    def prefer_harmless(self, damage: Tensor) -> None:
+        """Make candidates less probable by what they cost the largest path: alpha - damage / temperature.
+
+        damage: (slots, candidates) in nats (`nas.supernet.damage`). The most probable network within a budget is then
+        the one of least damage in all.
+        """
+        self.alpha.sub_(damage.to(self.alpha) / TEMPERATURE * self.exists)
 
     def log_probabilities(self, involved: Tensor | None = None) -> Tensor:
         """(slots, candidates) log softmax over the candidates involved (default all); -inf elsewhere."""

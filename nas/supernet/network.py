@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from nas.run.distributed import GlobalBatchNorm2d
 from nas.supernet.gates import GateSample
+from nas.training.loop import hold_statistics
 from search_space import GatePath, SearchSpace, Segment, lower, lower_space
 from search_space.build import Block, Interpreter, Network, initialise, run_lean_layer
 from search_space.layer import SEGMENT_INPUT, Kind, LayerSpec, Node
@@ -90,7 +91,7 @@ class SharedSlot(nn.Module):
     `largest`: a block each of whose layers is as large as the largest of its name in any candidate.
     """
 
-    def __init__(self, segment: Segment, layer_scale: float) -> None:
+    def __init__(self, segment: Segment, layer_scale: float, kept_statistics: bool = False) -> None:
         super().__init__()
         self.nodes = segment.candidates
         largest = _largest_layers(self.nodes)
@@ -101,13 +102,19 @@ class SharedSlot(nn.Module):
             assert not whole or node.spec.in_channels == width[node.name], f"{node.name} cannot be a slice"
         self.plain = [Interpreter(nodes) for nodes in self.nodes]
         self.lean = [Interpreter(nodes, lean=True) for nodes in self.nodes]
+        self.statistics = nn.ModuleList(map(Statistics, self.nodes)) if kept_statistics else None
 
     def run(self, candidate: int, x: Tensor) -> Tensor:
         """x: (N, C, H, W) -> (N, C', H', W')."""
         interpreters = self.lean if self.largest.runs_lean(x) else self.plain
-        return interpreters[candidate].run(self._step, x)
+        if self.statistics is None:
+            return interpreters[candidate].run(self.step, x)
+        kept = self.statistics[candidate]
+        assert isinstance(kept, Statistics)
+        return interpreters[candidate].run(partial(self.step, kept=kept), x)
 
-    def _step(self, step: Step, *inputs: Tensor) -> Tensor:
+    def step(self, step: Step, *inputs: Tensor, kept: Statistics | None = None) -> Tensor:
+        """One layer of a candidate; kept: the statistics of its BatchNorms, None for the batch's."""
         if isinstance(step, LeanNodes):
             return run_lean_layer(step, inputs[0], self._tensors_of)
         spec, module = step.spec, self.largest.get_submodule(step.name)
@@ -117,6 +124,8 @@ class SharedSlot(nn.Module):
             return F.conv2d(inputs[0], weight, bias, spec.stride, spec.padding, groups=groups)
         if isinstance(module, nn.BatchNorm2d):
             weight, bias = module.weight[: spec.in_channels], module.bias[: spec.in_channels]
+            if kept is not None:
+                return F.batch_norm(inputs[0], *kept.of(step.name), weight, bias, training=False, eps=module.eps)
             if isinstance(module, GlobalBatchNorm2d):
                 return module.normalise(inputs[0], weight, bias)
             return F.batch_norm(inputs[0], None, None, weight, bias, training=True, eps=module.eps)
@@ -137,7 +146,33 @@ class SharedSlot(nn.Module):
         """A candidate's weights as the state of a block of its own."""
         specs = {node.name: node.spec for node in self.nodes[candidate]}
         state = {key: (value, specs.get(key.split(".")[0])) for key, value in self.largest.state_dict().items()}
-        return {key: _slice(value, spec) for key, (value, spec) in state.items() if spec is not None}
+        found = {key: _slice(value, spec) for key, (value, spec) in state.items() if spec is not None}
+        if self.statistics is not None:
+            kept = self.statistics[candidate]
+            assert isinstance(kept, Statistics)
+            for norm in kept.norms:
+                found[f"{norm}.running_mean"], found[f"{norm}.running_var"] = kept.of(norm)
+        return found
+
+
+class Statistics(nn.Module):
+    """Mean and variance that the BatchNorms of one candidate normalise by; they are measured, never trained."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        super().__init__()
+        self.norms = [node.name for node in nodes if node.spec.kind is Kind.BATCH_NORM]
+        for node in (node for node in nodes if node.name in self.norms):
+            self.register_buffer(f"{node.name}_mean", torch.zeros(node.spec.in_channels))
+            self.register_buffer(f"{node.name}_var", torch.ones(node.spec.in_channels))
+
+    def of(self, norm: str) -> tuple[Tensor, Tensor]:
+        """Mean and variance, (channels,) each; the tensors themselves."""
+        return self.get_buffer(f"{norm}_mean"), self.get_buffer(f"{norm}_var")
+
+    def put(self, norm: str, mean: Tensor, variance: Tensor) -> None:
+        """Set them, (channels,) each."""
+        for own, value in zip(self.of(norm), (mean, variance), strict=True):
+            own.copy_(value)
 
 
 def _largest_layers(candidates: Sequence[Sequence[Node]]) -> list[Node]:
@@ -180,7 +215,8 @@ class Supernet(nn.Module):
 
     LayerNorms need nothing special under path sampling; BatchNorms use the batch's statistics and
     keep no running ones, since those would mix paths: `extract` gives a network whose statistics
-    are then measured on its own path.
+    are then measured on its own path. A supernet that starts from a trained network keeps that one's statistics
+    instead, for every candidate its own (`nas.supernet.inherit`).
     """
 
     def __init__(
@@ -190,20 +226,29 @@ class Supernet(nn.Module):
         num_classes: int,
         layer_scale: float = 1.0,
         share_weights: bool = False,
+        kept_statistics: bool = False,
     ) -> None:
-        """`share_weights`: the candidates of a slot are slices of the largest one."""
+        """share_weights: the candidates of a slot are slices of the largest one.
+
+        kept_statistics: BatchNorms normalise by fixed statistics; with shared weights only.
+        """
         super().__init__()
         self.space = space
         self.resolution = resolution
         self.num_classes = num_classes
         self.segments: tuple[Segment, ...] = lower_space(space, resolution, num_classes)
-        slot_type = SharedSlot if share_weights else SeparateSlot
+        assert share_weights or not kept_statistics
+        self.kept_statistics = kept_statistics
         for segment in self.segments:
-            fixed = segment.slot is None
-            piece = (
-                Block(segment.nodes, layer_scale, batch_statistics=True) if fixed else slot_type(segment, layer_scale)
-            )
+            piece: nn.Module
+            if segment.slot is None:
+                piece = Block(segment.nodes, layer_scale, batch_statistics=not kept_statistics)
+            elif share_weights:
+                piece = SharedSlot(segment, layer_scale, kept_statistics)
+            else:
+                piece = SeparateSlot(segment, layer_scale)
             self.add_module(segment.name, piece)
+        hold_statistics(self)
         deepest = sum(max(sum(n.residual for n in nodes) for nodes in s.candidates) for s in self.segments)
         initialise(self, branches=deepest)
 
@@ -227,6 +272,16 @@ class Supernet(nn.Module):
             x = y
         return x
 
+    def finish(self, x: Tensor, segment: int, path: GatePath) -> Tensor:
+        """What the path makes of the output of the segments before this one; x: (N, C, H, W) -> (N, classes)."""
+        for own, piece in list(zip(self.segments, self.children(), strict=True))[segment:]:
+            if own.slot is None:
+                x = piece(x)
+            elif own.candidates[path.choices[own.slot]]:
+                assert isinstance(piece, SeparateSlot | SharedSlot)
+                x = piece.run(path.choices[own.slot], x)
+        return x
+
     def path_parameters(self, path: GatePath) -> list[nn.Parameter]:
         """The parameters that a path uses, fixed pieces included."""
         chosen = (0 if segment.slot is None else path.choices[segment.slot] for segment in self.segments)
@@ -248,7 +303,8 @@ class Supernet(nn.Module):
     def extract(self, path: GatePath) -> Network:
         """The plain network of a path with copies of its weights, Zeros left out.
 
-        Its BatchNorms, if any, start with empty running statistics: see `nas.training.loop.recalibrate`.
+        Its BatchNorms, if any, start with empty running statistics (see `nas.training.loop.recalibrate`), unless the
+        supernet keeps them.
         """
         segments = lower(self.space.architecture(path), self.resolution, self.num_classes)
         network = Network(segments)

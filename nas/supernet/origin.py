@@ -1,7 +1,8 @@
 """Where a search starts with `init=`: a supernet that an earlier training left. No torch here.
 
 `init=pretrained` is the one that ships (nas/supernets); a run's folder, any checkpoint.safetensors, or a weight source
-of your own by its dotted path will do as well.
+of your own by its dotted path will do as well. So will a network that others trained (`is_published`), whose space is
+then searched.
 The file says what the supernet was trained for, and that becomes the default of a search from it: its space
 and images, and no epochs. Networks are then chosen and compared with the weights as they are. Not for resuming.
 """
@@ -19,10 +20,11 @@ from safetensors import SafetensorError, safe_open
 
 from nas.data.registry import settings_from_file
 from nas.data.settings import DataSettings
+from nas.pretrained.networks import TIMM, Published, package_of, packaged, published
 from nas.run.result import InputFormat, load_result
 from nas.run.settings import SearchSettings, settings_from_dict
 from search_space import load_space
-from search_space.errors import BadFile, UserError
+from search_space.errors import BadFile, UnknownName, UserError
 from search_space.named import is_dotted, load_named
 from search_space.reading import read
 
@@ -33,6 +35,7 @@ by its full dotted path, `init=package.module:function`."""
 KEPT = ("space", "space_width", "data", "train")  # settings of the training that a search from it keeps
 
 TRAINED_FOR = "trained_for"  # in a supernet's file: JSON in UTF-8, a tensor since the header's entries have no order
+STATISTICS = ".statistics."  # in the names of tensors of supernets that keep a trained network's
 TRIAL_IMAGES = 1000  # that networks are compared on, by default: seconds instead of minutes
 
 
@@ -40,7 +43,8 @@ TRIAL_IMAGES = 1000  # that networks are compared on, by default: seconds instea
 class Origin:
     """A supernet's file and what it was trained for.
 
-    gates: the name of the gates in it, None where it has none; splits: the digest of the images' division.
+    gates: the name of the gates in it, None where it has none; splits: the digest of the images' division;
+    keeps_statistics: whether its BatchNorms have those of a trained network.
     """
 
     path: Path
@@ -48,6 +52,11 @@ class Origin:
     settings: SearchSettings
     inputs: InputFormat
     splits: str
+    keeps_statistics: bool = False
+
+    def has_classes(self, names: tuple[str, ...]) -> bool:
+        """Whether it was trained for these classes; for others its weights are a start, and need a new classifier."""
+        return self.inputs.class_names == names
 
     def check(self, settings: SearchSettings) -> None:
         """Raise `UserError` for a search of another supernet, or that needs images, or gates, that are not there."""
@@ -161,6 +170,43 @@ def _asked_of(missing: Path) -> str:
         return ""
 
 
+def is_published(init: str) -> bool:
+    """Whether `init=` means a network that others trained: by name, of timm, or a file that no search wrote."""
+    if init in packaged() or init.startswith(TIMM):
+        return True
+    path = Path(init).expanduser()
+    if path.suffix in (".pth", ".pt"):
+        return True
+    return path.suffix == ".safetensors" and path.is_file() and not _is_supernet(path)
+
+
+def _is_supernet(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return TRAINED_FOR in file.keys() or path.name == CHECKPOINT  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return path.name == CHECKPOINT
+
+
+@cache
+def published_origin(init: str) -> tuple[str, Published]:
+    """Name and facts of the network that `init=` means, found without torch unless it is a file.
+
+    Raises `UserError`, `BadFile` too.
+    """
+    name = init.partition(".")[0] if init.startswith(TIMM) else init
+    if name in published():
+        if name in packaged():
+            package_of(name)
+        return name, published()[name]
+    if init.startswith(TIMM):
+        raise UnknownName("trained network", init, [known for known in published() if known.startswith(TIMM)])
+    from nas.pretrained.sources import load_trained
+
+    name = load_trained(init).name
+    return name, published()[name]
+
+
 @cache
 def origin_of(init: str) -> Origin:
     """What `init=` names: a weight source, a run's folder or a supernet's file. Raises `UserError`, `BadFile` too."""
@@ -179,10 +225,12 @@ def origin_of(init: str) -> Origin:
             settings_from_dict(SearchSettings, {**settings, "data": settings_from_file(settings["data"])}),
             read(InputFormat, purpose["inputs"], f"the input in '{path}'"),
             purpose["splits"],
+            any(STATISTICS in name for name in names),
         )
     except FileNotFoundError as error:
         raise BadFile(
-            f"init={init}: no file '{path}'; give pretrained, a search's folder or its {CHECKPOINT}{_asked_of(path)}"
+            f"init={init}: no file '{path}'; give pretrained, {', '.join(packaged())}, a search's folder or its "
+            f"{CHECKPOINT}{_asked_of(path)}"
         ) from error
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise BadFile(f"init={init}: '{path}' is not the supernet of a search of this version") from error

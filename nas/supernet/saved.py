@@ -39,10 +39,14 @@ def save_supernet(
     write_whole(checkpoint, save(state, {"format": str(SUPERNET_FORMAT)}))
 
 
-def load_supernet(checkpoint: Path, supernet: Supernet) -> None:
-    """Fill a supernet from what a search left. Raises `BadFile`."""
+def load_supernet(checkpoint: Path, supernet: Supernet, but: str | None = None) -> None:
+    """Fill a supernet from what a search left; but: the beginning of names that stay as they are. Raises `BadFile`."""
     with _reading(checkpoint) as state:
-        supernet.load_state_dict(part(state, "supernet"))
+        saved = part(state, "supernet")
+        if but is not None:
+            kept = {name: value for name, value in supernet.state_dict().items() if name.startswith(but)}
+            saved |= kept
+        supernet.load_state_dict(saved)
 
 
 def load_gates(checkpoint: Path, gates: Gates, key: str) -> None:

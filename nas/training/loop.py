@@ -11,11 +11,11 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nas.data import DataSet, Split
 from nas.run.checkpoint import Checkpoint, Checkpoints, load_optimizer, optimizer_tensors, part, under
 from nas.run.distributed import average_gradients, total
+from nas.training.lessons import Lessons, taught_loss
 from nas.training.mixing import mix
 from nas.training.moving_average import MovingAverage
 from nas.training.recipes import Recipe
@@ -97,6 +97,16 @@ def accuracy(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor
     return right / seen
 
 
+def hold_statistics(model: nn.Module) -> None:
+    """BatchNorms that have running statistics normalise by them from now on, in training too, and leave them alone.
+
+    `model.train()` undoes it.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
+            module.eval()
+
+
 @torch.no_grad()
 def recalibrate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Measure every BatchNorm's mean and variance on the network's own path, as plain averages over the batches.
@@ -134,13 +144,17 @@ def train_network(
     on_step: Callable[[int, int, float], None] = lambda step, epoch, loss: None,
     checkpoints: Checkpoints | None = None,
     phase: str = PHASE,
+    lessons: Lessons | None = None,
 ) -> None:
     """Train in place for `recipe.epochs`. The weights end as the moving average where `recipe.ema` > 0.
+
+    lessons: what is learned from the split's images; their labels alone by default.
 
     With `checkpoints` it resumes from them if they are of this `phase`, and keeps them from first state to last.
     Raises `NotFinite`; the network then holds the last state.
     """
     run = _Training(network, recipe, seed)
+    lessons = lessons or Lessons(split)
     per_epoch = steps_per_epoch(data, split, recipe)
     steps = recipe.epochs * per_epoch
     warmup = min(round(recipe.warmup_epochs * per_epoch), steps // 2)
@@ -151,9 +165,11 @@ def train_network(
         if checkpoints:
             checkpoints.keep(phase, run.step, run.state, now=True)
         network.train()
+        if recipe.keep_statistics:
+            hold_statistics(network)
         for epoch in range(run.step // per_epoch, recipe.epochs):
             batches = data.batches(
-                split,
+                lessons.split,
                 resolution,
                 recipe.batch_size,
                 seed,
@@ -164,12 +180,15 @@ def train_network(
             for group in _groups(batches, recipe.accumulate):
                 set_cosine_lr(run.optimizer, run.step, steps, recipe.lr, warmup, recipe.final_lr)
                 value = torch.zeros(())
-                for images, labels in group:
+                for images, given in group:
+                    labels = lessons.labels_of(given)
                     images, targets = mix(
                         augment(images), labels, data.num_classes, recipe.mixup, recipe.cutmix, run.draws
                     )
                     with computing_in(recipe.precision, images.device):
-                        loss = F.cross_entropy(network(images), targets, label_smoothing=recipe.label_smoothing)
+                        soft = lessons.soft_labels(given, images)
+                        logits = network(images)
+                        loss = taught_loss(logits, targets, soft, recipe.teacher_share, recipe.label_smoothing)
                     loss = loss / len(group)  # the last of an epoch may be smaller
                     value = value.to(loss.device) + loss.detach()
                     loss.backward()

@@ -37,6 +37,8 @@ class Recipe:
     ema: Annotated[Share, "decay of the weights' moving average, used when the training ends (0: off)"] = 0.0
     precision: Annotated[Precision, "bf16: layers compute in bfloat16 while they train"] = "fp32"
     drop_path: Annotated[Share, "stochastic depth: probability that the last block is left out"] = 0.0
+    teacher_share: Annotated[Share, "share of the loss that a teacher's soft labels have, where there is one"] = 0.5
+    keep_statistics: Annotated[bool, "BatchNorms keep the statistics that they start with"] = False
     layer_scale: Annotated[float, "what residual branches are multiplied by at the start"] = 1.0
 
     def __post_init__(self) -> None:
@@ -57,9 +59,12 @@ def load_recipe(name: str, **changes: Any) -> Recipe:
     return settings_from_dict(Recipe, {**values, **changes}, "recipe.")
 
 
-def finetune_recipe(settings: SearchSettings) -> Recipe:
-    """The supernet's training, with what `finetune` says instead. Raises `UserError` for `finetune.epochs=0`."""
+def finetune_recipe(settings: SearchSettings, keep_statistics: bool = False) -> Recipe:
+    """The supernet's training, with what `finetune` says instead. Raises `UserError` for `finetune.epochs=0`.
+
+    keep_statistics: of BatchNorms that were inherited from a trained network.
+    """
     of_supernet = asdict(settings.train)
     del of_supernet["share_weights"]
     own = {name: value for name, value in asdict(settings.finetune).items() if value is not None}
-    return Recipe(**{"warmup_epochs": 0.5, **of_supernet, **own})
+    return Recipe(**{"warmup_epochs": 0.5, "keep_statistics": keep_statistics, **of_supernet, **own})

@@ -9,7 +9,7 @@ import pytest
 from nas.data import DataSettings, load
 from nas.run.plan import plan_search
 from nas.run.settings import SearchSettings, TrainSettings
-from nas.strategies.weights import OWN_STEPS, decided, new_supernet, weight_steps
+from nas.strategies.untrained import OWN_STEPS, decided, new_supernet, weight_steps
 from nas.supernet.network import SeparateSlot, SharedSlot
 
 
