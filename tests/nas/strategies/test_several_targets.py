@@ -108,9 +108,10 @@ def test_runs_are_compared_in_one_table_and_page(
 
 def test_another_budget_from_the_shared_supernet_and_from_one_targets_gates(finished: Finished, tmp_path: Path) -> None:
     first = finished.targets[1]
-    again = search(init=str(first.folder), device="cpu", budget_ms=70, out=str(tmp_path / "again"), progress=False)
+    common: dict[str, Any] = {"init": str(first.folder), "device": "cpu", "rerank": SMALL["rerank"], "progress": False}
+    again = search(**common, budget_ms=70, out=str(tmp_path / "again"))
     assert again.result.architecture == first.result.architecture
-    other = search(init=str(first.folder), device="cpu", budget_ms=50, out=str(tmp_path / "other"), progress=False)
+    other = search(**common, budget_ms=50, out=str(tmp_path / "other"))
     budget = other.result.budget
     assert budget is not None and 0.97 * 50 <= budget.predicted_ms <= 50
 
