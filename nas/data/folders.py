@@ -37,6 +37,10 @@ OF_THE_SYSTEM = {  # kept by macOS' archives, by Synology and QNAP, by Windows a
     "thumbs.db",
     "desktop.ini",
 }
+DECODERS = {  # (module, package) beside Pillow -> endings of images that it decodes
+    ("pillow_heif", "pillow-heif"): {".heic", ".heif"},
+    ("pillow_avif", "pillow-avif-plugin"): {".avif"},
+}
 NAMED = 6  # endings, classes or folders that are listed
 NEEDED = "it needs one folder of images for every class"
 
@@ -248,9 +252,13 @@ class PassedOver:
 
     def describe(self, images: Collection[str]) -> str:
         """In words. images: the endings of images."""
-        often = sorted(self.endings, key=lambda ending: (-self.endings[ending], ending))
+        needs = {ending: package for (_, package), own in DECODERS.items() for ending in own - set(images)}
+        lacking = sorted(needs.keys() & self.endings.keys())
+        parts = [f"{self.endings[ending]} {ending} files, which need {needs[ending]}" for ending in lacking]
+        others = self.endings.keys() - needs.keys()
+        often = sorted(others, key=lambda ending: (-self.endings[ending], ending))
         said = [f"{self.endings[ending]} {ending}" for ending in often[:NAMED]] + ["..."] * (len(often) > NAMED)
-        parts = [f"{', '.join(said)} (images are {', '.join(sorted(images))})"] if said else []
+        parts += [f"{', '.join(said)} (images are {', '.join(sorted(images))})"] if said else []
         parts += [f"{count} {reason}" for reason, count in sorted(self.reasons.items())]
         return f"passed over: {', '.join(parts)}" if parts else "nothing was passed over"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,12 +28,48 @@ def split_by_class(labels: NDArray[np.int64], share: float, seed: int) -> tuple[
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def hold_out(split: Split, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_by_key(
+    labels: NDArray[np.int64], keys: Sequence[str], share: float, seed: int, least: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of (the rest, a held-out share), drawn by a hash of each image's key alone.
+
+    So an image stays where it is when others come or go, and images of one key stay together. The share of a class is
+    held to within chance: of n images of keys of their own, share n, with a standard deviation of
+    sqrt(share (1 - share) n). Only where that leaves a class no held-out image, or fewer than `least` others, is the
+    nearest key moved. labels: (n,).
+    """
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    drawn_of = np.array([_drawn(key, seed) for key in numbers])
+    key = np.array([numbers[one] for one in keys], dtype=np.int64)
+    held_keys = drawn_of < share
+    for label in np.unique(labels):
+        own = np.unique(key[labels == label])
+        own = own[np.argsort(drawn_of[own], kind="stable")]
+        held_keys[own[0]] |= not held_keys[own].any()
+        for last in own[:0:-1]:  # never the first one
+            if np.count_nonzero((labels == label) & ~held_keys[key]) >= least:
+                break
+            held_keys[last] = False
+    held = held_keys[key]
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _drawn(key: str, seed: int) -> float:
+    """From 0 to 1, the same for a key at all times."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {key}".encode()).digest()[:8]) / 2**64
+
+
+def hold_out(
+    split: Split, share: float, seed: int, keys: Sequence[str] | None = None, least: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of (the rest, a held-out share).
 
-    Whole shards, so that each is read for one of the two only, where both sides then have every class; otherwise a
+    keys: of every image of the source, see `split_by_key`; `least`, too. Without keys:
+    whole shards, so that each is read for one of the two only, where both sides then have every class; otherwise a
     share of every class.
     """
+    if keys is not None:
+        return split_by_key(split.labels, [keys[index] for index in split.indices], share, seed, least)
     if isinstance(split.source, ShardedSource):
         order = _by_shard_in_turn(split, seed)
         held, rest = np.split(order, [max(1, round(share * len(order)))])
@@ -61,18 +98,20 @@ def assemble(
     limit: int | None,
     validation: Split | None = None,
     where: Mapping[str, str] | None = None,
+    keys: Sequence[str] | None = None,
 ) -> DataSet:
     """Hold out validation and test, where the data has none; the split never depends on a run's seed.
 
     What the data has of its own may lack classes. where: for 'train', 'validation' and 'test', in words, where those
-    images are. `DataSet.found` says how the images are divided. Raises `UserError` for too few images.
+    images are. keys: see `hold_out`. `DataSet.found` says how the images are divided. Raises `UserError` for too few
+    images.
     """
     if not 0.01 <= validation_share <= 0.9:
         raise UserError(f"data.validation_share={validation_share} is not between 0.01 and 0.9")
     own = {"validation": validation, "test": test}
     total = len(trained) + sum(len(split) for split in own.values() if split is not None)
     if test is None:
-        rest, held = hold_out(trained, 0.2, seed=1)
+        rest, held = hold_out(trained, 0.2, 1, keys, least=2 if validation is None else 1)
         trained, test = trained.take(rest), trained.take(held)
     if limit is not None:
         if limit < 4 * data.num_classes:
@@ -82,7 +121,7 @@ def assemble(
         if limit < len(trained):
             trained = trained.take(_first(trained, limit))
     if validation is None:
-        rest, held = hold_out(trained, validation_share, seed=2)
+        rest, held = hold_out(trained, validation_share, 2, keys)
         trained, validation = trained.take(rest), trained.take(held)
     data = replace(data, train=trained, validation=validation, test=test)
     notes = []

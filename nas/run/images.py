@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nas.data import DataSet, load, no_images
 from nas.run.settings import SearchSettings
 from nas.supernet.origin import images_at_hand, origin_of
@@ -15,7 +17,8 @@ def images_of(settings: SearchSettings, own: DataSet | None = None) -> DataSet:
     if own is not None or settings.init is None or images_at_hand(settings.data):
         data = own or load(settings.data)
         if settings.init is not None:
-            origin_of(settings.init).check_images(data.inputs, data.digest)
+            changed = origin_of(settings.init).check_images(data.inputs, data.digest, data.record)
+            data = replace(data, found=(*data.found, *changed))
         return data
     origin = origin_of(settings.init)
     data = no_images(settings.data.name, origin.inputs).varied(settings.data.flip, settings.data.crop)
