@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nas.data.decoders import image_endings, packages_for
 from search_space.errors import BadFile
 
 ROLES = {
@@ -36,10 +37,6 @@ OF_THE_SYSTEM = {  # kept by macOS' archives, by Synology and QNAP, by Windows a
     "lost+found",
     "thumbs.db",
     "desktop.ini",
-}
-DECODERS = {  # (module, package) beside Pillow -> endings of images that it decodes
-    ("pillow_heif", "pillow-heif"): {".heic", ".heif"},
-    ("pillow_avif", "pillow-avif-plugin"): {".avif"},
 }
 NAMED = 6  # endings, classes or folders that are listed
 NEEDED = "it needs one folder of images for every class"
@@ -207,9 +204,8 @@ def _are_splits(folder: Path, roles: Mapping[str, Path], others: Sequence[Path])
 
 
 def _holds_image(folder: Path) -> bool:
-    from nas.data.sources import IMAGE_ENDINGS  # loads Pillow, for a rare question alone
-
-    return any(Path(name).suffix.lower() in IMAGE_ENDINGS for _, _, names in os.walk(folder) for name in names)
+    endings = image_endings()  # loads Pillow, for a rare question alone
+    return any(Path(name).suffix.lower() in endings for _, _, names in os.walk(folder) for name in names)
 
 
 def _part(folder: Path, around: list[Path], notes: list[str], trained: Collection[str] = ()) -> Part:
@@ -252,7 +248,7 @@ class PassedOver:
 
     def describe(self, images: Collection[str]) -> str:
         """In words. images: the endings of images."""
-        needs = {ending: package for (_, package), own in DECODERS.items() for ending in own - set(images)}
+        needs = packages_for(frozenset(images))
         lacking = sorted(needs.keys() & self.endings.keys())
         parts = [f"{self.endings[ending]} {ending} files, which need {needs[ending]}" for ending in lacking]
         others = self.endings.keys() - needs.keys()

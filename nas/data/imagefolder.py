@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas.data.decoders import image_endings
 from nas.data.folders import Layout, Part, PassedOver, images_in, layout_of, printable
 from nas.data.named import Epochs, NamedDataSet, Peeked
 from nas.data.settings import ImageFileSettings
@@ -37,14 +38,13 @@ def _load(settings: ImageFolderSettings) -> DataSet:
     import numpy as np
 
     from nas.data.pictures import Pictures, data_set_of
-    from nas.data.sources import IMAGE_ENDINGS
 
     layout, passed = _layout(settings), PassedOver()
     names, root = layout.class_names, layout.around[0]
     found = {role: _files(part, names, passed) for role, part in {"train": layout.train, **layout.held_out}.items()}
     if empty := sorted(set(range(len(names))) - set(found["train"][1].tolist())):
         folder = layout.train.classes[names[empty[0]]][0]
-        raise BadFile(f"'{folder}' holds no image ({', '.join(sorted(IMAGE_ENDINGS))})")
+        raise BadFile(f"'{folder}' holds no image ({', '.join(sorted(image_endings()))})")
     for role, (files, _) in found.items():
         if not files:
             part = layout.held_out[role]
@@ -61,19 +61,17 @@ def _load(settings: ImageFolderSettings) -> DataSet:
     said = {role: f"'{printable(part.folder.name)}'" for role, part in where.items()}
     data = data_set_of(pictures, printable(root.name), names, settings, said)
     counts, *notes = data.found
-    return replace(data, found=(f"{counts}; {passed.describe(IMAGE_ENDINGS)}", *layout.notes, *notes))
+    return replace(data, found=(f"{counts}; {passed.describe(image_endings())}", *layout.notes, *notes))
 
 
 def _files(part: Part, names: tuple[str, ...], passed: PassedOver) -> tuple[list[Path], NDArray[np.int64]]:
     """A split's images, class after class, and their labels (n,)."""
     import numpy as np
 
-    from nas.data.sources import IMAGE_ENDINGS
-
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        found = [path for folder in part.classes.get(name, ()) for path in images_in(folder, IMAGE_ENDINGS, passed)]
+        found = [path for folder in part.classes.get(name, ()) for path in images_in(folder, image_endings(), passed)]
         files += sorted(found)
         labels += [label] * len(found)
     return files, np.array(labels, dtype=np.int64)
@@ -81,14 +79,12 @@ def _files(part: Part, names: tuple[str, ...], passed: PassedOver) -> tuple[list
 
 def _count_around(layout: Layout, passed: PassedOver) -> None:
     """Count the files that are in no class folder."""
-    from nas.data.sources import IMAGE_ENDINGS
-
     for folder in layout.around:
-        if stray := sum(1 for _ in images_in(folder, IMAGE_ENDINGS, passed, deep=False)):
+        if stray := sum(1 for _ in images_in(folder, image_endings(), passed, deep=False)):
             passed.reasons["outside of class folders"] += stray
     for folder in layout.unused:
         others = PassedOver()
-        images = sum(1 for _ in images_in(folder, IMAGE_ENDINGS, others))
+        images = sum(1 for _ in images_in(folder, image_endings(), others))
         passed.reasons[f"in the folder '{printable(folder.name)}'"] += images + others.files
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from nas.data.folders import DECODERS
+from nas.data.decoders import image_endings
 from nas.data.reduced import KeptImages, Purpose
 from search_space.errors import BadFile, one_line
 
@@ -35,22 +34,7 @@ PADDING = b"\0\r\n"  # what may follow that mark
 OF_DECODING = (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError)
 
 
-def _image_endings() -> frozenset[str]:
-    """Endings of images that can be decoded here, which depends on how Pillow was built and what stands beside it."""
-    endings = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif"}
-    endings |= {".avif"} if features.check("avif") else set()
-    for (module, _), own in DECODERS.items():
-        try:
-            plugin = import_module(module)
-        except ImportError:
-            continue
-        if register := getattr(plugin, "register_heif_opener", None):
-            register()
-        endings |= own
-    return frozenset(endings)
-
-
-IMAGE_ENDINGS = _image_endings()
+image_endings()  # makes decoders ready
 
 
 class CannotDecode(BadFile):

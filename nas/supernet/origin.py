@@ -131,12 +131,11 @@ class Origin:
                 "compared on images that they were trained on; put the images back, or train a supernet on them by "
                 "leaving out init="
             )
-        else:
-            raise UserError(
-                f"'{self.path}' was trained on {data.name} with data.validation_share={data.validation_share:g} "
-                f"data.limit={_shown(data.limit)}; divided otherwise, its networks would be compared on images that "
-                "they were trained on"
-            )
+        raise UserError(
+            f"'{self.path}' was trained on {data.name} with data.validation_share={data.validation_share:g} "
+            f"data.limit={_shown(data.limit)}; divided otherwise, its networks would be compared on images that "
+            "they were trained on"
+        )
 
 
 def _shown(value: float | str | None) -> str:
