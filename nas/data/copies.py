@@ -20,7 +20,8 @@ from nas.data.sources import EncodedSource
 from search_space.errors import BadFile
 
 DIGITS = 32  # of the digest in hexadecimal, 128 bits
-ALIKE = 0.999  # correlation of the greys of two small pictures, from which they count as near copies
+ALIKE = 0.995  # correlation of the greys of two small pictures, from which they count as near copies: those of another
+# size or JPEG quality have 0.997 or more, and no two of scikit-learn's 1,797 digits have as much
 FLAT = 4.0  # levels; pictures whose greys deviate less are not compared
 
 
@@ -67,11 +68,11 @@ def kept_together(contents: Sequence[str], groups: Sequence[str]) -> list[str]:
 
 
 def one_side_each(
-    parts: Mapping[str, Split | None], keys: Sequence[str], contents: Sequence[str]
+    parts: Mapping[str, Split | None], keys: Sequence[str], contents: Sequence[str], source: EncodedSource
 ) -> tuple[dict[str, Split | None], list[str]]:
     """The splits without held-out images that belong to a split before them, and sentences on those left out.
 
-    The training images stay whole, then the test images. Raises `BadFile` if none is left of a split.
+    The training images stay whole, then the test images; so does a split of which none would be left, which is said.
     """
     kept, notes = dict(parts), []
     seen: dict[str, str] = {}
@@ -81,17 +82,22 @@ def one_side_each(
         if split is None:
             continue
         stays = np.array([keys[index] not in seen for index in split.indices], dtype=bool)
-        for where, count_copies in (("train", True), ("train", False), ("test", True), ("test", False)):
-            out = [i for i in split.indices[~stays] if seen[keys[i]] == where]
-            chosen = [i for i in out if (of_content.get(contents[i]) == where) == count_copies]
-            if chosen:
-                what = "are copies of" if count_copies else "are of a group or copy that is among"
-                notes.append(
-                    f"{len(chosen)} of {len(split)} {role} images {what} {where} images and left out: "
-                    f"{listed([split.source.name(int(i)) for i in chosen])}"  # type: ignore[attr-defined]
-                )
         if len(split) and not stays.any():
-            raise BadFile(f"every {role} image is a copy, or of a group, of another split's; {notes[-1]}")
+            stays[:] = True
+            notes.append(
+                f"every {role} image is a copy of one in another split, or of a group with it: the {role} accuracy "
+                "says nothing about other images; leave the split out, and a part of the training images is held out"
+            )
+        out = split.indices[~stays].tolist()
+        for where in ("train", "test"):
+            copies = [i for i in out if of_content.get(contents[i]) == where]
+            others = [i for i in out if of_content.get(contents[i]) is None and seen[keys[i]] == where]
+            for what, those in (("copies of", copies), ("of the same groups as", others)):
+                if those:
+                    notes.append(
+                        f"{len(those)} of {len(split)} {role} images are {what} {where} images and left out: "
+                        f"{listed([source.name(i) for i in those])}"
+                    )
         kept[role] = split.take(np.flatnonzero(stays))
         seen |= {keys[index]: role for index in split.indices[stays]}
         of_content |= {contents[index]: role for index in split.indices[stays]}

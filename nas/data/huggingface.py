@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face's `datasets`: saved on this disk by `save_to_disk`, or by their name where there is a network.
+"""Data sets of Hugging Face's `datasets`: saved by `save_to_disk`, or by their name where there is a network.
 
 The image and label columns are found by their types. Not for streaming.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, overload
 
 from nas.data.folders import ROLES, PassedOver, listed, printable
 from nas.data.named import Epochs, NamedDataSet, Peeked
 from nas.data.settings import ImageFileSettings
+from nas.data.table import ordered
 from search_space.errors import BadFile, UserError, one_line
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ def _found(settings: HuggingFaceSettings) -> Found:
     return _read(settings.root, settings.config, settings.image_column, settings.label_column)
 
 
-@lru_cache(1)  # `peek` and `load` read the same
 def _read(root: str, config: str | None, image_column: str | None, label_column: str | None) -> Found:
     opened = _opened(root, config)
     whole = opened if isinstance(opened, dict) else {"train": opened}
@@ -79,8 +78,6 @@ def _read(root: str, config: str | None, image_column: str | None, label_column:
     labels = {role: _labels(rows, label) for role, (_, rows) in splits.items()}
     trained = {name for name in labels["train"] if name is not None}
     stated = [printable(str(name)) for name in getattr(features[label], "names", None) or ()]
-    from nas.data.table import ordered
-
     class_names = tuple(name for name in stated if name in trained) or ordered(trained)
     if len(class_names) < 2:
         raise BadFile(f"data.root={root} has {len(class_names)} classes in column '{label}'; it needs two or more")
@@ -110,6 +107,8 @@ def _opened(root: str, config: str | None) -> Any:
                     "use data=imagefolder, for a table data=table"
                 )
             return datasets.load_from_disk(str(folder))
+        if root.startswith(("/", ".", "~")):
+            raise BadFile(f"no folder '{folder}'; give data.root= one that save_to_disk wrote, or a data set's name")
         return datasets.load_dataset(root, config)
     except BadFile:
         raise
@@ -168,17 +167,22 @@ class EncodedRows(Sequence[Path | bytes]):
 
 
 def _load(settings: HuggingFaceSettings) -> DataSet:
+    found, passed = _found(settings), PassedOver()
+    assert settings.root is not None
     import datasets
     import numpy as np
 
     from nas.data.pictures import Pictures, data_set_of
 
-    assert settings.root is not None
-    found, passed = _found(settings), PassedOver()
     for name, count in found.unused.items():
         passed.reasons[f"in the split '{name}'"] += count
     number_of = {name: number for number, name in enumerate(found.class_names)}
-    splits, rows, names, labels, roles, groups = [], [], [], [], [], []
+    splits: list[Any] = []
+    rows: list[tuple[int, int]] = []
+    names: list[str] = []
+    labels: list[int] = []
+    roles: list[str] = []
+    groups: list[str] = []
     for role, (split_name, split) in found.splits.items():
         own = split.cast_column(found.image_column, datasets.Image(decode=False)).select_columns([found.image_column])
         if settings.group_column is not None:

@@ -72,7 +72,7 @@ def data_set_of(
         used = np.concatenate([part.indices for part in left if part is not None])
         contents = contents_of(source, used)
         keys = kept_together(contents, pictures.groups)
-        kept, notes = one_side_each(readable, keys, contents)
+        kept, notes = one_side_each(readable, keys, contents, source)
         notes += copies_said(contents, pictures.labels, source)
         if pictures.groups:
             count = len({group for group in pictures.groups if group})

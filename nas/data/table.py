@@ -1,4 +1,4 @@
-"""Images listed in a table, CSV or Parquet: a row for each with its path, its label and, where given, split and group."""
+"""Images listed in a table, CSV or Parquet: in each row a path, a label and, where there are any, split and group."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def _load(settings: TableSettings) -> DataSet:
         [rows.roles[i] if rows.roles else "train" for i in kept],
         [rows.groups[i] for i in kept] if rows.groups else (),
     )
-    where = {role: f"column '{settings.split_column}'" for role in set(rows.roles)}
+    where = dict.fromkeys(set(rows.roles), f"column '{settings.split_column}'")
     data = data_set_of(pictures, printable(file.stem), rows.class_names, settings, where)
     counts, *notes = data.found
     return replace(data, found=(f"{counts}; {passed.describe(endings)}", *notes))
