@@ -117,12 +117,12 @@ def copies_said(contents: Sequence[str], labels: NDArray[np.int64], source: Enco
     notes = []
     if copies:
         notes.append(
-            f"{len(copies)} images are byte copies of others, which never are in two splits: "
+            f"{len(copies)} images are byte copies of others, which are never in two splits: "
             f"{listed([source.name(position) for position in copies])}"
         )
     if torn:
         pairs = [f"{source.name(first[content])} = {source.name(position)}" for content, position in torn.items()]
-        notes.append(f"{len(torn)} pictures have copies of another class: {listed(pairs)}")
+        notes.append(f"pictures with copies of another class: {len(torn)} ({listed(pairs)})")
     return notes
 
 

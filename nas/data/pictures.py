@@ -76,7 +76,7 @@ def data_set_of(
         notes += copies_said(contents, pictures.labels, source)
         if pictures.groups:
             count = len({group for group in pictures.groups if group})
-            notes.append(f"images of a group stay in one split; there are {count} groups")
+            notes.append(f"no group of images is in two splits; groups: {count}")
         trained = kept["train"]
         assert trained is not None
         assembled = assemble(

@@ -130,11 +130,25 @@ def assemble(
             raise UserError(f"data '{data.name}' leaves {len(split)} images for {name}; it needs more images")
         lacking = [data.class_names[i] for i in sorted(set(range(data.num_classes)) - set(split.labels.tolist()))]
         if lacking and own.get(name) is None:
-            raise UserError(f"data '{data.name}' has too few images of class '{lacking[0]}': none is left for {name}")
+            number = data.class_names.index(lacking[0])
+            raise UserError(
+                f"data '{data.name}' has too few images of class '{lacking[0]}': none is left for {name}"
+                f"{_tied(number, (data.train, data.validation, data.test), keys)}"
+            )
         if lacking:
             notes.append(f"the {name} images lack {len(lacking)} of {data.num_classes} classes: {listed(lacking)}")
     held_out = {name for name, split in own.items() if split is None}
     return replace(data, found=(_divided(data, total, held_out, where or {}), *data.found, *notes))
+
+
+def _tied(label: int, splits: Sequence[Split], keys: Sequence[str] | None) -> str:
+    """In words, how many images of a class there are, where some of them have to stay together."""
+    if keys is None:
+        return ""
+    own = [keys[index] for split in splits for index in split.indices[split.labels == label]]
+    if len(set(own)) == len(own):
+        return ""
+    return f"; its {len(own)} images are {len(set(own))} without copies and groups, which stay together"
 
 
 def _divided(data: DataSet, total: int, held_out: Collection[str], where: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -143,7 +144,9 @@ def _table(path: Path) -> pd.DataFrame:
 
     try:
         if path.suffix.lower() not in PARQUET:
-            return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # of rows with more values than the first one
+                return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
         table = pd.read_parquet(path)
         return table.astype(object).where(table.notna(), "").astype(str)
     except ImportError as error:
