@@ -7,10 +7,11 @@ Expected: JPEG of 4000x3000 in the first epoch 10 times as many as plainly or mo
 
 `first` is the look through all files for damaged ones and the epoch after it, `later` the next epoch; both draw random
 crops, resize them to 128 a side and normalise. `plain` does the same on images that Pillow decodes in full, each time;
-`decode` is Pillow's full decode alone, `digest` the digests by which copies are found. Images per second of CPU time, of all threads together. The two take turns in
-every round, on the same files; medians of the rounds, ratios of the same round. What is left of a large JPEG's first
-reading is its entropy decoding, which no scale shortens: it grows with the file's bytes, not with its pixels. Files are
-made from noise of every wavelength (1/f), which compress as photographs do; their size is in the result.
+`decode` is Pillow's full decode alone, `digest` the digests of whole files by which copies are found. Images per second
+of CPU time, of all threads together. The two take turns in every round, on the same files; medians of the rounds,
+ratios of the same round. What is left of a large JPEG's first reading is its entropy decoding, which no scale shortens:
+it grows with the file's bytes, not with its pixels. Files are made from noise of every wavelength (1/f), which compress
+as photographs do; their size is in the result.
 """
 
 from __future__ import annotations
