@@ -47,7 +47,6 @@ CASES = {
     "jpeg_4000x3000_q85": Case(4000, 3000, "JPEG", 16, 85, 3),
     "jpeg_4000x3000_q92": Case(4000, 3000, "JPEG", 16, 92, 3),
     "jpeg_500x375": Case(500, 375, "JPEG", 200),
-    "jpeg_500x375_many": Case(500, 375, "JPEG", 2000, rounds=3),
     "png_96x96": Case(96, 96, "PNG", 1000),
 }
 
