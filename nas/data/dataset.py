@@ -77,6 +77,7 @@ class DataSet:
     found: tuple[str, ...] = ()  # sentences on what was found in the images, for whoever reads a result
     findings: Findings = field(default_factory=Findings)  # which images are damaged, and so in no split
     identities: Identities | None = None  # of files: then all splits are of one source
+    drawn: frozenset[str] = frozenset()  # 'validation' and 'test', if held out of the training images
     place: Place = field(default_factory=Place)  # batches go to its device, and of every batch it gets its share
 
     def __post_init__(self) -> None:
@@ -178,6 +179,30 @@ class DataSet:
         }
         unused = (Recorded("none", "", content, name) for name, content in zip(names, contents, strict=True))
         return Record(tuple(rows.get(index, one) for index, one in enumerate(unused) if one.sha256))
+
+    def divided_as(self, before: Record) -> DataSet:
+        """With images that an earlier run had in a split in the same one, where the data has no splits of its own.
+
+        New ones go with those that they stay together with, otherwise they are where they were drawn.
+        """
+        if self.identities is None or not self.drawn:
+            return self
+        was = {image.sha256: image.split for image in reversed(before.images) if image.split != "none"}
+        keys, contents = self.identities.keys, self.identities.contents
+        of_key = {key: was[content] for key, content in zip(keys, contents, strict=True) if content in was}
+        used = {"train": self.train, "validation": self.validation, "test": self.test}
+        own: dict[str, list[tuple[int, int]]] = {role: [] for role in used}
+        for role, split in used.items():
+            for index, label in zip(split.indices.tolist(), split.labels.tolist(), strict=True):
+                to = of_key.get(keys[index], role)
+                movable = {role, to} <= {"train", *self.drawn}
+                own[to if movable else role].append((index, label))
+        if not all(own.values()):
+            return self
+        divided = {
+            role: Split(self.train.source, *np.array(sorted(images), dtype=np.int64).T) for role, images in own.items()
+        }
+        return replace(self, train=divided["train"], validation=divided["validation"], test=divided["test"])
 
     def save_found(self, folder: Path) -> None:
         """Write into a run's folder which images there are and which are damaged. Raises `CannotWrite`."""

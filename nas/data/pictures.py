@@ -82,7 +82,9 @@ def data_set_of(
         assembled = assemble(
             data, trained, kept["test"], settings.validation_share, settings.limit, kept["validation"], where, keys
         )
-        return replace(assembled, identities=Identities(pictures.names, contents), found=(*assembled.found, *notes))
+        return replace(
+            assembled, identities=Identities(pictures.names, contents, keys), found=(*assembled.found, *notes)
+        )
 
     data = sound([parts[role] for role in ROLES], settings.damaged, look, assembled)
     return replace(data, found=(*data.found, *near_copies_said(data, data.findings.sketches)))

@@ -21,10 +21,14 @@ LATER = {"train": ("validation", "test"), "validation": ("test",)}  # splits in 
 
 @dataclass(frozen=True)
 class Identities:
-    """Of the images of a source, by position. content: a digest of the file's bytes, '' of one that is not used."""
+    """Of the images of a source, by position. contents: a digest of the file's bytes, '' of one that is not used.
+
+    keys: the same for images that stay together, see `nas.data.copies.kept_together`.
+    """
 
     names: Sequence[str]
     contents: Sequence[str]
+    keys: Sequence[str]
 
 
 @dataclass(frozen=True)

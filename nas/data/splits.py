@@ -31,27 +31,31 @@ def split_by_class(labels: NDArray[np.int64], share: float, seed: int) -> tuple[
 def split_by_key(
     labels: NDArray[np.int64], keys: Sequence[str], share: float, seed: int, least: int = 1
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of (the rest, a held-out share), drawn by a hash of each image's key alone.
+    """Positions of (the rest, a held-out share of every class), the keys with the smallest hashes.
 
-    So an image stays where it is when others come or go, and images of one key stay together. The share of a class is
-    held to within chance: of n images of keys of their own, share n, with a standard deviation of
-    sqrt(share (1 - share) n). Only where that leaves a class no held-out image, or fewer than `least` others, is the
-    nearest key moved. labels: (n,).
+    Which images are held out depends on their keys alone, not on names or order, and images of one key stay together.
+    Of a class at least one is held out, and the share is kept as nearly as whole keys allow; `least` others are left
+    where there are as many. labels: (n,).
     """
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    drawn_of = np.array([_drawn(key, seed) for key in numbers])
+    numbers = {one: number for number, one in enumerate(dict.fromkeys(keys))}
+    drawn = np.array([_drawn(one, seed) for one in numbers])
     key = np.array([numbers[one] for one in keys], dtype=np.int64)
-    held_keys = drawn_of < share
+    held = np.zeros(len(numbers), dtype=bool)
     for label in np.unique(labels):
-        own = np.unique(key[labels == label])
-        own = own[np.argsort(drawn_of[own], kind="stable")]
-        held_keys[own[0]] |= not held_keys[own].any()
-        for last in own[:0:-1]:  # never the first one
-            if np.count_nonzero((labels == label) & ~held_keys[key]) >= least:
+        own, sizes = np.unique(key[labels == label], return_counts=True)
+        order = np.argsort(drawn[own], kind="stable")
+        own, sizes = own[order], sizes[order]
+        target = max(1, min(round(share * sizes.sum()), sizes.sum() - least))
+        count = sizes[held[own]].sum()
+        for one, size in zip(own, sizes, strict=True):
+            if count >= target:
                 break
-            held_keys[last] = False
-    held = held_keys[key]
-    return np.flatnonzero(~held), np.flatnonzero(held)
+            if not held[one] and abs(count + size - target) < target - count:
+                held[one] = True
+                count += size
+        if not count:
+            held[own[np.argmin(sizes)]] = True
+    return np.flatnonzero(~held[key]), np.flatnonzero(held[key])
 
 
 def _drawn(key: str, seed: int) -> float:
@@ -138,6 +142,7 @@ def assemble(
         if lacking:
             notes.append(f"the {name} images lack {len(lacking)} of {data.num_classes} classes: {listed(lacking)}")
     held_out = {name for name, split in own.items() if split is None}
+    data = replace(data, drawn=frozenset(held_out))
     return replace(data, found=(_divided(data, total, held_out, where or {}), *data.found, *notes))
 
 

@@ -68,12 +68,6 @@ def sizes(data: DataSet) -> tuple[int, int, int]:
     return len(data.train), len(data.validation), len(data.test)
 
 
-def own(data: DataSet) -> tuple[int, int]:
-    """How many images a training folder has, of which some are held out for validation, and a test folder."""
-    assert min(sizes(data)) >= data.num_classes
-    return len(data.train) + len(data.validation), len(data.test)
-
-
 def refused(root: Path, *named: str) -> str:
     """The one line with which a folder is refused, before its images are read."""
     with pytest.raises(BadFile) as caught:
@@ -94,7 +88,7 @@ def test_splits_have_many_names_in_any_case(train: str, held: str, tmp_path: Pat
     pytorch-image-models 957, torchvision 613, simsiam 49.
     """
     data = loaded(splits(tmp_path, {train: 10, held: 3}))
-    assert data.class_names == ("cat", "dog") and own(data) == (20, 6)
+    assert data.class_names == ("cat", "dog") and sizes(data) == (18, 2, 6)
     assert all(f"/{held}/" in path for path in files(data, data.test))
     assert all(f"/{train}/" in path for path in files(data, data.train) + files(data, data.validation))
     assert f"'{train}'" in data.found[0] and f"'{held}'" in data.found[0]
@@ -103,8 +97,8 @@ def test_splits_have_many_names_in_any_case(train: str, held: str, tmp_path: Pat
 def test_training_images_alone_are_divided(tmp_path: Path) -> None:
     """One folder Train, and nothing to test with. simsiam 49."""
     data = loaded(splits(tmp_path, {"Train": 10}))
-    assert data.class_names == ("cat", "dog") and sum(own(data)) == 20
-    assert f"validation {len(data.validation)} (held out), test {len(data.test)} (held out)" in data.found[0]
+    assert data.class_names == ("cat", "dog") and sizes(data) == (14, 2, 4)
+    assert "validation 2 (held out), test 4 (held out)" in data.found[0]
 
 
 @pytest.mark.parametrize("names", [("train", "Train"), ("val", "valid"), ("test", "Testing")])
@@ -148,7 +142,7 @@ def test_test_images_without_classes_are_passed_over(tmp_path: Path) -> None:
     """Kaggle's test images have no labels. simsiam 49."""
     write(splits(tmp_path, {"train": 10}) / "test", 7)
     data = loaded(tmp_path)
-    assert sum(own(data)) == 20
+    assert sizes(data) == (14, 2, 4)
     assert "passed over: 7 in the folder 'test'" in data.found[0] and "'test' has no class folders" in data.found[1]
 
 
@@ -167,7 +161,7 @@ def test_folders_around_the_root_are_entered(inner: str, split: bool, tmp_path: 
     (tmp_path / "README.txt").touch()
     data = loaded(tmp_path)
     assert data.class_names == ("cat", "dog") and data.name == tmp_path.name
-    assert own(data) == (20, 6) if split else sum(own(data)) == 20
+    assert sizes(data) == ((18, 2, 6) if split else (14, 2, 4))
     assert any(f"'{inner}'" in sentence for sentence in data.found[1:])
     assert "passed over: 1 .txt" in data.found[0]
 
@@ -175,7 +169,7 @@ def test_folders_around_the_root_are_entered(inner: str, split: bool, tmp_path: 
 def test_a_folder_around_the_classes_of_a_split_is_entered(tmp_path: Path) -> None:
     """Kaggle's archives hold train/train/CLASS. pytorch-image-models 957."""
     splits(tmp_path, {"train/train": 10, "test/test": 3})
-    assert own(loaded(tmp_path)) == (20, 6)
+    assert sizes(loaded(tmp_path)) == (18, 2, 6)
 
 
 def test_one_folder_without_folders_is_a_question(tmp_path: Path) -> None:
@@ -215,8 +209,8 @@ def test_a_limit_leaves_validation_and_test_images(tmp_path: Path) -> None:
 def test_without_test_images_validation_images_are_the_test(name: str, tmp_path: Path) -> None:
     """ImageNet's habit: accuracies are those of val, which nothing may see before. torchvision 613."""
     data = loaded(splits(tmp_path, {"train": 10, name: 4}))
-    assert own(data) == (20, 8)
-    assert f"validation {len(data.validation)} (held out), test 8 ('{name}', as there is no test" in data.found[0]
+    assert sizes(data) == (18, 2, 8)
+    assert f"validation 2 (held out), test 8 ('{name}', as there is no test folder)" in data.found[0]
 
 
 def test_validation_images_are_packed_with_the_training_images(tmp_path: Path) -> None:
@@ -295,7 +289,7 @@ def test_a_linked_class_folder_and_a_linked_split_are_used(tmp_path: Path) -> No
     for name in ("cat", "dog"):
         (root / "train" / name).symlink_to(tmp_path / "store" / "a" / name)
     (root / "test").symlink_to(tmp_path / "store" / "b")
-    assert own(loaded(root)) == (20, 6)
+    assert sizes(loaded(root)) == (18, 2, 6)
 
 
 def test_links_that_lead_nowhere_or_back_are_counted(tmp_path: Path) -> None:
@@ -336,7 +330,7 @@ def test_what_is_no_image_is_counted_wherever_it_lies(tmp_path: Path) -> None:
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "1.xml").touch()
     data = loaded(tmp_path)
-    assert own(data) == (20, 6)
+    assert sizes(data) == (18, 2, 6)
     _, said = data.found[0].split("passed over: ")
     assert said.startswith("2 .txt, 1 .csv, 1 .mp4 (images are ")
     assert said.endswith(
@@ -364,7 +358,7 @@ def test_accents_in_two_forms_are_one_class(tmp_path: Path) -> None:
     splits(tmp_path, {"train": 10}, (apart, "cat"))
     splits(tmp_path, {"test": 3}, (composed, "cat"))
     data = loaded(tmp_path)
-    assert data.class_names == (composed, "cat") and own(data) == (20, 6) and len(data.found) == 1
+    assert data.class_names == (composed, "cat") and sizes(data) == (18, 2, 6) and len(data.found) == 1
     splits(tmp_path, {"train": 5}, (composed,))
     data = loaded(tmp_path)
     assert data.class_names == (composed, "cat") and sum(sizes(data)) == 31
@@ -404,7 +398,7 @@ def test_a_search_with_any_names_says_and_keeps_what_was_found(tmp_path: Path) -
     record = json.loads((out / "architecture.json").read_text())
     assert record["input"]["class_names"] == ["Hühner", "caf\\xe9", "two\\nlines"]
     assert record["accuracy"]["data"] == "photos \\xe9"
-    counts = "44 images of 3 classes ('Hühner', 'caf\\xe9', 'two\\nlines'); train "
+    counts = "44 images of 3 classes ('Hühner', 'caf\\xe9', 'two\\nlines'); train 33 ('Train'), validation 3 (held out)"
     lacks = "the test images lack 1 of 3 classes: 'two\\nlines'"
     assert any(counts in note for note in record["notes"]) and lacks in record["notes"]
     lines = ended.stdout.decode().splitlines()
