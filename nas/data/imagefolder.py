@@ -59,7 +59,7 @@ def _load(settings: ImageFolderSettings) -> DataSet:
     )
     where = {"train": layout.train, **layout.held_out} if layout.held_out else {}
     said = {role: f"'{printable(part.folder.name)}'" for role, part in where.items()}
-    data = data_set_of(pictures, printable(root.name), names, settings, said)
+    data = data_set_of(pictures, printable(root.name), names, settings, said, "folder")
     counts, *notes = data.found
     return replace(data, found=(f"{counts}; {passed.describe(image_endings())}", *layout.notes, *notes))
 

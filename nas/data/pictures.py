@@ -41,18 +41,23 @@ class Pictures:
 
 
 def data_set_of(
-    pictures: Pictures, name: str, class_names: tuple[str, ...], settings: ImageFileSettings, where: Mapping[str, str]
+    pictures: Pictures,
+    name: str,
+    class_names: tuple[str, ...],
+    settings: ImageFileSettings,
+    where: Mapping[str, str],
+    unit: str = "split",
 ) -> DataSet:
     """Held-out splits that no picture is of are held out of the training images.
 
-    Validation images without test images become the test images. where: by role, in words, where its images are.
-    Raises `BadFile` or `UserError`.
+    Validation images without test images become the test images. where: by role, in words, where its images are;
+    unit: what a role's images are in.     Raises `BadFile` or `UserError`.
     """
     source = EncodedSource(pictures.items, ground=settings.ground, kept=KeptImages(), names=pictures.names)
     roles, where = np.array(pictures.roles), dict(where)
     if "test" not in roles and "validation" in roles:
         roles = np.where(roles == "validation", "test", roles)
-        where["test"] = f"{where.pop('validation')}, as there is no test split"
+        where["test"] = f"{where.pop('validation')}, as there is no test {unit}"
     parts: dict[str, Split | None] = dict.fromkeys(ROLES)
     for role in ROLES:
         if len(positions := np.flatnonzero(roles == role)):
