@@ -59,7 +59,7 @@ def pack(data: DataSet, folder: Path, shard_mb: float = 100.0) -> str:
         train = _write(trained, folder, "train", shard_mb, bar)
         test = _write(data.test, folder, "test", shard_mb, bar)
     images = ShardedImages(data.name, data.class_names, train, test, data.mean, data.std, data.flip, data.crop)
-    data.findings.save(folder)
+    data.save_found(folder)
     write_whole(folder / NAME, dump(images))
     shards, total = len(train.addresses) + len(test.addresses), train.shard_bytes.sum() + test.shard_bytes.sum()
     return (

@@ -139,9 +139,11 @@ def full_training(
         checkpoints = Checkpoints(
             folder, checkpoint.minutes, checkpoint.steps, say, resume is not None, writes=here.first
         )
-        checkpoints.require_same({"data": data.digest, "architecture": str(found.architecture)})
+        checkpoints.require_same(
+            {"data": data.digest, "architecture": str(found.architecture)}, data.changed_since(folder)
+        )
         if here.first:
-            data.findings.save(folder)
+            data.save_found(folder)
         log, facts = TrainLog(folder, checkpoints, per_epoch), dict[str, Any]()
         with joined(here), SearchProgress(recipe.epochs * per_epoch, progress if here.first else False) as bar:
 

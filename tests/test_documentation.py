@@ -42,6 +42,7 @@ NOT_HERE = {  # what a command of the docs matches -> why no test runs it
     r"make (search|test|lint|docs)\b": ".ci/run does, in a fresh clone",
     r"(python3 -m venv|pip install) ": "set-up: .ci/run does it by make",
     r"hydra/launcher=submitit_slurm": "needs Slurm",
+    r"data=huggingface": "needs the extra [huggingface]; tests/reports/test_tables.py tests it where it is installed",
     r"recipe=imagenet": "needs the extra [train]; tests/nas/training/test_recipes.py tests it where it is installed",
     r"init=pretrained .*data=cifar10": "needs CIFAR-10 itself: other images than the supernet's are refused",
 }
@@ -349,6 +350,9 @@ def filled(argument: str, images: str, workshop: Workshop, cwd: Path) -> str:
         return f"{key}={cwd / 'cache'}"
     if value == "MODEL.onnx":
         return f"{key}={workshop.run / 'model.onnx'}"
+    if key == "data.file":
+        rows = [f"{path},{path.parent.name}\n" for path in sorted(workshop.photos.rglob("*.jpg"))]
+        (cwd / value).write_text("path,label\n" + "".join(rows))
     if value == "timed.csv":
         return f"{key}={workshop.timed}"
     if value == "kit/results.csv":

@@ -112,7 +112,7 @@ def next_step(result: SearchResult, folder: Path) -> str | None:
 
 def _images(data: object, measured_on: str) -> list[str]:
     """The options that name the same images again; measured_on: the name of those the network was measured on."""
-    if not isinstance(data, Mapping) or (data.get("root") is None and data.get("name") != measured_on):
+    if not isinstance(data, Mapping) or not (data.get("root") or data.get("file") or data.get("name") == measured_on):
         return ["data=NAME", "data.root=PATH"]  # images that Python code gave
     name = str(data["name"])
     defaults = option_defaults(name) if name in DATA_SETS else {}  # no module is imported that a file names

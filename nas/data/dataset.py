@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.data.order import batches_of, shards_to_come, steps_of
+from nas.data.record import Identities, Record, Recorded
 from nas.data.reduced import CENTRE_SHARE, Purpose
 from nas.data.settings import CROPS, EARLIER_CROPS, Colour, DataSettings
 from nas.data.soundness import Findings
@@ -74,6 +76,8 @@ class DataSet:
     crop: str = "shift"
     found: tuple[str, ...] = ()  # sentences on what was found in the images, for whoever reads a result
     findings: Findings = field(default_factory=Findings)  # which images are damaged, and so in no split
+    identities: Identities | None = None  # of files: then all splits are of one source
+    drawn: frozenset[str] = frozenset()  # 'validation' and 'test', if held out of the training images
     place: Place = field(default_factory=Place)  # batches go to its device, and of every batch it gets its share
 
     def __post_init__(self) -> None:
@@ -160,13 +164,72 @@ class DataSet:
 
     @property
     def digest(self) -> str:
-        """A hash of what is cheap to read: classes, which image and label is in which split, what was left out."""
+        """A hash of classes, of which image, with which label, is in which split, and of what was left out.
+
+        Images are known by their content where that is known, otherwise by their position alone.
+        """
         digest = hashlib.sha256("\n".join(self.class_names).encode())
         for split in (self.train, self.validation, self.test):
             digest.update(split.indices.tobytes() + split.labels.tobytes())
+            if self.identities:
+                digest.update("".join(self.identities.contents[index] for index in split.indices).encode())
         for fact in self.findings.facts():
             digest.update(f"\n{fact}".encode())
         return digest.hexdigest()
+
+    @property
+    def record(self) -> Record | None:
+        """Which image is in which split, where images have names and contents."""
+        if self.identities is None:
+            return None
+        names, contents = self.identities.names, self.identities.contents
+        used = {"train": self.train, "validation": self.validation, "test": self.test}
+        rows = {
+            int(index): Recorded(role, self.class_names[label], contents[index], names[index])
+            for role, split in used.items()
+            for index, label in zip(split.indices, split.labels, strict=True)
+        }
+        unused = (Recorded("none", "", content, name) for name, content in zip(names, contents, strict=True))
+        return Record(tuple(rows.get(index, one) for index, one in enumerate(unused) if one.sha256))
+
+    def divided_as(self, before: Record) -> DataSet:
+        """With images that an earlier run had in a split in the same one, where the data has no splits of its own.
+
+        New ones go with those that they stay together with, otherwise they are where they were drawn.
+        """
+        if self.identities is None or not self.drawn:
+            return self
+        was = {image.sha256: image.split for image in reversed(before.images) if image.split != "none"}
+        keys, contents = self.identities.keys, self.identities.contents
+        of_key = {key: was[content] for key, content in zip(keys, contents, strict=True) if content in was}
+        used = {"train": self.train, "validation": self.validation, "test": self.test}
+        own: dict[str, list[tuple[int, int]]] = {role: [] for role in used}
+        for role, split in used.items():
+            for index, label in zip(split.indices.tolist(), split.labels.tolist(), strict=True):
+                to = of_key.get(keys[index], role)
+                movable = {role, to} <= {"train", *self.drawn}
+                own[to if movable else role].append((index, label))
+        if not all(own.values()):
+            return self
+        divided = {
+            role: Split(self.train.source, *np.array(sorted(images), dtype=np.int64).T) for role, images in own.items()
+        }
+        return replace(self, train=divided["train"], validation=divided["validation"], test=divided["test"])
+
+    def save_found(self, folder: Path) -> None:
+        """Write into a run's folder which images there are and which are damaged. Raises `CannotWrite`."""
+        self.findings.save(folder)
+        if record := self.record:
+            record.save(folder)
+
+    def changed_since(self, folder: Path) -> Callable[[], str]:
+        """Asked for, what is other than when `save_found` wrote into that folder, in words."""
+
+        def changes() -> str:
+            before, now = Record.load(folder), self.record
+            return before.changes(now) if before and now else ""
+
+        return changes
 
     def _placed(self, values: Tensor) -> Tensor:
         if self.place.device.type == "cpu":

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nas.data.decoders import image_endings, packages_for
 from search_space.errors import BadFile
 
 ROLES = {
@@ -203,9 +204,8 @@ def _are_splits(folder: Path, roles: Mapping[str, Path], others: Sequence[Path])
 
 
 def _holds_image(folder: Path) -> bool:
-    from nas.data.sources import IMAGE_ENDINGS  # loads Pillow, for a rare question alone
-
-    return any(Path(name).suffix.lower() in IMAGE_ENDINGS for _, _, names in os.walk(folder) for name in names)
+    endings = image_endings()  # loads Pillow, for a rare question alone
+    return any(Path(name).suffix.lower() in endings for _, _, names in os.walk(folder) for name in names)
 
 
 def _part(folder: Path, around: list[Path], notes: list[str], trained: Collection[str] = ()) -> Part:
@@ -248,9 +248,13 @@ class PassedOver:
 
     def describe(self, images: Collection[str]) -> str:
         """In words. images: the endings of images."""
-        often = sorted(self.endings, key=lambda ending: (-self.endings[ending], ending))
+        needs = packages_for(frozenset(images))
+        lacking = sorted(needs.keys() & self.endings.keys())
+        parts = [f"{self.endings[ending]} {ending} files, which need {needs[ending]}" for ending in lacking]
+        others = self.endings.keys() - needs.keys()
+        often = sorted(others, key=lambda ending: (-self.endings[ending], ending))
         said = [f"{self.endings[ending]} {ending}" for ending in often[:NAMED]] + ["..."] * (len(often) > NAMED)
-        parts = [f"{', '.join(said)} (images are {', '.join(sorted(images))})"] if said else []
+        parts += [f"{', '.join(said)} (images are {', '.join(sorted(images))})"] if said else []
         parts += [f"{count} {reason}" for reason, count in sorted(self.reasons.items())]
         return f"passed over: {', '.join(parts)}" if parts else "nothing was passed over"
 

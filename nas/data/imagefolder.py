@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas.data.decoders import image_endings
 from nas.data.folders import Layout, Part, PassedOver, images_in, layout_of, printable
 from nas.data.named import Epochs, NamedDataSet, Peeked
 from nas.data.settings import ImageFileSettings
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from nas.data.dataset import DataSet, Split
+    from nas.data.dataset import DataSet
 
 
 @dataclass(frozen=True)
@@ -35,75 +35,43 @@ def _layout(settings: ImageFolderSettings) -> Layout:
 
 
 def _load(settings: ImageFolderSettings) -> DataSet:
-    """Without a test folder, the validation folder is the test split and validation images are held out."""
     import numpy as np
 
-    from nas.data.dataset import DataSet, Split
-    from nas.data.reduced import KeptImages, Purpose
-    from nas.data.soundness import Findings, look_through, sound
-    from nas.data.sources import IMAGE_ENDINGS, EncodedSource
-    from nas.data.splits import assemble, whole
+    from nas.data.pictures import Pictures, data_set_of
 
     layout, passed = _layout(settings), PassedOver()
-    names = layout.class_names
-    trained, labels = _files(layout.train, names, passed)
-    if empty := sorted(set(range(len(names))) - set(labels.tolist())):
+    names, root = layout.class_names, layout.around[0]
+    found = {role: _files(part, names, passed) for role, part in {"train": layout.train, **layout.held_out}.items()}
+    if empty := sorted(set(range(len(names))) - set(found["train"][1].tolist())):
         folder = layout.train.classes[names[empty[0]]][0]
-        raise BadFile(f"'{folder}' holds no image ({', '.join(sorted(IMAGE_ENDINGS))})")
-    parts = dict(layout.held_out)
-    where = {"train": _quoted(layout.train)} if layout.held_out else {}
-    where |= {role: _quoted(part) for role, part in parts.items()}
-    if "test" not in parts and "validation" in parts:
-        parts["test"] = parts.pop("validation")
-        where["test"] = f"{where.pop('validation')}, as there is no test folder"
-    held_out = {role: _files(part, names, passed) for role, part in parts.items()}
-    for role, (files, _) in held_out.items():
+        raise BadFile(f"'{folder}' holds no image ({', '.join(sorted(image_endings()))})")
+    for role, (files, _) in found.items():
         if not files:
-            raise BadFile(f"'{parts[role].folder}' holds no image; without it, a part of the images is held out")
+            part = layout.held_out[role]
+            raise BadFile(f"'{part.folder}' holds no image; without it, a part of the images is held out")
     _count_around(layout, passed)
-
-    kept = KeptImages()
-
-    def source_of(files: list[Path]) -> EncodedSource:
-        return EncodedSource(files, ground=settings.ground, kept=kept, root=layout.around[0])
-
-    more, of_more = held_out.get("validation", ([], np.empty(0, np.int64)))
-    source = source_of([*trained, *more])  # one source, so that no two images have the same number
-    train = Split(source, np.arange(len(trained)), labels)
-    validation = Split(source, np.arange(len(trained), len(source)), of_more) if more else None
-    test = whole(source_of(held_out["test"][0]), held_out["test"][1]) if "test" in held_out else None
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    data = DataSet(printable(layout.around[0].name), names, train, train, train, mean, std, crop="random")
-    purpose = Purpose(settings.resolution, data.as_asked(settings).crop)
-
-    def look(split: Split, fully: bool) -> Findings:
-        assert isinstance(split.source, EncodedSource)
-        return look_through(split.source, split.indices.tolist(), purpose, fully, settings.ground)
-
-    def assembled(parts: Sequence[Split | None]) -> DataSet:
-        trained, validation, test = parts
-        assert trained is not None
-        return assemble(data, trained, test, settings.validation_share, settings.limit, validation, where)
-
-    data = sound((train, validation, test), settings.damaged, look, assembled)
+    files = [path for own, _ in found.values() for path in own]
+    pictures = Pictures(
+        files,
+        [printable(str(path.relative_to(root))) for path in files],
+        np.concatenate([labels for _, labels in found.values()]),
+        [role for role, (own, _) in found.items() for _ in own],
+    )
+    where = {"train": layout.train, **layout.held_out} if layout.held_out else {}
+    said = {role: f"'{printable(part.folder.name)}'" for role, part in where.items()}
+    data = data_set_of(pictures, printable(root.name), names, settings, said, "folder")
     counts, *notes = data.found
-    return replace(data, found=(f"{counts}; {passed.describe(IMAGE_ENDINGS)}", *layout.notes, *notes))
-
-
-def _quoted(part: Part) -> str:
-    return f"'{printable(part.folder.name)}'"
+    return replace(data, found=(f"{counts}; {passed.describe(image_endings())}", *layout.notes, *notes))
 
 
 def _files(part: Part, names: tuple[str, ...], passed: PassedOver) -> tuple[list[Path], NDArray[np.int64]]:
     """A split's images, class after class, and their labels (n,)."""
     import numpy as np
 
-    from nas.data.sources import IMAGE_ENDINGS
-
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        found = [path for folder in part.classes.get(name, ()) for path in images_in(folder, IMAGE_ENDINGS, passed)]
+        found = [path for folder in part.classes.get(name, ()) for path in images_in(folder, image_endings(), passed)]
         files += sorted(found)
         labels += [label] * len(found)
     return files, np.array(labels, dtype=np.int64)
@@ -111,14 +79,12 @@ def _files(part: Part, names: tuple[str, ...], passed: PassedOver) -> tuple[list
 
 def _count_around(layout: Layout, passed: PassedOver) -> None:
     """Count the files that are in no class folder."""
-    from nas.data.sources import IMAGE_ENDINGS
-
     for folder in layout.around:
-        if stray := sum(1 for _ in images_in(folder, IMAGE_ENDINGS, passed, deep=False)):
+        if stray := sum(1 for _ in images_in(folder, image_endings(), passed, deep=False)):
             passed.reasons["outside of class folders"] += stray
     for folder in layout.unused:
         others = PassedOver()
-        images = sum(1 for _ in images_in(folder, IMAGE_ENDINGS, others))
+        images = sum(1 for _ in images_in(folder, image_endings(), others))
         passed.reasons[f"in the folder '{printable(folder.name)}'"] += images + others.files
 
 

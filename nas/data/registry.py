@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 DATA_SETS = {
     "cifar10": "nas.data.cifar10",
     "digits": "nas.data.digits",
+    "huggingface": "nas.data.huggingface",
     "imagefolder": "nas.data.imagefolder",
+    "table": "nas.data.table",
     "webdataset": "nas.data.webdataset",
 }
 ENTRY_POINTS = "quadranas.data"

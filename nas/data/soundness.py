@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from search_space.files import write_whole
 if TYPE_CHECKING:
     from nas.data.dataset import DataSet, Split
     from nas.data.reduced import Purpose
-    from nas.data.sources import FileSource
+    from nas.data.sources import FileSource, Seen
 
 FULLY_UP_TO = 20_000  # images; of more, those whose ends look whole are not decoded in advance
 NAMED = 8  # files in one message
@@ -35,18 +35,26 @@ class Damaged:
 class Findings:
     """What looking at images found. images: how many; transparent: how many of them have transparent parts.
 
-    ground: what those are laid on.
+    ground: what those are laid on. frames: how many hold more than one frame. sketches: by position, small greys of
+    the images that were decoded, see `nas.data.sources.Seen`.
     """
 
     images: int = 0
     damaged: tuple[Damaged, ...] = ()
     transparent: int = 0
     ground: str = "white"
+    frames: int = 0
+    sketches: Mapping[int, bytes] = field(default_factory=dict)
 
     def __add__(self, other: Findings) -> Findings:
-        """Both together; positions are then of several sources."""
+        """Both together; positions are then of several sources, unless both are of one."""
         return Findings(
-            self.images + other.images, self.damaged + other.damaged, self.transparent + other.transparent, self.ground
+            self.images + other.images,
+            self.damaged + other.damaged,
+            self.transparent + other.transparent,
+            self.ground,
+            self.frames + other.frames,
+            {**self.sketches, **other.sketches},
         )
 
     def require_few(self, share: float) -> None:
@@ -72,6 +80,8 @@ class Findings:
             said.append(f"{count} of {self.images} images are damaged and left out, see {FILE}: {listed}")
         if self.transparent:
             said.append(f"{self.transparent} images have transparent parts; they are laid on data.ground={self.ground}")
+        if self.frames:
+            said.append(f"{self.frames} files hold several frames; the first one is used")
         return tuple(said)
 
     def facts(self) -> tuple[str, ...]:
@@ -92,7 +102,7 @@ def look_through(
     """Look at images of a source: decode them, or, unless `fully`, decode those whose ends do not look whole."""
     from nas.data.sources import CannotDecode
 
-    def look(position: int) -> Damaged | bool:
+    def look(position: int) -> Damaged | Seen:
         try:
             return source.look(position, purpose, fully)
         except CannotDecode as error:
@@ -101,7 +111,10 @@ def look_through(
     with ThreadPoolExecutor() as pool:
         seen = list(pool.map(look, positions))
     damaged = tuple(one for one in seen if isinstance(one, Damaged))
-    return Findings(len(positions), damaged, sum(one is True for one in seen), ground)
+    whole = {position: one for position, one in zip(positions, seen, strict=True) if not isinstance(one, Damaged)}
+    sketches = {position: one.sketch for position, one in whole.items() if one.sketch}
+    transparent, frames = (sum(getattr(one, name) for one in whole.values()) for name in ("transparent", "several"))
+    return Findings(len(positions), damaged, transparent, ground, frames, sketches)
 
 
 def without(split: Split, findings: Findings) -> Split:
@@ -120,9 +133,9 @@ def sound(
 ) -> DataSet:
     """The data set of the images that can be decoded. Raises `BadFile` if more than a share of them cannot.
 
-    parts: the training images and those of held-out splits, None where there are none. look: what is damaged in a
-    split, given whether all of it must be decoded. Held-out images always are, so that a damaged one is not met when
-    everything else is done; training images up to a number.
+    parts: the training images and those of held-out splits, None where there are none; the test images come last.
+    look: what is damaged in a split, given whether all of it must be decoded. Held-out images always are, so that a
+    damaged one is not met when everything else is done; training images up to a number.
     """
     from dataclasses import replace
 
@@ -131,7 +144,7 @@ def sound(
     total = sum(found[1:], found[0])
     total.require_few(share)
     data = assembled([part and without(part, its) for part, its in zip(parts, found, strict=True)])
-    if parts[0] is not None and data.test.source is parts[0].source and not fully:
+    if parts[-1] is None and not fully:  # the test images were held out of the training images
         held = look(data.test, True)
         data = replace(data, test=without(data.test, held))
         total = replace(total, damaged=total.damaged + held.damaged)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from nas.data.decoders import image_endings
 from nas.data.reduced import KeptImages, Purpose
 from search_space.errors import BadFile, one_line
 
@@ -24,10 +26,15 @@ TURNS = {  # by EXIF's orientation
     7: TURN.TRANSVERSE,
     8: TURN.ROTATE_90,
 }
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
+SKETCH = 16  # pixels a side
+
 GROUNDS = {"white": 255, "grey": 128, "black": 0}  # levels of what transparent parts are laid on
 END_BYTES = 64  # of a file, that hold the mark of its end
 PADDING = b"\0\r\n"  # what may follow that mark
+OF_DECODING = (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError)
+
+
+image_endings()  # makes decoders ready
 
 
 class CannotDecode(BadFile):
@@ -36,6 +43,19 @@ class CannotDecode(BadFile):
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"cannot read {name}: {reason}; repair or remove it")
         self.name, self.reason = name, reason
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What looking at an image found.
+
+    transparent: whether it has transparent parts; several: whether its file holds several frames; sketch: the picture
+    in `SKETCH` x `SKETCH` greys of a byte, None where it was not decoded.
+    """
+
+    transparent: bool = False
+    several: bool = False
+    sketch: bytes | None = None
 
 
 class ImageSource(Protocol):
@@ -54,8 +74,8 @@ class FileSource(ImageSource, Protocol):
     def read_for(self, index: int, purpose: Purpose | None) -> NDArray[np.uint8]:
         """(H, W, 3), no smaller than the purpose needs; without one at its own size. Raises `CannotDecode`."""
 
-    def look(self, index: int, purpose: Purpose | None, fully: bool) -> bool:
-        """Whether it has transparent parts. Raises `CannotDecode`; unless `fully`, only if its end looks wrong."""
+    def look(self, index: int, purpose: Purpose | None, fully: bool) -> Seen:
+        """What it is. Raises `CannotDecode`; unless `fully`, only if its end looks wrong."""
 
 
 @runtime_checkable
@@ -97,8 +117,8 @@ class ArraySource:
 class EncodedSource:
     """Images as files or as encoded bytes, decoded when read.
 
-    ground: see `GROUNDS`; kept: where images that are decoded at a smaller scale are kept; root: a folder that errors
-    leave out of a file's name.
+    ground: see `GROUNDS`; kept: where images of this source that are decoded at a smaller scale are kept; names: of
+    the images, as people know them.
     """
 
     def __init__(
@@ -107,12 +127,12 @@ class EncodedSource:
         where: str = "image",
         ground: str = "white",
         kept: KeptImages | None = None,
-        root: Path | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         self.items = items
         self.where = where
         self.decoder = Decoder(ground, kept)
-        self.root = root
+        self.names = names
 
     def __len__(self) -> int:
         return len(self.items)
@@ -128,19 +148,18 @@ class EncodedSource:
 
     def read_for(self, index: int, purpose: Purpose | None) -> NDArray[np.uint8]:
         """(H, W, 3) uint8, no smaller than the purpose needs. Raises as `read` does."""
-        item = self.items[index]
-        return self.decoder.decode(item, lambda: self._name(index), purpose, item)
+        return self.decoder.decode(self.items[index], lambda: self.name(index), purpose, index)
 
-    def look(self, index: int, purpose: Purpose | None, fully: bool) -> bool:
-        """Whether it has transparent parts. Raises as `read` does."""
-        item = self.items[index]
-        return self.decoder.look(item, lambda: self._name(index), purpose, item, fully)
+    def look(self, index: int, purpose: Purpose | None, fully: bool) -> Seen:
+        """What it is. Raises as `read` does."""
+        return self.decoder.look(self.items[index], lambda: self.name(index), purpose, index, fully)
 
-    def _name(self, index: int) -> str:
+    def name(self, index: int) -> str:
+        """How people know the image."""
+        if self.names is not None:
+            return self.names[index]
         item = self.items[index]
-        if isinstance(item, bytes):
-            return f"{self.where} {index}"
-        return str(item.relative_to(self.root)) if self.root else str(item)
+        return f"{self.where} {index}" if isinstance(item, bytes) else str(item)
 
 
 class Decoder:
@@ -159,23 +178,26 @@ class Decoder:
 
     def look(
         self, item: Path | bytes, name: Callable[[], str], purpose: Purpose | None, key: Hashable, fully: bool
-    ) -> bool:
-        """Whether it has transparent parts. Raises as `decode` does; unless `fully`, only if its end looks wrong."""
+    ) -> Seen:
+        """What it is. Raises as `decode` does; unless `fully`, only if its end looks wrong."""
         if not fully:
             try:
                 with io.BytesIO(item) if isinstance(item, bytes) else item.open("rb") as file:
                     if _ends_well(file):
-                        return False
+                        return Seen()
             except OSError as error:
                 raise CannotDecode(name(), error.strerror or one_line(error)) from error
-        return self._decoded(item, name, purpose, key)[1]
+        pixels, seen = self._decoded(item, name, purpose, key)
+        return replace(seen, sketch=_sketch(pixels))
 
     def _decoded(
         self, item: Path | bytes, name: Callable[[], str], purpose: Purpose | None, key: Hashable
-    ) -> tuple[NDArray[np.uint8], bool]:
+    ) -> tuple[NDArray[np.uint8], Seen]:
         try:
             with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
                 width, height = size = image.size
+                # a phone's JPEG may hold a preview besides
+                several = image.format != "MPO" and bool(getattr(image, "is_animated", False))
                 scale = purpose.scale(height, width) if purpose else 1
                 if scale > 1:  # of other formats than JPEG it changes nothing
                     image.draft(None, (width // scale, height // scale))
@@ -183,10 +205,18 @@ class Decoder:
                 pixels, transparent = _upright(image, GROUNDS[self.ground])
                 if self.kept is not None and purpose and image.size != size:
                     self.kept.add(key, purpose, pixels)
-                return pixels, transparent
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+                return pixels, Seen(transparent, several)
+        except OF_DECODING as error:
             unknown = isinstance(error, UnidentifiedImageError)  # its message names an object in memory
             raise CannotDecode(name(), "no image of a known kind" if unknown else one_line(error)) from error
+
+
+def _sketch(pixels: NDArray[np.uint8]) -> bytes | None:
+    """See `Seen`. pixels: (H, W, 3)."""
+    if not pixels.size:
+        return None
+    small = Image.fromarray(pixels).resize((SKETCH, SKETCH), Image.Resampling.BOX, reducing_gap=2.0)
+    return small.convert("L").tobytes()
 
 
 def _upright(image: Image.Image, ground: int) -> tuple[NDArray[np.uint8], bool]:
@@ -217,7 +247,7 @@ def _ends_well(file: BinaryIO) -> bool:
         try:
             with Image.open(file) as image:
                 return b"IEND" in end and not image.has_transparency_data
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+        except OF_DECODING:
             return False
     if start[:4] == b"RIFF" and start[8:] == b"WEBPVP8 ":  # the kind that has no transparent parts
         return int.from_bytes(start[4:8], "little") + 8 <= size

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,12 +28,52 @@ def split_by_class(labels: NDArray[np.int64], share: float, seed: int) -> tuple[
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def hold_out(split: Split, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_by_key(
+    labels: NDArray[np.int64], keys: Sequence[str], share: float, seed: int, least: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of (the rest, a held-out share of every class), the keys with the smallest hashes.
+
+    Which images are held out depends on their keys alone, not on names or order, and images of one key stay together.
+    Of a class at least one is held out, and the share is kept as nearly as whole keys allow; `least` others are left
+    where there are as many. labels: (n,).
+    """
+    numbers = {one: number for number, one in enumerate(dict.fromkeys(keys))}
+    drawn = np.array([_drawn(one, seed) for one in numbers])
+    key = np.array([numbers[one] for one in keys], dtype=np.int64)
+    held = np.zeros(len(numbers), dtype=bool)
+    for label in np.unique(labels):
+        own, sizes = np.unique(key[labels == label], return_counts=True)
+        order = np.argsort(drawn[own], kind="stable")
+        own, sizes = own[order], sizes[order]
+        target = max(1, min(round(share * sizes.sum()), sizes.sum() - least))
+        count = sizes[held[own]].sum()
+        for one, size in zip(own, sizes, strict=True):
+            if count >= target:
+                break
+            if not held[one] and abs(count + size - target) < target - count:
+                held[one] = True
+                count += size
+        if not count:
+            held[own[np.argmin(sizes)]] = True
+    return np.flatnonzero(~held[key]), np.flatnonzero(held[key])
+
+
+def _drawn(key: str, seed: int) -> float:
+    """From 0 to 1, the same for a key at all times."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {key}".encode()).digest()[:8]) / 2**64
+
+
+def hold_out(
+    split: Split, share: float, seed: int, keys: Sequence[str] | None = None, least: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of (the rest, a held-out share).
 
-    Whole shards, so that each is read for one of the two only, where both sides then have every class; otherwise a
+    keys: of every image of the source, see `split_by_key`; `least`, too. Without keys:
+    whole shards, so that each is read for one of the two only, where both sides then have every class; otherwise a
     share of every class.
     """
+    if keys is not None:
+        return split_by_key(split.labels, [keys[index] for index in split.indices], share, seed, least)
     if isinstance(split.source, ShardedSource):
         order = _by_shard_in_turn(split, seed)
         held, rest = np.split(order, [max(1, round(share * len(order)))])
@@ -61,18 +102,20 @@ def assemble(
     limit: int | None,
     validation: Split | None = None,
     where: Mapping[str, str] | None = None,
+    keys: Sequence[str] | None = None,
 ) -> DataSet:
     """Hold out validation and test, where the data has none; the split never depends on a run's seed.
 
     What the data has of its own may lack classes. where: for 'train', 'validation' and 'test', in words, where those
-    images are. `DataSet.found` says how the images are divided. Raises `UserError` for too few images.
+    images are. keys: see `hold_out`. `DataSet.found` says how the images are divided. Raises `UserError` for too few
+    images.
     """
     if not 0.01 <= validation_share <= 0.9:
         raise UserError(f"data.validation_share={validation_share} is not between 0.01 and 0.9")
     own = {"validation": validation, "test": test}
     total = len(trained) + sum(len(split) for split in own.values() if split is not None)
     if test is None:
-        rest, held = hold_out(trained, 0.2, seed=1)
+        rest, held = hold_out(trained, 0.2, 1, keys, least=2 if validation is None else 1)
         trained, test = trained.take(rest), trained.take(held)
     if limit is not None:
         if limit < 4 * data.num_classes:
@@ -82,7 +125,7 @@ def assemble(
         if limit < len(trained):
             trained = trained.take(_first(trained, limit))
     if validation is None:
-        rest, held = hold_out(trained, validation_share, seed=2)
+        rest, held = hold_out(trained, validation_share, 2, keys)
         trained, validation = trained.take(rest), trained.take(held)
     data = replace(data, train=trained, validation=validation, test=test)
     notes = []
@@ -91,11 +134,26 @@ def assemble(
             raise UserError(f"data '{data.name}' leaves {len(split)} images for {name}; it needs more images")
         lacking = [data.class_names[i] for i in sorted(set(range(data.num_classes)) - set(split.labels.tolist()))]
         if lacking and own.get(name) is None:
-            raise UserError(f"data '{data.name}' has too few images of class '{lacking[0]}': none is left for {name}")
+            number = data.class_names.index(lacking[0])
+            raise UserError(
+                f"data '{data.name}' has too few images of class '{lacking[0]}': none is left for {name}"
+                f"{_tied(number, (data.train, data.validation, data.test), keys)}"
+            )
         if lacking:
             notes.append(f"the {name} images lack {len(lacking)} of {data.num_classes} classes: {listed(lacking)}")
     held_out = {name for name, split in own.items() if split is None}
+    data = replace(data, drawn=frozenset(held_out))
     return replace(data, found=(_divided(data, total, held_out, where or {}), *data.found, *notes))
+
+
+def _tied(label: int, splits: Sequence[Split], keys: Sequence[str] | None) -> str:
+    """In words, how many images of a class there are, where some of them have to stay together."""
+    if keys is None:
+        return ""
+    own = [keys[index] for split in splits for index in split.indices[split.labels == label]]
+    if len(set(own)) == len(own):
+        return ""
+    return f"; its {len(own)} images are {len(set(own))} without copies and groups, which stay together"
 
 
 def _divided(data: DataSet, total: int, held_out: Collection[str], where: Mapping[str, str]) -> str:

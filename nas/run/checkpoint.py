@@ -122,12 +122,16 @@ class Checkpoints:
         """That the run has taken, in all its processes."""
         return self._seconds_before + time.monotonic() - self._start
 
-    def require_same(self, facts: Mapping[str, str]) -> None:
-        """Raise `UserError` if one of these is not what the run was begun with; a new run notes them."""
+    def require_same(self, facts: Mapping[str, str], changes: Callable[[], str] = str) -> None:
+        """Raise `UserError` if one of these is not what the run was begun with; a new run notes them.
+
+        changes: says in words what is other in the data, '' where that is not known.
+        """
         for name, value in facts.items():
             if self.facts.setdefault(name, value) != value:
+                said = f": {what}; put the images back, or" if name == "data" and (what := changes()) else ";"
                 raise UserError(
-                    f"the {name} changed since the run in '{self.folder.parent}' was begun; start a new run"
+                    f"the {name} changed since the run in '{self.folder.parent}' was begun{said} start a new run"
                 )
 
     def saved_in(self, phase: str) -> Checkpoint | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from nas.data.record import FILE as IMAGES
 from nas.data.soundness import FILE as DAMAGED
 from nas.run.checkpoint import FOLDER as CHECKPOINTS
 from nas.run.distributed import OtherStopped, Place, from_first
@@ -41,8 +42,9 @@ def run_folder(out: str | None, default_name: str, begun: Begun, resumed: Path |
     except CannotWrite as error:
         raise CannotWrite(f"{error}; fix that and resume it with resume={folder}") from error
     except UserError:
-        if here.first and resumed is None and {p.name for p in folder.iterdir()} - {DAMAGED} == {RUN}:
-            (folder / DAMAGED).unlink(missing_ok=True)
+        if here.first and resumed is None and {p.name for p in folder.iterdir()} - {DAMAGED, IMAGES} == {RUN}:
+            for name in (DAMAGED, IMAGES):
+                (folder / name).unlink(missing_ok=True)
             begun.forget(folder)  # refused before anything was done: nothing to resume
         raise
     finally:

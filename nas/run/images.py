@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nas.data import DataSet, load, no_images
+from nas.data.record import Record
 from nas.data.settings import Colour, DataSettings
 from nas.run.settings import SearchSettings
-from nas.supernet.origin import images_at_hand, is_published, origin_of
+from nas.supernet.origin import Origin, images_at_hand, is_published, origin_of
 
 
 def images_of(settings: SearchSettings, own: DataSet | None = None) -> DataSet:
@@ -35,10 +36,21 @@ def images_of(settings: SearchSettings, own: DataSet | None = None) -> DataSet:
         return _normalised(data, settings.data, before.mean, before.std)
     if origin.keeps_statistics:
         data = _normalised(data, settings.data, before.mean, before.std)
-    origin.check_images(data.inputs, data.digest)
-    return data
+    return _as_before(data, origin, settings)
 
 
 def _normalised(data: DataSet, settings: DataSettings, mean: Colour, std: Colour) -> DataSet:
     """As the trained weights want it, unless it is asked for otherwise."""
     return replace(data, mean=settings.mean or mean, std=settings.std or std)
+
+
+def _as_before(data: DataSet, origin: Origin, settings: SearchSettings) -> DataSet:
+    """With the images that the supernet was trained on in the split where they were, and notes on what changed."""
+    own, record, notes = origin.settings.data, Record.load(origin.path.parent), tuple[str, ...]()
+    if record and (own.validation_share, own.limit) == (settings.data.validation_share, settings.data.limit):
+        before, data = data, data.divided_as(record)
+        if data.digest != before.digest:
+            counts = f"train {len(data.train)}, validation {len(data.validation)}, test {len(data.test)}"
+            notes = (f"images that were there before stay in their splits: {counts}",)
+    changed = origin.check_images(data.inputs, data.digest, data.record)
+    return replace(data, found=(*data.found, *notes, *changed))

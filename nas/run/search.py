@@ -87,9 +87,9 @@ def carry_out(
             folder, settings.checkpoint.minutes, settings.checkpoint.steps, say, resume is not None, writes=here.first
         )
         profiles = {f"device profile {plan.settings.device}": plan.profile.digest for plan in plans}
-        checkpoints.require_same({"data": data.digest, **profiles})
+        checkpoints.require_same({"data": data.digest, **profiles}, data.changed_since(folder))
         if here.first:
-            data.findings.save(folder)
+            data.save_found(folder)
         logs = [_log(folder, plan, checkpoints, several) for plan in plans]
         steps = strategy.total_steps(plans[0], data) + len(plans) * _finetune_steps(plans[0], data)
         with _keeping(logs), SearchProgress(steps, progress if here.first else False) as bar:

@@ -18,6 +18,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from nas.data.record import Record
 from nas.data.registry import settings_from_file
 from nas.data.settings import DataSettings
 from nas.pretrained.networks import TIMM, Published, package_of, packaged, published
@@ -124,16 +125,31 @@ class Origin:
                 "leaving out init="
             )
 
-    def check_images(self, inputs: InputFormat, splits: str) -> None:
-        """Raise `UserError` for images as `check_inputs` does, or if validation holds some that it was trained on."""
+    def check_images(self, inputs: InputFormat, splits: str, now: Record | None = None) -> tuple[str, ...]:
+        """Raise `UserError` for images as `check_inputs` does, or if held-out ones were trained on.
+
+        splits: their digest. now: what image is in which split, where that is known; then images may come and go, and
+        a sentence on what changed is returned.
+        """
         self.check_inputs(inputs)
         data = self.settings.data
-        if splits != self.splits:
+        if splits == self.splits:
+            return ()
+        before = Record.load(self.path.parent)
+        changes = before.changes(now) if before and now else ""
+        if before and now and not (met := before.met_again(now)):
+            return (f"the images changed since '{self.path}' was trained on them: {changes}",) if changes else ()
+        if changes:
             raise UserError(
-                f"'{self.path}' was trained on {data.name} with data.validation_share={data.validation_share:g} "
-                f"data.limit={_shown(data.limit)}; divided otherwise, its networks would be compared on images that "
-                "they were trained on"
+                f"the images changed since '{self.path}' was trained on them: {changes}; {met}, so networks would be "
+                "compared on images that they were trained on; put the images back, or train a supernet on them by "
+                "leaving out init="
             )
+        raise UserError(
+            f"'{self.path}' was trained on {data.name} with data.validation_share={data.validation_share:g} "
+            f"data.limit={_shown(data.limit)}; divided otherwise, its networks would be compared on images that "
+            "they were trained on"
+        )
 
 
 def _shown(value: float | str | Sequence[float] | None) -> str:

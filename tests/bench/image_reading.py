@@ -7,10 +7,11 @@ Expected: JPEG of 4000x3000 in the first epoch 10 times as many as plainly or mo
 
 `first` is the look through all files for damaged ones and the epoch after it, `later` the next epoch; both draw random
 crops, resize them to 128 a side and normalise. `plain` does the same on images that Pillow decodes in full, each time;
-`decode` is Pillow's full decode alone. Images per second of CPU time, of all threads together. The two take turns in
-every round, on the same files; medians of the rounds, ratios of the same round. What is left of a large JPEG's first
-reading is its entropy decoding, which no scale shortens: it grows with the file's bytes, not with its pixels. Files are
-made from noise of every wavelength (1/f), which compress as photographs do; their size is in the result.
+`decode` is Pillow's full decode alone, `digest` the digests of whole files by which copies are found. Images per second
+of CPU time, of all threads together. The two take turns in every round, on the same files; medians of the rounds,
+ratios of the same round. What is left of a large JPEG's first reading is its entropy decoding, which no scale shortens:
+it grows with the file's bytes, not with its pixels. Files are made from noise of every wavelength (1/f), which compress
+as photographs do; their size is in the result.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
     from PIL import Image
 
     from nas.data import ArraySource, DataSet, EncodedSource, ImageSource
+    from nas.data.copies import contents_of
     from nas.data.reduced import KeptImages, Purpose
     from nas.data.soundness import look_through
     from nas.data.splits import whole
@@ -120,7 +122,8 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
         plain_epoch = seconds(epoch(plain, 1))
         looked = seconds(lambda: look_through(ours, range(case.count), purpose, True, "white"))  # noqa: B023
         first, later = (seconds(epoch(ours, number)) for number in (0, 1))
-        spent = {"decode": decode, "plain_first": decode + plain_epoch, "plain_later": plain_epoch}
+        digest = seconds(lambda: contents_of(ours, np.arange(case.count)))  # noqa: B023
+        spent = {"digest": digest, "decode": decode, "plain_first": decode + plain_epoch, "plain_later": plain_epoch}
         spent |= {"first": looked + first, "later": later}
         for name, value in spent.items():
             rates.setdefault(name, []).append(case.count / value)
@@ -128,6 +131,8 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
     for name in ("first", "later"):
         pairs = zip(rates[name], rates[f"plain_{name}"], strict=True)
         result[f"{name}_to_plain"] = round(statistics.median(one / other for one, other in pairs), 2)
+    pairs = zip(rates["decode"], rates["digest"], strict=True)
+    result["digest_to_decode"] = round(statistics.median(one / other for one, other in pairs), 4)
     size = statistics.mean(item.stat().st_size for item in files if isinstance(item, Path))
     return {"megabytes": round(size / 1e6, 3), **result}
 

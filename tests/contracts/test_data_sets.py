@@ -89,6 +89,27 @@ def _imagefolder(folder: Path) -> str:
     return str(folder)
 
 
+def _table(folder: Path) -> str:
+    _imagefolder(folder)
+    lines = [f"{path.relative_to(folder)},{path.parent.name}\n" for path in sorted(folder.rglob("*.png"))]
+    (folder / "labels.csv").write_text("path,label\n" + "".join(lines))
+    return str(folder)
+
+
+def _huggingface(folder: Path) -> str:
+    datasets = pytest.importorskip("datasets")
+    (folder / "images").mkdir()
+    _imagefolder(folder / "images")
+    files = sorted((folder / "images").rglob("*.png"))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    columns = {
+        "image": [{"bytes": f.read_bytes(), "path": None} for f in files],
+        "label": [f.parent.name for f in files],
+    }
+    datasets.Dataset.from_dict(columns, features).save_to_disk(folder / "saved")
+    return str(folder / "saved")
+
+
 def _webdataset(folder: Path) -> str:
     pack(load(ToySettings(MODULE)), folder, shard_mb=0.01)
     return str(folder)
@@ -97,7 +118,9 @@ def _webdataset(folder: Path) -> str:
 SAMPLES: dict[str, Callable[[Path], str | None]] = {  # name -> what makes its root in an empty folder
     "cifar10": _cifar10,
     "digits": lambda folder: None,
+    "huggingface": _huggingface,
     "imagefolder": _imagefolder,
+    "table": _table,
     "webdataset": _webdataset,
     MODULE: lambda folder: None,
     f"{MODULE}:TOY": lambda folder: None,

@@ -27,9 +27,9 @@ from search_space.errors import BadFile, UserError, one_line
 from search_space.files import ensure_folder, write_whole
 
 NAME = "index.npz"  # beside the shards that nas.pack wrote
-IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "ppm"}
+IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff", "gif", "avif", "heic", "heif"}
 ABOUT = ("name", "class_names", "mean", "std", "flip", "crop")
-WALK = 2  # a new number when a walk finds something else
+WALK = 3  # a new number when a walk finds something else
 BLOCK = 512  # bytes; a tar's unit
 
 

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import BinaryIO
 
 import numpy as np
@@ -17,7 +17,7 @@ from nas.data.reduced import KeptImages, Purpose
 from nas.data.shards.cache import FileCache, is_remote
 from nas.data.shards.index import ShardIndex, member_name, wrong_size
 from nas.data.soundness import Damaged, Findings
-from nas.data.sources import Decoder
+from nas.data.sources import Decoder, Seen
 from search_space.errors import UserError
 from search_space.files import ensure_folder, write_whole
 
@@ -67,11 +67,12 @@ class TarSource:
         with self._open(index) as file:
             return self.decoder.decode(self._content(file, index), self._name(file, index), purpose, self._key(index))
 
-    def look(self, index: int, purpose: Purpose | None, fully: bool) -> bool:
-        """Whether it has transparent parts. Raises as `read` does."""
+    def look(self, index: int, purpose: Purpose | None, fully: bool) -> Seen:
+        """What it is, without a sketch. Raises as `read` does."""
         with self._open(index) as file:
             content = self._content(file, index)
-            return self.decoder.look(content, self._name(file, index), purpose, self._key(index), fully)
+            seen = self.decoder.look(content, self._name(file, index), purpose, self._key(index), fully)
+            return replace(seen, sketch=None)
 
     def remembered(self, positions: Sequence[int], look: Callable[[], Findings], ground: str) -> Findings:
         """What was found in remote shards when they were first looked at; they are fetched for it once."""
@@ -80,7 +81,7 @@ class TarSource:
         with suppress(OSError, ValueError, TypeError, KeyError):  # what cannot be read is found again
             values = json.loads(kept.read_text())
             damaged = tuple(Damaged(**one) for one in values["damaged"])
-            return Findings(len(positions), damaged, int(values["transparent"]), ground)
+            return Findings(len(positions), damaged, int(values["transparent"]), ground, int(values["frames"]))
         found = look()
         ensure_folder(kept.parent)
         write_whole(kept, json.dumps(asdict(found)).encode())
