@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.jobs import Work, run_jobs
-from experiments.results import NOT_MEASURED, Results, Row, markdown
+from experiments.results import NOT_MEASURED, Results, Row, earlier_profiles, markdown, profile_digests
 from nas.run.log import load_search_log
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def prepare(options: Options, quick: bool) -> Work[Job]:
         raise UserError(f"kinds={','.join(kinds)}: '{unknown[0]}' is none of {', '.join(KINDS)}")
     space = options.text("space", "quadranet")
     jobs = jobs_of(kinds, space, options.integer("seeds", 1 if quick else 3), quick)
-    return Work({"space": space, "quick": quick}, jobs, do)
+    return Work({"space": space, "quick": quick, **profile_digests(DEVICES)}, jobs, do)
 
 
 def render(results: Results) -> str:
@@ -160,7 +160,7 @@ def render(results: Results) -> str:
         f"{markdown(header, lines)}\n\n{markdown(shares, by_share)}\n\n"
         "Columns of the second table: where the budget lies between the fastest and the slowest network. E[lat] / T: "
         "range over the runs at the first logged architecture step, and of the mean over the last third of them. "
-        f"Space {results.settings['space']}.\n{results.provenance}"
+        f"Space {results.settings['space']}. {earlier_profiles(results.settings)}\n{results.provenance}"
     )
 
 

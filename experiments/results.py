@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from device_profiles import load_profile
 from search_space.errors import BadFile
 from search_space.files import write_whole
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 FOLDER = Path(__file__).parent / "results"
 NOT_MEASURED = "not measured"
+PROFILE = "profile_"  # what settings call a profile's digest, before the device
 
 Value = str | int | float | bool | None
 Row = Mapping[str, Value]
@@ -83,6 +85,23 @@ def take_provenance(command: str, device: str) -> Provenance:
         threads=torch.get_num_threads(),
         load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         versions={"python": platform.python_version(), "torch": str(torch.__version__)},
+    )
+
+
+def profile_digests(devices: Iterable[str]) -> dict[str, str]:
+    """Settings that say which profiles priced: 'profile_cpu' -> its digest."""
+    return {f"{PROFILE}{device}": load_profile(device).digest for device in devices}
+
+
+def earlier_profiles(settings: Mapping[str, Value]) -> str:
+    """A sentence where a profile that priced is no longer the one that ships, by `profile_digests`; else ''."""
+    used = {name.removeprefix(PROFILE): value for name, value in settings.items() if name.startswith(PROFILE)}
+    earlier = [device for device, digest in used.items() if load_profile(device).digest != digest]
+    if not earlier:
+        return ""
+    return (
+        f"Priced by earlier profiles of {', '.join(earlier)} than the present ones: milliseconds, budgets kept and which "
+        "networks were found would be others today."
     )
 
 

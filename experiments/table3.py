@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.jobs import Work, run_jobs
 from experiments.profiles.paper_scale import SCALES
-from experiments.results import Results, Row, Value
+from experiments.results import Results, Row, Value, profile_digests
 from experiments.table3_tables import render
 from experiments.table3_work import (
     BUDGETS_MS,
@@ -189,7 +189,7 @@ def settings_of(scale: Scale) -> dict[str, Value]:
         "validation_share": data.validation_share,
         **plain,
         **{f"factors_{scale}": _factors(scale) for scale in SCALES},
-        **{f"profile_{device}": model_of(device, "measured").profile.digest for device in DEVICES},
+        **profile_digests(DEVICES),
     }
 
 

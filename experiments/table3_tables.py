@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from experiments.profiles.paper_scale import SCALES, TABLE_III, PublishedRow
-from experiments.results import NOT_MEASURED, Results, Row, markdown
+from experiments.results import NOT_MEASURED, Results, Row, earlier_profiles, markdown
 from experiments.table3_story import NOT_RUN, PAPER, Story, Target, number, spread
 from experiments.table3_work import BUDGETS_MS, COMPARED, DEVICES, SPACES, nearest_feasible
 
@@ -71,8 +71,8 @@ def introduction(results: Results) -> str:
         f"the test images of {s['data']} at {s['resolution']} pixels ({images}; a supernet for the three "
         f"devices, {s['warmup']} + {s['search']} epochs, then every network from scratch: recipe {s['recipe']}, "
         f"{epochs} epochs). '{NOT_RUN}': the same command resumes. "
-        "±: standard deviation over seeds."
-    )
+        f"±: standard deviation over seeds. {earlier_profiles(s)}"
+    ).rstrip()
 
 
 def paper_table(story: Story, scale: str) -> Table:
