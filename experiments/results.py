@@ -100,8 +100,8 @@ def earlier_profiles(settings: Mapping[str, Value]) -> str:
     if not earlier:
         return ""
     return (
-        f"Priced by earlier profiles of {', '.join(earlier)} than the present ones: milliseconds, budgets kept and which "
-        "networks were found would be others today."
+        f"Priced by earlier profiles of {', '.join(earlier)} than the present ones: milliseconds, budgets and the "
+        "networks that were found would be others today."
     )
 
 
