@@ -13,15 +13,17 @@ from device_profiles.header import (
     KindModel,
     Lanes,
     Residual,
+    Scenario,
     Source,
 )
 from device_profiles.kernel import IMAGE_CHANNELS, Kernel
 from device_profiles.profile import DeviceProfile, available_devices, load_profile, save_profile
-from device_profiles.table import KernelRow
+from device_profiles.table import ORIGINS, KernelRow
 
 __all__ = [
     "IMAGE_CHANNELS",
     "MEASURED",
+    "ORIGINS",
     "Calibration",
     "DeviceProfile",
     "FusionRules",
@@ -32,6 +34,7 @@ __all__ = [
     "KindModel",
     "Lanes",
     "Residual",
+    "Scenario",
     "Source",
     "available_devices",
     "load_profile",

@@ -56,6 +56,9 @@ Scores = Annotated[  # written in one text
 ]
 
 
+Range = Annotated[tuple[NonNegative, NonNegative], Must("a low and a high end", lambda ends: ends[0] <= ends[1])]
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """One body of measurements: what it is, who took it, under which licence."""
@@ -100,6 +103,24 @@ class Residual:
     noise: Positive
 
 
+Coefficients = Annotated[
+    Mapping[str, NonNegative],
+    Must("numbers with one above 0: they would price every kernel at 0 ms", lambda values: any(values.values())),
+]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Another guess at what the runtime does with kinds that were never timed.
+
+    coefficients: kernel kind -> its coefficients instead of those of `models`. reason: what would then be so, and what
+    speaks for it.
+    """
+
+    coefficients: Annotated[Mapping[KernelKind, Coefficients], Must("one kind or more", lambda kinds: len(kinds) > 0)]
+    reason: Text
+
+
 @dataclass(frozen=True)
 class KindModel:
     """latency_ms = sum of coefficient x feature, every coefficient >= 0.
@@ -107,18 +128,13 @@ class KindModel:
     coefficients: feature name -> ms per million of that feature (ms for `launch`).
     origin: measured | fitted | derived; source: from what. support: kernel size -> measured rows
     behind it. low_factor, high_factor: ends of the interval of one kernel over its prediction.
-    widen: by how much more than other kinds' its share of a network is uncertain, a judgement whose reason
-    `judged` gives. in_network: time inside a network over time alone. residual: what the table's rows teach
-    beyond the form.
+    widen: by how much more than other kinds' its share of a network is uncertain, and widen_sizes, by how much more
+    again a kernel size is: judgements whose reason `judged` gives. in_network: time inside a network over time alone.
+    residual: what the table's rows teach beyond the form. fitted_range: lowest and highest of what its rows have, by
+    `channels` (the more of in and out) and `pixels` (of the output); empty: not stated.
     """
 
-    coefficients: Annotated[
-        Mapping[str, NonNegative],
-        Must(
-            "numbers with one above 0: they would price every kernel at 0 ms",
-            lambda values: any(values.values()),
-        ),
-    ]
+    coefficients: Coefficients
     origin: Annotated[str, OneOf(ORIGINS)]
     source: Text
     support: Mapping[int, Count]
@@ -128,6 +144,12 @@ class KindModel:
     judged: str = ""
     in_network: Positive = 1.0
     residual: Residual | None = None
+    widen_sizes: Mapping[int, Annotated[float, AtLeast(1)]] = field(default_factory=dict)
+    fitted_range: Mapping[Annotated[str, OneOf(("channels", "pixels"))], Range] = field(default_factory=dict)
+
+    def widening(self, kernel_size: int) -> float:
+        """By how much more than other kinds' the price of a kernel of this size is uncertain."""
+        return self.widen * self.widen_sizes.get(kernel_size, 1.0)
 
     def count(self, kernel_size: int) -> int:
         """Measured rows of this kind and kernel size; 0 where none was measured."""
@@ -186,6 +208,7 @@ class Header:
     """The fields of `device.yaml`, in its order. Times are ms at batch 1.
 
     runtime_options: what changes times, such as optimization. network_ms: what every network pays beside its kernels.
+    scenarios: by name, other guesses at derived kinds; intervals reach over all of them.
     """
 
     device: Text
@@ -205,11 +228,13 @@ class Header:
     fusion: FusionRules
     lanes: Lanes
     models: Mapping[KernelKind, KindModel]
+    scenarios: Mapping[str, Scenario] = field(default_factory=dict)
     network_ms: NonNegative = 0.0
     interval: Interval
     calibration: Annotated[
         Mapping[str, Scale], Must("a mapping with 'measured' and others", lambda scales: "measured" in scales)
     ]
+    fitted_range: Mapping[Annotated[str, OneOf(("network_ms", "resolution"))], Range] = field(default_factory=dict)
     accuracy: Texts
 
 
@@ -221,9 +246,15 @@ def parse_header(data: object, where: str) -> Header:
     header = read(Header, top, where)
     if header.calibration["measured"].unpriced:
         raise BadFile(f"{where}: calibration.measured leaves kernel kinds out; what is measured prices them all")
+    for name, scenario in header.scenarios.items():
+        if unknown := sorted(set(scenario.coefficients) - set(header.models)):
+            raise BadFile(f"{where}: scenarios.{name} prices '{unknown[0]}', which `models` does not")
     if len(header.interval.low_scores) != len(header.interval.high_scores):
         raise BadFile(f"{where}: interval.low_scores and high_scores are not equally many")
     return header
+
+
+_OPTIONAL = ("judged", "residual", "widen_sizes", "fitted_range")  # of a kind's model, left out where empty
 
 
 def render_header(header: Header) -> dict[str, Any]:
@@ -233,9 +264,9 @@ def render_header(header: Header) -> dict[str, Any]:
         rendered[name] = value
         if name == "date":
             rendered["unit"] = UNIT
-    for model in rendered["models"].values():
-        if not model["judged"]:
-            del model["judged"]
-        if model["residual"] is None:
-            del model["residual"]
+    header_only = ("fitted_range", "scenarios")
+    for part, optional in ((rendered, header_only), *((m, _OPTIONAL) for m in rendered["models"].values())):
+        for name in optional:
+            if not part[name]:
+                del part[name]
     return rendered

@@ -27,8 +27,11 @@ for note in network.notes:
     print(f"note: {note}")
 for name in available_devices():
     try:
-        found = fit_latency_model(load_profile(name)).predict(network.segments)
+        model = fit_latency_model(load_profile(name))
+        found, words = model.predict(network.segments), model.support(network.segments).words
     except UserError as error:
         print(f"{name}: {error}")
     else:
-        print(f"{name}: {found.latency_ms:.4g} ms ({found.low_ms:.4g}..{found.high_ms:.4g}, {found.coverage:.0%})")
+        print(
+            f"{name}: {found.latency_ms:.4g} ms ({found.low_ms:.4g}..{found.high_ms:.4g}, {found.coverage:.0%}) {words}"
+        )

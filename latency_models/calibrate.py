@@ -3,7 +3,9 @@
     python -m latency_models.calibrate device=NAME architecture=FILE measured_ms=NUMBER [out=./device_profiles]
 
 The profile is copied to `out/NAME`, where it stands before a shipped one; both of its files are kept but for
-the factor on every time. Searches then choose again without training: `python -m nas.search init=RUN`.
+the factor on every time. Of a profile with scenarios (guesses at kinds that were never timed) the one nearest to the
+measurement is taken, where they differ for this network, before the rest becomes the factor.
+Searches then choose again without training: `python -m nas.search init=RUN`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from device_profiles.profile import USER_FOLDER
 from latency_models.fit.regression import round_significant
 from latency_models.model import LatencyModel, fit_latency_model
 from latency_models.options import Options, run
+from latency_models.scenario import assume, settle
 from search_space.errors import BadFile, UserError, one_line
 from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.lower import lower
@@ -34,6 +38,8 @@ OPTIONS = {
     "out": f"where the rescaled profile goes (default: ./{USER_FOLDER})",
 }
 LARGEST_FACTOR = 100.0  # beyond it, a unit or a file is wrong
+PRICED = "as priced"  # the guess that a profile's models make
+LEAST_DIFFERENCE = 0.02  # between the guesses' predictions, as a share; below it a network cannot choose
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,21 @@ def read_architecture(path: Path) -> TimedNetwork:
         raise BadFile(f"'{path}' is not the architecture.json of a run: {error}") from error
 
 
+def likeliest(profile: DeviceProfile, timed: TimedNetwork, measured_ms: float) -> tuple[DeviceProfile, str]:
+    """The profile under the guess whose prediction is nearest to the measurement, and what was chosen in words.
+
+    Ratios count, not differences. The profile as it is where it has no scenarios, or none that changes this network.
+    """
+    guesses = {PRICED: settle(profile), **{name: assume(profile, name) for name in profile.header.scenarios}}
+    network = lower(timed.architecture, timed.resolution, timed.num_classes)
+    predicted = {name: fit_latency_model(guess).predict(network).latency_ms for name, guess in guesses.items()}
+    if max(predicted.values()) < (1 + LEAST_DIFFERENCE) * min(predicted.values()):
+        return profile, ""
+    chosen = min(predicted, key=lambda name: abs(log(predicted[name] / measured_ms)))
+    said = ", ".join(f"{name} {ms:.4g} ms" for name, ms in predicted.items())
+    return guesses[chosen], f"of the guesses {said}, '{chosen}' is nearest to {measured_ms:g} ms and taken for true"
+
+
 def rescaled(profile: DeviceProfile, timed: TimedNetwork, measured_ms: float) -> tuple[float, float]:
     """(factor of the profile as it should be, ms that the profile predicts as it is).
 
@@ -84,9 +105,11 @@ def calibrate(device: str, architecture: Path, measured_ms: float, resolution: i
     profile, timed = load_profile(device), read_architecture(architecture)
     if resolution is not None:
         timed = replace(timed, resolution=resolution)
+    profile, choice = likeliest(profile, timed, measured_ms)
     factor, predicted_ms = rescaled(profile, timed, measured_ms)
     header = profile.header
-    note = f"times rescaled by {factor:g} on one network measured at {measured_ms:g} ms ({timed.architecture})"
+    note = f"{choice}; " if choice else ""
+    note += f"times rescaled by {factor:g} on one network measured at {measured_ms:g} ms ({timed.architecture})"
     saved = save_profile(
         out / device,
         replace(
@@ -96,8 +119,9 @@ def calibrate(device: str, architecture: Path, measured_ms: float, resolution: i
         ),
         profile.rows,
     )
+    chosen = f"{device}: {choice}\n" if choice else ""
     return (
-        f"{device}: predicted {predicted_ms:.4g} ms, measured {measured_ms:g} ms: every time x "
+        f"{chosen}{device}: predicted {predicted_ms:.4g} ms, measured {measured_ms:g} ms: every time x "
         f"{measured_ms / predicted_ms:.4g} from now on (profile {saved.digest} in '{out / device}')\n"
         f"choose a network again, without training: python -m nas.search init={architecture.parent} device={device} "
         "budget_ms=MILLISECONDS"

@@ -11,7 +11,7 @@ from math import ceil, log
 
 from device_profiles import Kernel, Lanes
 from latency_models.gpu_blocks import Block, Product, winograd_macs
-from latency_models.neural_engine import EngineConv
+from latency_models.neural_engine import LARGEST_POOL, EngineConv
 from search_space.layer import WEIGHTED, Kind
 
 MILLION = 1e6
@@ -56,6 +56,18 @@ def _im2col_elements(kernel: Kernel, lanes: Lanes) -> float:
 def _window_line_elements(kernel: Kernel, lanes: Lanes) -> float:
     """Outputs times window lines: vector cores walk a depthwise window line by line."""
     return kernel.spec.kernel_size * kernel.spec.out_elements / MILLION
+
+
+def _further_line_inputs(kernel: Kernel, lanes: Lanes) -> float:
+    """Inputs times the window's lines beyond the first: a core that walks a window at stride 1 and then thins out."""
+    return (kernel.spec.kernel_size - 1) * kernel.spec.in_elements / MILLION
+
+
+def _wide_pool_elements(kernel: Kernel, lanes: Lanes) -> float:
+    """Inputs of a global pool whose window is too large for the Myriad's neural engine; 0 for any other kernel."""
+    s = kernel.spec
+    wide = s.kind is Kind.GLOBAL_POOL and max(s.height, s.width) > LARGEST_POOL
+    return s.in_elements / MILLION if wide else 0.0
 
 
 def _gemm_macs(kernel: Kernel, lanes: Lanes) -> float:
@@ -133,6 +145,8 @@ FEATURES: Mapping[str, Callable[[Kernel, Lanes], float]] = {
     "weights": _weights,
     "im2col_elements": _im2col_elements,
     "window_line_elements": _window_line_elements,
+    "further_line_inputs": _further_line_inputs,
+    "wide_pool_elements": _wide_pool_elements,
     "gemm_macs": _gemm_macs,
     "engine_cycles": _engine_cycles,
     "striped_elements": _striped_elements,
@@ -154,6 +168,13 @@ BLOCKS: tuple[Block, ...] = (
     (128, 128),
 )
 """Rows and columns that a thread block of a GPU's matrix product may have."""
+
+
+SHAPES: Mapping[str, Callable[[Kernel], int]] = {
+    "channels": lambda kernel: max(kernel.spec.in_channels, kernel.spec.out_channels),
+    "pixels": lambda kernel: kernel.spec.out_height * kernel.spec.out_width,
+}
+"""What of a kernel's shape a kind's `fitted_range` may limit."""
 
 
 def _idle(block: Block, at_once: int = 1) -> Callable[[Kernel], float]:

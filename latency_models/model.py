@@ -6,20 +6,27 @@ Not for whole spaces (`table`) and not for fitting to measurements (`fit`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import exp, log
 
 from device_profiles import Calibration, DeviceProfile, FusionRules, Kernel, KindModel
-from latency_models.features import COORDINATES, FEATURES
+from latency_models.features import COORDINATES, FEATURES, SHAPES
 from latency_models.fuse import fuse
 from latency_models.intervals import rank_quantiles
 from latency_models.residual import GaussianProcess, coordinates, fit_residual
+from latency_models.support import KernelSupport, Support, kernel_name, outside
 from search_space.errors import BadFile, UnknownName, UserError
 from search_space.layer import Node
-from search_space.lower import Segment
+from search_space.lower import Segment, image_side
 
 RUNTIME = "runtime"  # the name of what a network pays beside its segments
+
+
+STAND_INS = {"hard_swish": "gelu", "transpose": "concat"}
+"""Kernel kinds that older profiles lack -> the kind whose price they are given there, as derived."""
+STAND_IN_FACTOR = 4.0  # by what such a price may be off either way: a judgement
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,7 @@ class LatencyModel:
     scale: Calibration
     coverage: float
     _factors: tuple[float, float] = field(init=False, repr=False, compare=False)
+    _models: Mapping[str, KindModel] = field(init=False, repr=False, compare=False)
     _residuals: dict[str, GaussianProcess] = field(default_factory=dict, init=False, repr=False, compare=False)
     _kernels: dict[Kernel, Price] = field(default_factory=dict, init=False, repr=False, compare=False)
     _blocks: dict[tuple[Node, ...], Price] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -65,6 +73,7 @@ class LatencyModel:
         interval = self.profile.header.interval
         low, high = rank_quantiles(interval.low_scores, interval.high_scores, self.coverage)
         object.__setattr__(self, "_factors", (min(low, 1.0), max(high, 1.0)))
+        object.__setattr__(self, "_models", _with_stand_ins(self.profile.header.models))
 
     @property
     def fusion(self) -> FusionRules:
@@ -86,23 +95,59 @@ class LatencyModel:
         runtime = {RUNTIME: self.runtime_price.ms} if self.profile.header.network_ms else {}
         return runtime | {segment.name: self.block_price(segment.nodes).ms for segment in segments}
 
-    def derived_share(self, segments: Sequence[Segment]) -> float:
-        """The share (0..1) of predicted time in kernels that were derived, neither measured nor fitted.
+    def support(self, segments: Sequence[Segment]) -> Support:
+        """What the prediction of a network rests on. Raises `UserError` for a kernel without a model."""
+        kernels = Counter(kernel for segment in segments for kernel in fuse(segment.nodes, self.fusion))
+        total = sum((self.block_price(segment.nodes) for segment in segments), self.runtime_price)
+        groups: dict[tuple[str, int, str], list[Kernel]] = {}
+        for kernel in kernels:
+            row = self.profile.by_kernel.get(kernel)
+            origin = row.origin if row else self.kind_model(kernel).origin
+            groups.setdefault((kernel.price_kind, kernel.spec.kernel_size, origin), []).append(kernel)
 
-        Predicted time includes what every network pays.
-        """
-        kernels = [kernel for segment in segments for kernel in fuse(segment.nodes, self.fusion)]
-        derived = [k for k in kernels if self.kind_model(k).origin == "derived"]
-        total = sum((self.kernel_price(k).ms for k in kernels), self.runtime_price.ms)
-        return sum(self.kernel_price(k).ms for k in derived) / total if total else 0.0
+        def ms(group: Iterable[Kernel]) -> float:
+            return sum(kernels[kernel] * self.kernel_price(kernel).ms for kernel in group)
 
-    def support(self, segments: Sequence[Segment]) -> dict[str, int]:
-        """Kernel kind and size ('dwconv k7') -> measured rows behind it, for every kernel of a network."""
-        kernels = [kernel for segment in segments for kernel in fuse(segment.nodes, self.fusion)]
-        sizes = {(k.price_kind, k.spec.kernel_size): self.kind_model(k) for k in kernels}
-        return {
-            f"{kind} k{size}": model.count(size) for (kind, size), model in sorted(sizes.items(), key=lambda i: i[0])
-        }
+        width = total.high_ms - total.low_ms
+        found = []
+        for (kind, size, origin), group in groups.items():
+            prices = [(kernels[kernel], self.kernel_price(kernel)) for kernel in group]
+            found.append(
+                KernelSupport(
+                    kind,
+                    size,
+                    origin,
+                    self.kind_model(group[0]).count(size),
+                    share=_part(ms(group), total.ms),
+                    untimed=_part(ms(kernel for kernel in group if not self._is_timed(kernel)), total.ms),
+                    width=_part(sum(count * (price.high_ms - price.low_ms) for count, price in prices), width),
+                )
+            )
+        found.sort(key=lambda one: (-one.width, one.kind, one.kernel_size))
+        derived = min(1.0, sum(one.share for one in found if one.derived))
+        return Support(derived, tuple(found), tuple(self._outside(segments, list(kernels), total.ms)))
+
+    def _is_timed(self, kernel: Kernel) -> bool:
+        row = self.profile.by_kernel.get(kernel)
+        return row is not None and row.origin == "measured"
+
+    def _outside(self, segments: Sequence[Segment], kernels: Sequence[Kernel], total_ms: float) -> Iterator[str]:
+        """What of a network lies beyond the range that the profile was fitted in."""
+        fitted = self.profile.header.fitted_range
+        if not kernels:
+            return
+        ends = [outside("image of", image_side(segments), fitted.get("resolution"), " pixels a side")]
+        ends.append(outside("network of", total_ms / self.scale.factor, fitted.get("network_ms"), " ms"))
+        yield from filter(None, ends)
+        for kind in dict.fromkeys(kernel.price_kind for kernel in kernels):
+            model = self._models[kind]
+            of_kind = [kernel for kernel in kernels if kernel.price_kind == kind and not self._is_timed(kernel)]
+            for name, read in SHAPES.items():
+                values = {read(kernel): kernel.spec.kernel_size for kernel in of_kind}
+                for value in sorted({min(values), max(values)} if values else ()):
+                    lead = f"{kernel_name(kind, values[value])} with"
+                    if said := outside(lead, value, model.fitted_range.get(name), f" {name}"):
+                        yield said
 
     def block_price(self, nodes: tuple[Node, ...]) -> Price:
         """One block; 0 ms for an empty one."""
@@ -121,8 +166,10 @@ class LatencyModel:
                 price = Price()
             else:
                 ms, deviation = self.kernel_alone(kernel)
-                ms *= model.in_network * self.scale.factor
-                price = self._with_interval(ms, model.widen * exp(deviation))
+                share = model.in_network * self.scale.factor
+                others = [share * self._form_ms(kernel, c) for c in self._other_guesses(kernel.price_kind)]
+                widen = model.widening(kernel.spec.kernel_size) * exp(deviation)
+                price = self._with_interval(share * ms, widen, others)
             self._kernels[kernel] = price
         return price
 
@@ -135,18 +182,26 @@ class LatencyModel:
         residual = self._residual(kernel.price_kind)
         if residual is None:
             return ms, 0.0
-        named = self.profile.header.models[kernel.price_kind].residual
+        named = self.kind_model(kernel).residual
         assert named is not None
         mean, deviation = residual.at(coordinates([kernel], named))
         return ms * exp(float(mean[0])), float(deviation[0])
 
     def form_ms(self, kernel: Kernel) -> float:
         """The physical form alone."""
+        return self._form_ms(kernel, self.kind_model(kernel).coefficients)
+
+    def _form_ms(self, kernel: Kernel, coefficients: Mapping[str, float]) -> float:
         lanes = self.profile.header.lanes
-        return sum(c * FEATURES[name](kernel, lanes) for name, c in self.kind_model(kernel).coefficients.items())
+        return sum(c * FEATURES[name](kernel, lanes) for name, c in coefficients.items())
+
+    def _other_guesses(self, kind: str) -> list[Mapping[str, float]]:
+        """The coefficients that the profile's scenarios give a kind."""
+        guesses = [scenario.coefficients for scenario in self.profile.header.scenarios.values()]
+        return [coefficients[kind] for coefficients in guesses if kind in coefficients]
 
     def _residual(self, kind: str) -> GaussianProcess | None:
-        residual = self.profile.header.models[kind].residual
+        residual = self._models[kind].residual
         if residual is None:
             return None
         if kind not in self._residuals:
@@ -157,17 +212,19 @@ class LatencyModel:
             self._residuals[kind] = fit_residual(residual, [row.kernel for row in rows], ratios)
         return self._residuals[kind]
 
-    def _with_interval(self, ms: float, widen: float) -> Price:
+    def _with_interval(self, ms: float, widen: float, others: Sequence[float] = ()) -> Price:
+        """Around `ms`; with other guesses from below the cheapest to above the dearest."""
         low, high = self._factors
-        return Price(ms, ms * low / widen, ms * high * widen)
+        guesses = (ms, *others)
+        return Price(ms, min(guesses) * low / widen, max(guesses) * high * widen)
 
     def kind_model(self, kernel: Kernel) -> KindModel:
         """The model of a kernel's kind. Raises `UserError` naming the kinds that the profile prices."""
-        models = self.profile.header.models
+        models = self._models
         if kernel.price_kind not in models:
             raise UserError(
                 f"device '{self.profile.name}' has no model of kernel kind '{kernel.price_kind}' ({kernel}); "
-                f"it has {', '.join(models)}; add it to the device's profile"
+                f"it has {', '.join(self.profile.header.models)}; add it to the device's profile"
             )
         return models[kernel.price_kind]
 
@@ -185,7 +242,9 @@ def fit_latency_model(
     if calibration not in header.calibration:
         raise UnknownName(f"calibration of device '{profile.name}'", calibration, header.calibration)
     models = header.models.values()
-    _check_names(profile.name, "feature", (f for model in models for f in model.coefficients), FEATURES)
+    guesses = [c for scenario in header.scenarios.values() for c in scenario.coefficients.values()]
+    forms = [*(model.coefficients for model in models), *guesses]
+    _check_names(profile.name, "feature", (feature for form in forms for feature in form), FEATURES)
     residuals = (model.residual for model in models if model.residual)
     _check_names(profile.name, "coordinate", (c for residual in residuals for c in residual.length_scales), COORDINATES)
     if confidence is None:
@@ -196,6 +255,28 @@ def fit_latency_model(
         return LatencyModel(profile, header.calibration[calibration], coverage=2 * confidence - 1)
     except UserError as error:
         raise UserError(f"device '{profile.name}': confidence={confidence:g} is out of reach: {error}") from error
+
+
+def _with_stand_ins(models: Mapping[str, KindModel]) -> dict[str, KindModel]:
+    found = dict(models)
+    for kind, other in STAND_INS.items():
+        if kind not in models and other in models:
+            found[kind] = replace(
+                models[other],
+                origin="derived",
+                source=f"the price of {other}: this profile has none of its own",
+                support={},
+                widen=models[other].widen * STAND_IN_FACTOR,
+                judged=f"another kind's price ({other})",
+                widen_sizes={},
+                fitted_range={},
+                residual=None,
+            )
+    return found
+
+
+def _part(ms: float, total: float) -> float:
+    return min(1.0, ms / total) if total > 0 else 0.0
 
 
 def _check_names(device: str, what: str, names: Iterable[str], known: Mapping[str, object]) -> None:

@@ -20,6 +20,7 @@ MAX_STRIPES = 15  # where more would be needed, the compiler splits channels or 
 # cycles a pixel.
 MODES = ((1, 0), (2, 5), (4, 11), (8, 19), (16, 31))
 MULTIPLIERS = 256
+LARGEST_POOL = 15  # pixels a side of a pooling window; larger ones run on the vector cores
 
 
 @dataclass(frozen=True, slots=True)

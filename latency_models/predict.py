@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from latency_models.fuse import fuse
 from latency_models.model import LatencyModel, fit_latency_model
 from latency_models.onnx.reader import read_onnx
 from latency_models.options import Options, run
+from latency_models.scenario import assume
 from search_space.family import RESOLUTION
 from search_space.layer import WEIGHTED
 from search_space.lower import Segment
@@ -70,6 +71,7 @@ def predict(
     model = fit_latency_model(load_profile(device), calibration, confidence)
     network = read_onnx(path, resolution)
     times, total = kernel_times(model, network.segments), model.predict(network.segments)
+    support = model.support(network.segments)
     profile, first = model.profile, network.segments[0].nodes[0].spec
     head = f"{path.name} on {profile.name} ({profile.title}; {profile.runtime}; {profile.precision}), batch 1, "
     lines = [head + f"{first.in_channels}x{first.height}x{first.width}", ""]
@@ -85,12 +87,25 @@ def predict(
     lines += [
         "",
         f"total {total.latency_ms:.4g} ms, {total.low_ms:.4g}..{total.high_ms:.4g} ms holds {total.coverage:.0%} of "
-        f"networks like those it was set on ({profile.header.interval.networks})",
-        f"derived share {model.derived_share(network.segments):.0%} of the time: kinds neither measured nor fitted "
-        "on this device",
-        *(f"note: {note}" for note in network.notes),
+        f"networks like those it was set on ({profile.header.interval.networks})"
+        + (f"; {support.words}" if support.words else ""),
+        f"derived prices: {100 * support.derived:.0f} % of the time (neither measured nor fitted on this device)",
+        *_scenarios(model, network.segments, total.latency_ms),
+        *(
+            f"note: {note}"
+            for note in (*support.notes(profile.name), *network.notes_on(profile.name, profile.precision))
+        ),
     ]
     return "\n".join(lines)
+
+
+def _scenarios(model: LatencyModel, segments: Sequence[Segment], total_ms: float) -> Iterator[str]:
+    """The totals under the profile's other guesses, where those change this network's."""
+    for name, scenario in model.profile.header.scenarios.items():
+        assumed = LatencyModel(assume(model.profile, name), model.scale, model.coverage).predict(segments)
+        if assumed.latency_ms != total_ms:
+            ends = f"{assumed.latency_ms:.4g} ms, {assumed.low_ms:.4g}..{assumed.high_ms:.4g} ms"
+            yield f"scenario {name}: {ends}, if {scenario.reason}"
 
 
 def _cells(time: KernelTime, total_ms: float) -> tuple[str, ...]:

@@ -83,13 +83,17 @@ def _host(options: Options) -> str:
     accept_noise = options.choice("busy", ("refuse", "accept")) == "accept"
     partial = ensure_folder(out) / f".{device}.partial.csv"
     try:
-        timings = time_host(workload, partial, limits, accept_noise)
+        timings = time_host(workload, partial, limits, accept_noise, _say)
     except KeyboardInterrupt:
         raise Stopped(f"stopped; the same command resumes from '{partial}'") from None
     profile = save_measured(device, out, workload, timings.facts, timings.records)
     partial.unlink()
     taken = f"  took {timings.minutes:.1f} minutes; left-out kernels weighted by their time: error {timings.error:.1%}"
     return f"{summary(profile, workload, out / device)}\n{taken}"
+
+
+def _say(note: str) -> None:
+    print(f"note: {note}", file=sys.stderr, flush=True)
 
 
 def _import(options: Options) -> str:

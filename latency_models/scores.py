@@ -33,6 +33,13 @@ class Evaluation:
     mark: str = ""
     reached: bool | None = None
 
+    def part(self, name: str, chosen: Sequence[bool] | NDArray[np.bool_]) -> Evaluation:
+        """Those of the set that are chosen, (N,), without its mark."""
+        at = np.flatnonzero(chosen)
+        low, high = (None if end is None else end[at] for end in (self.low_ms, self.high_ms))
+        names = [self.names[i] for i in at.tolist()]
+        return Evaluation(name, names, self.measured_ms[at], self.predicted_ms[at], low, high, self.coverage)
+
     @property
     def ratios(self) -> Times:
         """Predicted over measured."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from latency_models.support import derived_words
 from nas.command.options import fail
 from nas.run.export import classes_in, load_network
 from nas.run.result import ALONE, FOR_TIMING, SearchResult, load_result_or_architecture, result_of
@@ -70,9 +71,9 @@ def _report(options: argparse.Namespace) -> None:
 
         priced, left_out = LatencyModels().everywhere(segments)
         for name, p in priced.items():
-            print(
-                f"{name}: {p.latency_ms:.4g} ms ({p.coverage:.0%} interval {p.low_ms:.3g}..{p.high_ms:.3g}; {p.title})"
-            )
+            interval = f"{p.coverage:.0%} interval {p.low_ms:.3g}..{p.high_ms:.3g}"
+            words = "; ".join(filter(None, (interval, derived_words(p.derived), p.title)))
+            print(f"{name}: {p.latency_ms:.4g} ms ({words})")
         print("".join(f"note: {note}\n" for note in left_out), end="")
     if options.onnx:
         trained = weighted and not alone and resolution == result.resolution.training

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latency_models.support import derived_words
 from nas.command.options import fail
 from nas.report.front import render_front
 from nas.run.finished import load_finished
@@ -60,7 +61,7 @@ def _compared(runs: Sequence[Path], out: Path | None) -> str:
         (
             row.folder,
             f"{row.device}{row.scale_note}",
-            f"{row.predicted_ms:.4g} of {row.budget_ms:g} ms",
+            ", ".join(filter(None, (f"{row.predicted_ms:.4g} of {row.budget_ms:g} ms", derived_words(row.derived)))),
             f"{row.macs / 1e6:.0f}M",
             f"{row.params / 1e6:.2f}M",
             "not measured" if row.test is None else f"{row.test:.1%}",

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.command.options import fail
-from nas.data.sources import EncodedSource
+from nas.data.reduced import Purpose
+from nas.data.sources import GROUNDS, EncodedSource
 from nas.run.result import FOR_TIMING, RESIZE
 from search_space.errors import BadFile, UserError, one_line
 
@@ -32,7 +33,7 @@ SHOWN = 3  # most probable classes on a line
 class Predictor:
     """A trained network with what its file says of its input. mean, std: (3,); resolution: pixels a side.
 
-    crop, crop_share: as in `nas.run.result.Preprocessing`.
+    crop, crop_share, ground: as in `nas.run.result.Preprocessing`; purpose: what pictures are read for.
     """
 
     session: InferenceSession
@@ -42,6 +43,8 @@ class Predictor:
     resolution: int
     crop: str
     crop_share: float
+    ground: str
+    purpose: Purpose
 
     @classmethod
     def load(cls, model: Path) -> Predictor:
@@ -64,14 +67,19 @@ class Predictor:
                     f"'{path}' wants pictures with resize={said['resize']}, colours={said['colours']}, "
                     f"crop={said['crop']}, which this version does not make"
                 )
+            resolution = int(said["resolution"])
+            if (ground := said.get("ground", "white")) not in GROUNDS:  # files of earlier versions do not say it
+                raise BadFile(f"'{path}' lays transparent parts on '{ground}'; known: {', '.join(GROUNDS)}")
             return cls(
                 session,
                 tuple(said["classes"].split("\n")),
                 np.array(said["mean"].split(), np.float64).reshape(3),
                 np.array(said["std"].split(), np.float64).reshape(3),
-                int(said["resolution"]),
+                resolution,
                 said["crop"],
                 float(said["crop_share"]),
+                ground,
+                Purpose(resolution, said["training_crop"]),
             )
         except KeyError as error:
             raise BadFile(
@@ -82,6 +90,10 @@ class Predictor:
             raise
         except ValueError as error:
             raise BadFile(f"'{path}' has metadata that are no numbers: {one_line(error)}") from error
+
+    def read(self, path: Path) -> NDArray[np.uint8]:
+        """(H, W, 3) of a picture's file, as evaluation reads it. Raises `BadFile`."""
+        return EncodedSource([path], ground=self.ground).read_for(0, self.purpose)
 
     def shown(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(1, 3, R, R), normalised, of a picture (H, W, 3): what `DataSet.batches` makes of it in evaluation."""
@@ -132,8 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             path = Path(name).expanduser()
             if not path.is_file():
                 raise BadFile(f"no file '{path}'")
-            image = EncodedSource([path]).read(0)
-            print(f"{name}: {_words(predictor, predictor.probabilities(image))}")
+            print(f"{name}: {_words(predictor, predictor.probabilities(predictor.read(path)))}")
     except UserError as error:
         fail(error)
 

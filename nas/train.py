@@ -20,7 +20,7 @@ from nas.training.recipes import Recipe
 from search_space import UserError
 
 if TYPE_CHECKING:
-    from nas.run.result import SearchResult
+    from nas.run.result import InputFormat, SearchResult
 
 
 def main() -> None:
@@ -111,6 +111,8 @@ def full_training(
     data = replace(load(data_settings), place=here)
     for line in data.said:
         say(line)
+    data_settings = _shown_as_before(data_settings, data.class_names, found.input)
+    data = data.varied(data_settings.flip, data_settings.crop)
     torch.manual_seed(command.seed)
     chosen = chosen_before(found, data.num_classes, command.resolution)
     network = Network(
@@ -186,6 +188,18 @@ def full_training(
         checkpoints.clear()
         begun.forget(folder)
     return result, folder
+
+
+def _shown_as_before(settings: DataSettings, classes: tuple[str, ...], before: InputFormat) -> DataSettings:
+    """The flip and crop of the search that found the network, where none is asked for and its classes were these."""
+    shown = before.preprocessing
+    if shown is None or before.class_names != classes:
+        return settings
+    return replace(
+        settings,
+        flip=shown.training_flip if settings.flip is None else settings.flip,
+        crop=settings.crop or shown.training_crop,
+    )
 
 
 def _other_head(weights: Path, classes: tuple[str, ...]) -> str | None:

@@ -1,7 +1,7 @@
-"""Residual branches in a list of nodes: which convolutions a factor on a tensor can be moved into.
+"""Residual branches in a list of nodes: which layers a factor on a tensor can be moved into.
 
-g * conv(x) is a convolution with scaled weights; g * (a * b + c) scales a and c. Used to fold layer
-scales on export and to start residual branches small.
+g * conv(x) is a convolution with scaled weights, g * norm(x) a batch norm with scaled factors and offsets;
+g * (a * b + c) scales a and c. Used to fold layer scales on export and to start residual branches small.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from search_space.layer import Kind, Node
 
 
 def scalable(nodes: Sequence[Node], position: int) -> list[int]:
-    """Positions of the convolutions whose weights scale node `position`'s output; empty if there are none.
+    """Positions of the convolutions and batch norms whose weights scale node `position`'s output; empty for none.
 
     Only nodes with a single reader are passed, so that nothing else changes. Below 0 are the segment's inputs.
     """
@@ -20,7 +20,7 @@ def scalable(nodes: Sequence[Node], position: int) -> list[int]:
         return []
     node = nodes[position]
     match node.spec.kind:
-        case Kind.CONV | Kind.DWCONV:
+        case Kind.CONV | Kind.DWCONV | Kind.BATCH_NORM:
             return [position]
         case Kind.MUL | Kind.SCALE:
             return scalable(nodes, node.inputs[0])
@@ -32,6 +32,5 @@ def scalable(nodes: Sequence[Node], position: int) -> list[int]:
 
 
 def branch_ends(nodes: Sequence[Node]) -> list[list[int]]:
-    """For every residual branch, the convolutions that scale its output, or the batch norm that makes it."""
-    ends = [node.inputs[1] for node in nodes if node.residual]
-    return [[end] if nodes[end].spec.kind is Kind.BATCH_NORM else scalable(nodes, end) for end in ends]
+    """For every residual branch, the convolutions and batch norms that scale its output."""
+    return [scalable(nodes, node.inputs[1]) for node in nodes if node.residual]

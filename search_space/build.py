@@ -124,6 +124,8 @@ def build_layer(node: Node, layer_scale: float, drop_rate: float, batch_statisti
             return nn.ReLU6(inplace=True)
         case Kind.GELU:
             return nn.GELU()
+        case Kind.HARD_SWISH:
+            return nn.Hardswish()
         case Kind.SCALE:
             return Scale(spec.in_channels, layer_scale)
         case Kind.ADD:

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search_space.blocks import family_of
+from search_space.blocks import checked_family, chosen_layers
 from search_space.blocks.graph import Graph
 from search_space.errors import UserError
 from search_space.layer import Node
 from search_space.space import ZERO, Architecture, BlockChoice, SearchSpace
-
-PROBE = 64  # pixels of a map that every stride halves
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,12 @@ class Segment:
         """The layers of a segment that has no alternatives."""
         (nodes,) = self.candidates
         return nodes
+
+
+def image_side(segments: Sequence[Segment]) -> int:
+    """Pixels of the longer side of the image that a network without alternatives reads."""
+    first = next(segment.nodes[0].spec for segment in segments if segment.nodes)
+    return max(first.height, first.width)
 
 
 def lower(architecture: Architecture, resolution: int, num_classes: int) -> tuple[Segment, ...]:
@@ -62,13 +66,13 @@ def _walk(
 ) -> tuple[Segment, ...]:
     if num_classes < 2:
         raise UserError(f"a classifier needs at least 2 classes, got {num_classes}")
-    family = family_of(space)
-    family.check(space)
+    family = checked_family(space)
+    layers = chosen_layers(space, family)
     segments: list[Segment] = []
     shape = (3, resolution, resolution)
 
     def graph() -> Graph:
-        return Graph(shape, space.norm_eps)
+        return Graph(shape, space.norm_eps, **layers)
 
     def append(name: str, graphs: list[Graph], slot: int | None = None) -> None:
         nonlocal shape
@@ -84,7 +88,8 @@ def _walk(
         if stage_index and (down := family.transition(graph(), stage)).nodes:
             append(f"down{stage_index + 1}", [down])
         if stage.least_blocks == 0:
-            _check_can_be_left_out(space, stage_index, shape[0])
+            first = family.block(graph(), space.stage_choices[stage_index][0], stage.width, stage.stride)
+            _check_can_be_left_out(space, stage_index, shape, first.out_shape)
         for block_index, candidates in enumerate(slots[stage_index]):
             stride = stage.stride if block_index == 0 else 1
             graphs = [graph() if c == ZERO else family.block(graph(), c, stage.width, stride) for c in candidates]
@@ -94,14 +99,13 @@ def _walk(
     return tuple(segments)
 
 
-def _check_can_be_left_out(space: SearchSpace, stage_index: int, in_width: int) -> None:
+def _check_can_be_left_out(
+    space: SearchSpace, stage_index: int, before: tuple[int, int, int], after: tuple[int, int, int]
+) -> None:
     """Raise `UserError` for a stage whose blocks may all be left out although its first one changes the shape."""
-    stage, first = space.stages[stage_index], space.stage_choices[stage_index][0]
-    before = (in_width, PROBE, PROBE)
-    after = family_of(space).block(Graph(before, space.norm_eps), first, stage.width, stage.stride).out_shape
-    if after != before:
+    if after != before or space.stages[stage_index].stride > 1:  # which a map of one pixel does not show
         raise UserError(
             f"space '{space.name}': stage {stage_index + 1} cannot be left out (min_blocks 0), its first block makes "
-            f"{after[0]} channels of {in_width} with stride {PROBE // after[1]}; give it min_blocks of 1 or more, or "
-            "keep width and stride"
+            f"{after[0]} channels of {before[0]} with stride {space.stages[stage_index].stride}; give it min_blocks of "
+            "1 or more, or keep width and stride"
         )

@@ -120,7 +120,8 @@ class SearchSpace:
 
     `stem_width`, `head_width` and `first_width` are read by the block family (a family that has
     no such layer has 0 there). `kernel_sizes` and `expand_ratios` are those of every stage that has none of its own.
-    norm_eps: of BatchNorms; stem_stride: of the first convolution; None for the family's own.
+    norm_eps: of BatchNorms; stem_stride: of the first convolution; None for the family's own. `norm` and `activation`
+    are kinds of layers that the family accepts; None for its own.
     """
 
     name: Name
@@ -133,6 +134,8 @@ class SearchSpace:
     head_width: Width = 0
     norm_eps: Annotated[float | None, Above(0), UNSAID] = None
     stem_stride: Annotated[int | None, AtLeast(1), UNSAID] = None
+    norm: Annotated[str | None, UNSAID] = None
+    activation: Annotated[str | None, UNSAID] = None
 
     def __post_init__(self) -> None:
         check(self, where=f"space '{self.name}'")

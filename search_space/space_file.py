@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from search_space.blocks import family_of
+from search_space.blocks import checked_family
 from search_space.errors import BadFile, UnknownName
 from search_space.reading import read, read_yaml
 from search_space.space import SearchSpace
@@ -40,7 +40,7 @@ def load_space(name: str, width_mult: float | None = None) -> SearchSpace:
         raise BadFile(f"{where} holds no fields")
     shipped = read(_Scaling, {key: data.pop(key) for key in ("width_mult",) if key in data}, where).width_mult
     space = SearchSpace.from_dict(data, where)
-    family_of(space).check(space)
+    checked_family(space)
     return space.scaled(shipped if width_mult is None else width_mult)
 
 

@@ -127,13 +127,14 @@ class _Writer:
         def parameter(part: str) -> Array:
             return np.asarray(self.weights[f"{name}.{part}"], dtype=np.float32)
 
+        def scaled(part: str) -> str:
+            value = parameter(part)
+            value = value if factor is None else value * factor.reshape(-1, *[1] * (value.ndim - 1))
+            return self.constant(f"{name}.{part}", value)
+
         match spec.kind:
             case Kind.CONV | Kind.DWCONV:
-                weight = parameter("weight") if factor is None else parameter("weight") * factor[:, None, None, None]
-                inputs.append(self.constant(f"{name}.weight", weight))
-                if spec.bias:
-                    bias = parameter("bias") if factor is None else parameter("bias") * factor
-                    inputs.append(self.constant(f"{name}.bias", bias))
+                inputs += [scaled(part) for part in (("weight", "bias") if spec.bias else ("weight",))]
                 return self.add(
                     "Conv",
                     inputs,
@@ -153,15 +154,17 @@ class _Writer:
                 normed = self.add("LayerNormalization", [last, *constants], f"{name}.normed", axis=-1, epsilon=1e-6)
                 return self.add("Transpose", [normed], name, perm=[0, 3, 1, 2])
             case Kind.BATCH_NORM:
-                parts = ("weight", "bias", "running_mean", "running_var")
-                constants = [self.constant(f"{name}.{p}", parameter(p)) for p in parts]
-                return self.add("BatchNormalization", [*inputs, *constants], name, epsilon=node.eps)
+                affine = [scaled(part) for part in ("weight", "bias")]
+                seen = [self.constant(f"{name}.{p}", parameter(p)) for p in ("running_mean", "running_var")]
+                return self.add("BatchNormalization", [*inputs, *affine, *seen], name, epsilon=node.eps)
             case Kind.RELU6:
                 low = self.constant(f"{name}.min", np.array(0, np.float32))
                 high = self.constant(f"{name}.max", np.array(6, np.float32))
                 return self.add("Clip", [*inputs, low, high], name)
             case Kind.GELU:
                 return self.add("Gelu", inputs, name)
+            case Kind.HARD_SWISH:
+                return self.add("HardSwish", inputs, name)
             case Kind.SCALE:
                 per_pixel = self.constant(f"{name}.weight", parameter("weight")[:, None, None])
                 return self.add("Mul", [*inputs, per_pixel], name)
@@ -176,7 +179,7 @@ class _Writer:
 
 
 def fold_scales(nodes: Sequence[Node], scale_of: Callable[[str], Array]) -> dict[int, Array]:
-    """Where each layer scale goes: factors per channel by the position of the convolution they fold into.
+    """Where each layer scale goes: factors per channel by the position of the layer they fold into.
 
     A scale that cannot be folded stays, listed under its own position.
     """

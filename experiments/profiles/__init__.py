@@ -27,9 +27,8 @@ DEVICES: Mapping[str, str] = {
 """Device -> the module that rebuilds it."""
 
 
-EVALUATED_BY = "python -m latency_models.evaluate device={device} source=DIR"
-"""What the shipped headers name as the command of their figures: where `experiments.profiles.evaluate` was when they
-were written. A new text changes every profile's digest, which results hold, so it waits for the next refit."""
+EVALUATED_BY = "python -m experiments.profiles.evaluate device={device}"
+"""What the shipped headers name as the command of their figures."""
 
 
 class Device(Protocol):

@@ -35,6 +35,7 @@ from experiments.profiles.tables import (
     MYRIAD_FPS,
     MYRIAD_LAYERS,
     MYRIAD_MICRO,
+    MYRIAD_OAK,
     MYRIAD_SYNC,
     NAS_BENCH_201,
     V100_OPS,
@@ -42,6 +43,8 @@ from experiments.profiles.tables import (
     read_rows,
 )
 from experiments.profiles.vpu import samples as vpu
+from experiments.profiles.vpu.frames import synchronous_ms
+from experiments.profiles.vpu.oak import uses_oak
 from latency_models.options import Options, run
 from search_space.errors import BadFile, one_line
 from search_space.files import ensure_folder, write_whole
@@ -73,16 +76,17 @@ GPUNET_COLUMNS = (
 
 @dataclass(frozen=True)
 class Table:
-    """One shipped table: the columns in use, and which rows are."""
+    """One shipped table: the columns in use, which rows are, and the folder that it is collected from."""
 
     name: str
     columns: tuple[str, ...]
     uses: Callable[[Row], bool] = lambda row: True
+    folder: str = ""
 
 
 def tables(folder: Path) -> list[Table]:
     """What is shipped of every collected table but GPUNet's layers."""
-    named = vpu.named_networks(folder) | vpu.synchronous(folder)
+    named = vpu.named_networks(folder) | synchronous_ms(folder).keys()
     sizes = ("in_h", "in_w", "in_c", "out_h", "out_w", "out_c", "kh", "kw", "stride")
     return [
         Table(A76_NETWORKS, ("model", "macs", "a76_2840mhz_fp32_ms", "a76_2840mhz_int8_ms")),
@@ -98,6 +102,7 @@ def tables(folder: Path) -> list[Table]:
             ("topology", "batch", "fps"),
             lambda row: row.text("batch") == "1" and row.text("topology") in named,
         ),
+        Table(MYRIAD_OAK, ("model", "input", "fps", "latency_ms"), uses_oak, folder="field"),
         Table(
             V100_OPS,
             (
@@ -157,7 +162,7 @@ def collect(source: Path, out: Path) -> str:
         raise BadFile(f"no folder '{source}'; source= must name the folder of the collected tables")
     contents = {}
     for table in tables(source):
-        rows = [row for row in read_rows(source, table.name) if table.uses(row)]
+        rows = [row for row in read_rows(source / table.folder, table.name) if table.uses(row)]
         contents[table.name] = table.columns, [[row.text(column) for column in table.columns] for row in rows]
     contents[GPUNET_LAYERS] = ("network", *GPUNET_COLUMNS), gpunet_layers(source)
     ensure_folder(out)

@@ -27,6 +27,7 @@ from device_profiles import (
     Source,
 )
 from latency_models.features import FEATURES
+from latency_models.fit.fitted_range import kernels_range, networks_range
 from latency_models.fit.regression import Form, Sample, Terms, fit_coefficients, mape, round_significant, within
 from latency_models.fuse import fuse
 from latency_models.intervals import largest_coverage, rank_quantiles, tolerance_limits
@@ -147,7 +148,13 @@ def fit_device(
         "leave_one_kernel_out": f"MAPE {100 * np.abs(np.expm1(errors)).mean():.1f} %; n = {len(rows)}",
     }
     network_ms = round_significant(weights[_CONSTANT])
-    return replace(_header(facts, rules, rows, models), interval=interval, accuracy=accuracy, network_ms=network_ms)
+    return replace(
+        _header(facts, rules, rows, models),
+        interval=interval,
+        accuracy=accuracy,
+        network_ms=network_ms,
+        fitted_range=networks_range([(n.segments, n.latency_ms) for n in networks]),
+    )
 
 
 _CONSTANT = "constant"
@@ -222,6 +229,7 @@ def _fit_kind(kind: str, rows: Sequence[KernelRow]) -> KindModel:
         low_factor=1.0,
         high_factor=1.0,
         residual=residual,
+        fitted_range=kernels_range(row.kernel for row in rows),
     )
     low, high = kernel_interval(left_out_errors(rows, {kind: model}), residual.amplitude)
     return replace(model, low_factor=low, high_factor=high)

@@ -26,6 +26,7 @@ from device_profiles import (
     Lanes,
     Source,
 )
+from latency_models.fit.fitted_range import networks_range
 from latency_models.fit.kind_model import WIDENING_RULE, Evidence, kind_model
 from latency_models.fit.regression import Form, Sample, Terms, fit_coefficients, round_significant, summary
 from latency_models.fuse import fuse
@@ -159,7 +160,8 @@ def few_profile(
         rows.append(KernelRow(kernel, ms, spread_ms, 0, "derived", str(mixed)))
     accuracy = {MIX: str(mixed), "leave_one_network_out": f"{summary(ratios)}; n = {len(ratios)}"}
     header = _header(name, mixed, len(rows), len(ratios))
-    return replace(header, models=forms, interval=interval, accuracy=accuracy), rows
+    ranges = networks_range(zip(networks, times.tolist(), strict=True))
+    return replace(header, models=forms, interval=interval, accuracy=accuracy, fitted_range=ranges), rows
 
 
 MIX = "mix"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import inf
+from dataclasses import dataclass, replace
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,13 @@ class Step:
     error: float
 
 
-def time_host(workload: Workload, path: Path, limits: Limits, accept_noise: bool) -> Timings:
-    """Time this machine; resuming from what `path` holds already. Raises `Refused` where it is busy."""
+def time_host(
+    workload: Workload, path: Path, limits: Limits, accept_noise: bool, say: Callable[[str], None]
+) -> Timings:
+    """Time this machine; resuming from what `path` holds already. Raises `Refused` where it is busy.
+
+    say: is told where the least that a fit needs takes longer than the limit.
+    """
     begin = time.monotonic()
     total = len(workload.items)
     with pinned(workload.settings.threads), TimingProgress(total) as progress:
@@ -69,7 +74,7 @@ def time_host(workload: Workload, path: Path, limits: Limits, accept_noise: bool
         def measure(step: Step) -> None:
             bench.measure([workload.items[name] for name in step.names], lambda name: report(name, step.error))
 
-        error = run_steps(workload, bench.records, measure, limits, time.monotonic)
+        error = run_steps(workload, bench.records, measure, limits, time.monotonic, say)
     return Timings(bench.facts, bench.records, error, (time.monotonic() - begin) / 60)
 
 
@@ -79,18 +84,38 @@ def run_steps(
     measure: Callable[[Step], None],
     limits: Limits,
     clock: Callable[[], float],
+    say: Callable[[str], None] = lambda line: None,
 ) -> float:
     """Measure until nothing is needed or the time is over; the predictor's last error. clock: seconds."""
-    begin, on_networks = clock(), 0.0
+    begin, on_networks, items = clock(), 0.0, 0
     while True:
         now = clock()
-        share = on_networks / (now - begin) if now > begin else 0.0
-        step = next_step(workload, records, limits.error, share, late=now - begin > 60 * limits.minutes)
+        spent, left = now - begin, 60 * limits.minutes - (now - begin)
+        step = next_step(workload, records, limits.error, on_networks / spent if spent > 0 else 0.0, late=left <= 0)
         if not step.names:
             return step.error
+        if items and left > 0:  # no more than fit into the time that is left
+            step = replace(step, names=step.names[: max(1, ceil(left * items / spent))])
         measure(step)
+        if items == 0 and (note := _too_long(workload, records, step, clock() - begin, limits.minutes)):
+            say(note)
+        items += len(step.names)
         if step.names[0] in workload.networks:
             on_networks += clock() - now
+
+
+def _too_long(workload: Workload, records: Sequence[Record], first: Step, seconds: float, minutes: float) -> str | None:
+    """What to say where the kernels and networks that a fit needs do not fit into the time, by the first ones' time."""
+    timed = results(records)
+    seeds = sum(kernel_name(kernel) not in timed for kernel in seed_kernels(list(workload.kernels.values())))
+    networks = max(0, FEWEST_NETWORKS - sum(name in timed for name in workload.networks))
+    needed = seconds * (1 + (seeds + networks) / len(first.names)) / 60
+    if needed <= 1.1 * minutes:
+        return None
+    return (
+        f"a profile needs {seeds} more kernels and {networks} networks at least, which take about {needed:.1f} minutes "
+        f"here, longer than minutes={minutes:g}; it goes on (Ctrl-C stops, the same command resumes)"
+    )
 
 
 def next_step(workload: Workload, records: Sequence[Record], wanted: float, network_share: float, late: bool) -> Step:
@@ -107,9 +132,9 @@ def next_step(workload: Workload, records: Sequence[Record], wanted: float, netw
     models = fit_kinds(rows)
     error = predictor_error(rows, models, workload.counts)
     networks = [name for name in workload.networks if name not in timed]
-    if late and len(workload.networks) - len(networks) >= FEWEST_NETWORKS:
-        return Step((), error)
-    wants_kernels = not late and error > wanted and len(rows) < len(kernels)
+    if late:
+        return Step(networks[: max(0, FEWEST_NETWORKS - (len(workload.networks) - len(networks)))], error)
+    wants_kernels = error > wanted and len(rows) < len(kernels)
     if networks and (not wants_kernels or network_share < NETWORK_SHARE):
         return Step(networks[:NETWORK_BATCH], error)
     chosen = next_kernels(kernels, rows, models, workload.counts, KERNEL_BATCH) if wants_kernels else []

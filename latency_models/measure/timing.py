@@ -635,7 +635,7 @@ def run_layer(layer: Mapping[str, Any], weights: Sequence[Any], inputs: Sequence
         return x * weights[0].view(-1, 1, 1)
     if kind == "global_pool":
         return x.mean((2, 3), keepdim=True)
-    return {"relu6": functional.relu6, "gelu": functional.gelu}[kind](x)
+    return {"relu6": functional.relu6, "gelu": functional.gelu, "hard_swish": functional.hardswish}[kind](x)
 
 
 def _channels_last(torch: Any, x: Any) -> Any:

@@ -6,8 +6,11 @@ what the operators mean (`onnx.reader`).
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,15 +19,32 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto, helper, inliner, numpy_helper, shape_inference
 
+from latency_models.onnx.fold import MOST_KEPT, Shape, fold_sizes
 from search_space.errors import BadFile, UserError, one_line
 
 LARGEST_BYTES = 2**31 - 1  # of one protobuf message; larger models keep their weights in other files
-MOST_KEPT = 1024  # elements of a constant whose values are kept: those of shapes and axes are fewer
-_ARITHMETIC = ("Add", "Cast", "Div", "Floor", "Max", "Min", "Mul", "Range", "Reciprocal", "Sqrt", "Sub")
+_ARITHMETIC = (
+    "Add",
+    "Cast",
+    "Div",
+    "Equal",
+    "Floor",
+    "Max",
+    "Min",
+    "Mul",
+    "Range",
+    "Reciprocal",
+    "Sqrt",
+    "Sub",
+    "Where",
+)
 _SHAPING = ("Concat", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 FOLDED = frozenset({"Constant", "ConstantOfShape", *_ARITHMETIC, *_SHAPING})
 """Operators that runtimes work out while loading where all their inputs are constants."""
-Shape = tuple[int, ...]
+PARAMETERISED = frozenset({"BatchNormalization", "Conv", "Gemm", "LayerNormalization", "PRelu"})
+"""Operators whose inputs but the first are weights."""
+QUANTISED = re.compile(r"QLinear|QuantizeLinear|QGemm|(Conv|MatMul)Integer")
+PRECISIONS: Mapping[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +81,7 @@ class OnnxGraph:
     """The operators that the output depends on, in order; `image` is the name of the only input.
 
     static: tensors that do not depend on the image's values, such as weights and shapes; values: the
-    numbers of small integer ones.
+    numbers of small integer ones; precision: of its weights, 'fp32', 'fp16' or another.
     """
 
     where: str
@@ -70,6 +90,7 @@ class OnnxGraph:
     image: str
     static: frozenset[str]
     values: Mapping[str, tuple[int, ...]]
+    precision: str
 
     def sizes(self, resolution: int | None) -> dict[str, Shape]:
         """Sizes of tensors by name at batch 1, those that are fixed; `resolution` fills a free height and width.
@@ -78,14 +99,29 @@ class OnnxGraph:
         """
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        _fix_image(next(v for v in model.graph.input if v.name == self.image), self.where, resolution)
+        image = next(v for v in model.graph.input if v.name == self.image)
+        batch = _fix_image(image, self.where, resolution)
+        if batch > 1:
+            _reshape_to_one(model.graph, batch)
         del model.graph.value_info[:]  # they may speak of another batch size
         for output in model.graph.output:
             output.type.tensor_type.ClearField("shape")
+        shapes = self._inferred(model, batch)
+        while fold_sizes(model.graph, shapes):  # sizes that are known now may tell more
+            shapes = self._inferred(model, batch)
+        return shapes
+
+    def _inferred(self, model: onnx.ModelProto, batch: int) -> dict[str, Shape]:
+        """Sizes of tensors by name, those that onnx works out."""
         try:
             inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
         except Exception as error:  # onnx raises its own kinds, and plain ones
             text = " ".join(str(error).split()) or type(error).__name__
+            if batch > 1:
+                raise UserError(
+                    f"'{self.where}' is fixed to {batch} images at once, which its operators cannot be read without; "
+                    f"export it for one image: {text[:120]}"
+                ) from error
             raise BadFile(f"'{self.where}': sizes do not fit together at batch 1: {text[:200]}") from error
         shapes: dict[str, Shape] = {}
         for value in (*inferred.input, *inferred.value_info, *inferred.output):
@@ -99,12 +135,13 @@ def read_graph(path: Path) -> OnnxGraph:
     """Raises `BadFile` for a file that is no sound ONNX model, `UserError` for one that is no classifier of images."""
     model = _load(path)
     image = _image(model, str(path))
+    _refuse_int8(model, str(path))
     if len(model.graph.output) != 1:
         names = ", ".join(f"'{value.name}'" for value in model.graph.output)
         raise UserError(f"'{path}': a classifier has one output, the scores; this model has {names}")
     operators = _needed(model, str(path), model.graph.output[0].name)
     values = {tensor.name: _integers(tensor) for tensor in model.graph.initializer}
-    static = {tensor.name for tensor in model.graph.initializer}
+    static = {tensor.name for tensor in model.graph.initializer} | {v.name for v in model.graph.input} - {image}
     for operator in operators:
         if operator.op in ("Shape", "Size") or (
             operator.op in FOLDED and static.issuperset(filter(None, operator.inputs))
@@ -115,7 +152,7 @@ def read_graph(path: Path) -> OnnxGraph:
             listed = operator.attributes.get("value_ints")
             values[operator.outputs[0]] = _integers(value) if isinstance(value, TensorProto) else listed
     known = {name: tuple(value) for name, value in values.items() if value is not None}
-    return OnnxGraph(str(path), model, operators, image, frozenset(static), known)
+    return OnnxGraph(str(path), model, operators, image, frozenset(static), known, _precision(model, image))
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -176,8 +213,11 @@ def _empty_if_large(tensor: TensorProto) -> None:
 
 
 def _image(model: onnx.ModelProto, where: str) -> str:
-    """The name of the only input that is no weight."""
+    """The name of the only input that is no weight; weights may be inputs, too, in a file without their values."""
     given = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in PARAMETERISED:
+            given.update(name for name in node.input[1:] if name)
     inputs = [value for value in model.graph.input if value.name not in given]
     if len(inputs) != 1 or not inputs[0].type.HasField("tensor_type"):
         names = ", ".join(f"'{value.name}'" for value in inputs) or "none"
@@ -185,7 +225,49 @@ def _image(model: onnx.ModelProto, where: str) -> str:
     return str(inputs[0].name)
 
 
-def _fix_image(image: onnx.ValueInfoProto, where: str, resolution: int | None) -> None:
+def _refuse_int8(model: onnx.ModelProto, where: str) -> None:
+    """A quantised graph has more operators than its layers, and runtimes merge them each in its own way."""
+    operators = [str(node.op_type) for node in model.graph.node]  # protobuf gives bytes for what is not UTF-8
+    found = dict.fromkeys(op for op in operators if QUANTISED.search(op))
+    if found:
+        raise UserError(
+            f"'{where}' is a quantised model ({', '.join(found)}); give the float model that it was made of and price "
+            "it with an int8 profile, such as device=cpu_int8"
+        )
+
+
+def _precision(model: onnx.ModelProto, image: str) -> str:
+    """Of the weights: the type that most of their elements have."""
+    elements: Counter[int] = Counter()
+    for tensor in model.graph.initializer:
+        elements[tensor.data_type] += prod(tensor.dims)
+    for value in model.graph.input:
+        if value.name != image:
+            elements[value.type.tensor_type.elem_type] += prod(d.dim_value for d in value.type.tensor_type.shape.dim)
+    known = [(count, PRECISIONS[kind]) for kind, count in elements.items() if kind in PRECISIONS]
+    return max(known)[1] if known else "fp32"
+
+
+def _reshape_to_one(graph: onnx.GraphProto, batch: int) -> None:
+    """Constant shapes of Reshapes that begin with a multiple of the batch begin with that of one image from now on."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    for number, node in enumerate(graph.node):
+        if node.op_type != "Reshape" or len(node.input) < 2 or node.input[1] not in constants:
+            continue
+        shape = list(_integers(constants[node.input[1]]) or ())
+        if shape and shape[0] >= batch and shape[0] % batch == 0:
+            name = f"{node.input[1]} of one image, {number}"
+            graph.initializer.append(
+                helper.make_tensor(name, TensorProto.INT64, [len(shape)], [shape[0] // batch, *shape[1:]])
+            )
+            node.input[1] = name
+
+
+def _fix_image(image: onnx.ValueInfoProto, where: str, resolution: int | None) -> int:
+    """Set the sizes of one image; how many there were at once, 0 for any number."""
     dims = image.type.tensor_type.shape.dim
     if len(dims) != 4:
         raise UserError(f"'{where}': input '{image.name}' has {len(dims)} axes; images have 4")
@@ -199,9 +281,11 @@ def _fix_image(image: onnx.ValueInfoProto, where: str, resolution: int | None) -
     fixed = "x".join(str(dim.dim_value) for dim in pixels)
     if not free and resolution is not None and fixed != f"{resolution}x{resolution}":
         raise UserError(f"'{where}' is fixed to {fixed} pixels; leave resolution={resolution} out")
+    batch = max(0, int(dims[0].dim_value))
     for dim, size in [(dims[0], 1), *((dim, resolution or 1) for dim in free)]:
         dim.Clear()
         dim.dim_value = size
+    return batch
 
 
 def _needed(model: onnx.ModelProto, where: str, wanted: str) -> tuple[Operator, ...]:

@@ -10,20 +10,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt, prod
 
-from latency_models.onnx.file import OnnxGraph, Operator, Shape
-from latency_models.onnx.patterns import GATES, Activation
+from latency_models.onnx.file import OnnxGraph, Operator
+from latency_models.onnx.fold import Shape
+from latency_models.onnx.patterns import Activation
 from search_space.errors import BadFile, UserError
 from search_space.layer import SEGMENT_INPUT, WEIGHTED, Kind, LayerSpec, Node
 
-FREE = frozenset({"Flatten", "Reshape", "Identity", "Dropout", "Squeeze", "Unsqueeze", "Transpose"})
-FINAL = frozenset({"Softmax", "LogSoftmax"})  # free at the end, refused elsewhere
-AS_GELU = frozenset({*GATES, "HardSwish", "Swish"})
-UNARY = {"Relu": Kind.RELU6, "Clip": Kind.RELU6, "Gelu": Kind.GELU, **dict.fromkeys(AS_GELU, Kind.GELU)}
+FREE = frozenset({"Flatten", "Reshape", "Identity", "Dropout", "Squeeze", "Unsqueeze", "Transpose", "Cast"})
+FINAL = frozenset({"Softmax", "LogSoftmax"})  # free at the end; elsewhere a layer, or refused
+AS_GELU = frozenset({"Sigmoid", "Swish"})
+AS_PASS = frozenset(
+    {"LeakyRelu", "PRelu", "HardSigmoid"}
+)  # no runtime's convolution takes them along: a product's pass
+AS_MOVED = frozenset({"Split", "Slice", "Gather"})  # elements copied to another tensor, as by a concatenation
+APPROXIMATED = {
+    **dict.fromkeys(AS_GELU, Kind.GELU),
+    **dict.fromkeys(AS_PASS, Kind.MUL),
+    **dict.fromkeys(AS_MOVED, Kind.CONCAT),
+}
+"""Operators -> the kind that they are priced as, which a note says."""
+UNARY = {
+    "Relu": Kind.RELU6,
+    "Clip": Kind.RELU6,
+    "Gelu": Kind.GELU,
+    "HardSwish": Kind.HARD_SWISH,
+    **{op: kind for op, kind in APPROXIMATED.items() if op not in AS_MOVED},
+}
 BINARY = {"Add": Kind.ADD, "Sub": Kind.ADD, "Mul": Kind.MUL, "Div": Kind.MUL}
 WEIGHTS = frozenset({"Conv", "Gemm", "MatMul"})
 NORMS = frozenset({"BatchNormalization", "LayerNormalization"})
 POOLS = frozenset({"GlobalAveragePool", "ReduceMean", "MaxPool", "AveragePool"})
-SUPPORTED = FREE | FINAL | UNARY.keys() | BINARY.keys() | WEIGHTS | NORMS | POOLS | {"Concat"}
+SUPPORTED = FREE | FINAL | UNARY.keys() | BINARY.keys() | WEIGHTS | NORMS | POOLS | AS_MOVED | {"Concat"}
 
 
 class Refused(Exception):
@@ -32,10 +49,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """Which node made a tensor, and which of its axes holds the channels."""
+    """Which node made a tensor, and which of its axes holds the channels; whole: all of them, none on other axes."""
 
     position: int
     axis: int
+    whole: bool = True
 
 
 class Translation:
@@ -47,18 +65,21 @@ class Translation:
         self._made = {graph.image: _Value(SEGMENT_INPUT, _image_axis(sizes[graph.image]))}
         self._additive: set[int] = set()  # scales that add
         self._counts: Counter[str] = Counter()
-        self._approximated: Counter[str] = Counter()
+        self._approximated: dict[Kind, Counter[str]] = {}
         self._readers: dict[str, list[Operator]] = {}
         for operator in graph.operators:
             for name in operator.inputs:
                 self._readers.setdefault(name, []).append(operator)
 
     def activation(self, found: Activation, name: str) -> None:
-        """Add an activation that patterns found; one that is none of the project's is priced as GELU."""
-        if found.called != "Gelu":
-            self._approximated[found.called] += 1
+        """Add an activation that patterns found."""
+        if not found.exact:
+            self._priced_as(found.kind, found.called)
         value = self._value(found.reads)
-        self._made[found.makes] = self._append(name, self._unary_spec(Kind.GELU, found.reads), (value,), value.axis)
+        self._made[found.makes] = self._append(name, self._unary_spec(found.kind, found.reads), (value,), value.axis)
+
+    def _priced_as(self, kind: Kind, called: str) -> None:
+        self._approximated.setdefault(kind, Counter())[called] += 1
 
     def pass_on(self, operator: Operator) -> None:
         """After a refusal: so that later operators can be looked at as well."""
@@ -69,7 +90,8 @@ class Translation:
 
     def layer(self, operator: Operator) -> None:
         """Append the layer of one operator. Raises `Refused`."""
-        self._made[operator.outputs[0]] = self._layer(operator)
+        made = self._layer(operator)
+        self._made |= dict.fromkeys(filter(None, operator.outputs), made)
 
     def _layer(self, operator: Operator) -> _Value:
         op, x = operator.op, operator.inputs[0]
@@ -81,13 +103,12 @@ class Translation:
         if op in FREE:
             return self._free(operator, value)
         if op in FINAL:
-            if not self._at_the_end(operator.outputs[0]):
-                raise Refused("inside the network")
-            self._counts[op] += 1
-            return value
+            return self._softmax(operator, value)
+        if op in APPROXIMATED:
+            self._priced_as(APPROXIMATED[op], op)
+        if op in AS_MOVED:
+            return self._moved(operator, value)
         if op in UNARY:
-            if op in AS_GELU:
-                self._approximated[op] += 1
             return self._append(operator.name, self._unary_spec(UNARY[op], x), (value,), value.axis)
         match op:
             case "Conv":
@@ -110,10 +131,56 @@ class Translation:
     def _free(self, operator: Operator, value: _Value) -> _Value:
         before, after = self._shape(operator.inputs[0]), self._shape(operator.outputs[0])
         if operator.op == "Transpose":
+            return self._transpose(operator, value)
+        if operator.op == "Cast":
+            self._counts["Cast"] += 1
+        if prod(before) != prod(after):
+            raise UserError(
+                f"'{operator.name}' makes {'x'.join(map(str, after))} of {'x'.join(map(str, before))}: the model is "
+                "fixed to several images at once; export it for one image"
+            )
+        axis = _kept_axis(before, value.axis, after)
+        return _Value(value.position, axis, value.whole and after[axis] == before[value.axis])
+
+    def _transpose(self, operator: Operator, value: _Value) -> _Value:
+        """Free where it only takes all channels past pixels, which is the layout that a runtime chooses for itself.
+
+        Where axes of pixels, or parts of the channels, change places, as in a channel shuffle or between the heads of
+        an attention, elements are moved in every layout.
+        """
+        shape = self._shape(operator.inputs[0])
+        perm = operator.integers("perm", range(len(shape) - 1, -1, -1))
+        if sorted(perm) != list(range(len(shape))):
+            raise Refused("with axes that are not the tensor's")
+        axis = perm.index(value.axis)
+        ordered = [i for i in perm if shape[i] > 1 and not (value.whole and i == value.axis)]
+        if ordered == sorted(ordered):
             self._counts["Transpose"] += 1
-            perm = operator.integers("perm", range(len(before) - 1, -1, -1))
-            return _Value(value.position, perm.index(value.axis))
-        return _Value(value.position, _kept_axis(before, value.axis, after))
+            return replace(value, axis=axis)
+        if len(shape) == 5 and value.axis == 1:  # (1, groups, channels, height, width), read as the image it is of
+            spec = _spec(Kind.TRANSPOSE, (1, shape[1] * shape[2], *shape[3:]), 1)
+        else:
+            spec = _spec(Kind.TRANSPOSE, shape, value.axis)
+        return replace(self._append(operator.name, spec, (value,), axis), whole=value.whole)
+
+    def _softmax(self, operator: Operator, value: _Value) -> _Value:
+        if self._at_the_end(operator.outputs[0]):
+            self._counts[operator.op] += 1
+            return value
+        if operator.op != "Softmax":
+            raise Refused("inside the network")
+        axis = operator.integer("axis", -1) % len(self._shape(operator.inputs[0]))
+        return self._append(operator.name, self._unary_spec(Kind.SOFTMAX, operator.inputs[0], axis), (value,), axis)
+
+    def _moved(self, operator: Operator, value: _Value) -> _Value:
+        """What comes out is copied, of a split all of it."""
+        axis, made = value.axis, self._shape(operator.outputs[0])
+        if operator.op == "Split":
+            spec = self._unary_spec(Kind.CONCAT, operator.inputs[0])
+        else:
+            axis = min(axis, len(made) - 1)  # a gathered axis may be gone
+            spec = _spec(Kind.CONCAT, made, axis)
+        return self._append(operator.name, spec, (value,), axis)
 
     def _conv(self, operator: Operator, value: _Value) -> _Value:
         x, weight = operator.inputs[:2]
@@ -152,7 +219,7 @@ class Translation:
         """A tensor (..., C) times constant weights (C, C'): a 1x1 convolution over the other axes, or linear."""
         x, weight = operator.inputs[:2]
         if weight not in self.static:
-            raise Refused("of two computed tensors")
+            return self._product(operator, value)
         shape = self._constant(weight)
         if operator.integer("transA", 0) or len(shape) != 2:
             raise Refused("with transposed inputs" if len(shape) == 2 else f"with weights of {len(shape)} axes")
@@ -163,6 +230,16 @@ class Translation:
         kind = Kind.LINEAR if h * w == 1 else Kind.CONV
         spec = LayerSpec(kind, c, out, h, w, bias=len(operator.inputs) > 2)
         return self._append(operator.name, spec, (value,), len(self._shape(operator.outputs[0])) - 1)
+
+    def _product(self, operator: Operator, value: _Value) -> _Value:
+        """Two computed tensors (..., M, K) and (..., K, N), as in attention: a 1x1 convolution over all rows."""
+        x, other = operator.inputs[:2]
+        if operator.op != "MatMul" or min(len(self._shape(x)), len(self._shape(other))) < 2:
+            raise Refused("of two computed tensors")
+        out, depth = self._shape(operator.outputs[0]), self._shape(x)[-1]
+        spec = LayerSpec(Kind.CONV, depth, out[-1], prod(out[:-1]), 1)
+        self._counts["product"] += 1
+        return self._append(operator.name, spec, (value, self._value(other)), len(out) - 1)
 
     def _binary(self, operator: Operator) -> _Value:
         kind = BINARY[operator.op]
@@ -270,12 +347,15 @@ class Translation:
     def notes(self) -> tuple[str, ...]:
         """What was approximated, a sentence each."""
         notes = []
-        if self._approximated:
-            listed = ", ".join(f"{name} ({count})" for name, count in sorted(self._approximated.items()))
-            notes.append(f"{listed}: priced as gelu")
-        for op in ("Transpose", *sorted(FINAL)):
+        for kind, counts in self._approximated.items():
+            listed = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+            notes.append(f"{listed}: priced as {kind.value}")
+        for op in ("Cast", "Transpose", *sorted(FINAL)):
             if self._counts[op]:
-                notes.append(f"{op} ({self._counts[op]}): counted as free")
+                reason = "a change of layout, " if op == "Transpose" else ""
+                notes.append(f"{op} ({self._counts[op]}): {reason}counted as free")
+        if self._counts["product"]:
+            notes.append(f"{self._counts['product']} products of two computed tensors: priced as 1x1 convolutions")
         if self._counts["broadcast"]:
             notes.append(
                 f"{self._counts['broadcast']} products or sums of unequal sizes: priced as of two full tensors"
@@ -300,7 +380,7 @@ def _folds(nodes: Sequence[Node], readers: Counter[int], position: int, additive
             return False
         node = nodes[position]
         kind = node.spec.kind
-        if kind in WEIGHTED or kind is Kind.BATCH_NORM:
+        if (kind in WEIGHTED and len(node.inputs) == 1) or kind is Kind.BATCH_NORM:
             continue
         if kind is Kind.SCALE or (kind is Kind.MUL and not additive):
             waiting.append(node.inputs[0])

@@ -1,4 +1,4 @@
-"""Activations that exporters write as several operators: x * sigmoid(x), and GELU by erf or by tanh.
+"""Activations that exporters write as several operators: x * sigmoid(x), hard-swish, and GELU by erf or by tanh.
 
 Not for what they cost (`onnx.reader`).
 """
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from latency_models.onnx.file import Operator
+from search_space.layer import Kind
 
 GATES = ("Sigmoid", "HardSigmoid")
 _INNER = {"Mul", "Add", "Sub", "Div", "Pow"}  # what may stand between x and its Erf or Tanh
@@ -16,12 +17,14 @@ _INNER = {"Mul", "Add", "Sub", "Div", "Pow"}  # what may stand between x and its
 
 @dataclass(frozen=True)
 class Activation:
-    """Operators (by position) that together make one activation of the tensor `reads`."""
+    """Operators (by position) that together make one activation of the tensor `reads`; exact: it is of that kind."""
 
     called: str
+    kind: Kind
     reads: str
     makes: str
     operators: frozenset[int]
+    exact: bool = True
 
 
 def find_activations(operators: Sequence[Operator], static: frozenset[str]) -> Iterator[Activation]:
@@ -31,6 +34,8 @@ def find_activations(operators: Sequence[Operator], static: frozenset[str]) -> I
         found = None
         if operator.op in GATES:
             found = graph.gated(position)
+        elif operator.op == "Clip":
+            found = graph.hard_swish(position)
         elif operator.op in ("Erf", "Tanh"):
             found = graph.gelu(position)
         if found is not None:
@@ -55,7 +60,40 @@ class _Readers:
         if product is None or self.operators[product].op != "Mul" or x not in self.operators[product].inputs:
             return None
         makes = self.operators[product].outputs[0]
-        return Activation(f"x * {gate.op}(x)", x, makes, frozenset({position, product}))
+        hard = gate.op == "HardSigmoid"
+        kind = Kind.HARD_SWISH if hard else Kind.GELU
+        return Activation(f"x * {gate.op}(x)", kind, x, makes, frozenset({position, product}), exact=hard)
+
+    def hard_swish(self, position: int) -> Activation | None:
+        """The pattern x * clip(x + 3, 0, 6) / 6, divided before or after the product, or by a factor."""
+        plus = self.maker.get(self.operators[position].inputs[0])
+        if (
+            plus is None
+            or self.operators[plus].op != "Add"
+            or self._only_reader(self.operators[plus].outputs[0]) is None
+        ):
+            return None
+        x, *more = [name for name in self.operators[plus].inputs if name not in self.static] or [""]
+        members, last, divided = {plus, position}, position, False
+        if not x or more:
+            return None
+        while (reader := self._only_reader(self.operators[last].outputs[0])) is not None:
+            operator = self.operators[reader]
+            if operator.op == "Mul" and x in operator.inputs:
+                members.add(reader)
+                makes = operator.outputs[0]
+                after = self._only_reader(makes)
+                if not divided and after is not None and self._scales(after):
+                    members.add(after)
+                    makes = self.operators[after].outputs[0]
+                elif not divided:
+                    return None
+                return Activation("HardSwish", Kind.HARD_SWISH, x, makes, frozenset(members))
+            if divided or not self._scales(reader):
+                return None
+            members.add(reader)
+            last, divided = reader, True
+        return None
 
     def gelu(self, position: int) -> Activation | None:
         """The pattern x * (1 + f(x)) * 0.5 in any order, f from x by an Erf or a Tanh."""
@@ -92,7 +130,7 @@ class _Readers:
         inside = {name for i in members for name in self.operators[i].outputs} - {makes}
         if any(not members.issuperset(self.readers.get(name, ())) for name in inside):
             return None
-        return Activation("Gelu", other, makes, frozenset(members))
+        return Activation("Gelu", Kind.GELU, other, makes, frozenset(members))
 
     def _between(self, x: str, position: int) -> set[int] | None:
         """The arithmetic between a tensor and an operator, or None if that operator depends on anything else."""
@@ -112,6 +150,10 @@ class _Readers:
     def _only_reader(self, tensor: str) -> int | None:
         readers = self.readers.get(tensor, [])
         return readers[0] if len(readers) == 1 else None
+
+    def _scales(self, position: int) -> bool:
+        """Whether it multiplies or divides by a constant."""
+        return self.operators[position].op in ("Mul", "Div") and self._constants(position)
 
     def _constants(self, position: int) -> bool:
         """Whether one of the two operands is constant."""

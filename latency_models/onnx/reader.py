@@ -29,10 +29,17 @@ HINTS = {
 
 @dataclass(frozen=True)
 class ReadNetwork:
-    """The layers of a model for one image, and what was assumed on the way."""
+    """The layers of a model for one image, and what was assumed on the way. precision: of the file's weights."""
 
     segments: tuple[Segment, ...]
     notes: tuple[str, ...]
+    precision: str = "fp32"
+
+    def notes_on(self, device: str, precision: str) -> tuple[str, ...]:
+        """With what is to be known where a device's times, of a precision, are for it."""
+        if self.precision == "fp32" or self.precision == precision:
+            return self.notes
+        return (f"the file's weights are {self.precision}; the times of {device} are of {precision}", *self.notes)
 
 
 def read_onnx(path: Path, resolution: int | None = None) -> ReadNetwork:
@@ -64,7 +71,8 @@ def read_onnx(path: Path, resolution: int | None = None) -> ReadNetwork:
     if not translation.nodes:
         raise UserError(f"'{path}' has no layer to price")
     nodes = translation.finished()
-    return ReadNetwork(_own_segments(nodes) or (Segment("network", (tuple(nodes),)),), translation.notes())
+    segments = _own_segments(nodes) or (Segment("network", (tuple(nodes),)),)
+    return ReadNetwork(segments, translation.notes(), graph.precision)
 
 
 class _Refusals:

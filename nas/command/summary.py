@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latency_models.support import derived_words, remedy
 from nas.data.registry import DATA_SETS, option_defaults
 from nas.run.result import BASELINE, Accuracy, SearchResult, scale_note
 from nas.training.recipes import Recipe
@@ -36,6 +37,8 @@ def one_network(result: SearchResult, folder: Path) -> str:
     interval = f"{on_device.coverage:.0%} interval {on_device.low_ms:.3g}..{on_device.high_ms:.3g} ms"
     if budget.confidence:
         interval += f", its upper end kept at confidence {budget.confidence:g}"
+    if derived := derived_words(on_device.derived):
+        interval += f"; {derived}"
     scale = scale_note(budget.calibration)
     lines = []
     if on_device.high_ms > budget.budget_ms * (1 + 1e-9) and not scale:
@@ -45,6 +48,8 @@ def one_network(result: SearchResult, folder: Path) -> str:
             "device, or ask for confidence=0.9"
         )
     lines.append(str(result.architecture))
+    if on_device.support and not scale and (wide := on_device.support.width_words):
+        lines.insert(0, f"note: {wide}; {remedy(budget.device, shlex.quote(str(folder / 'architecture.json')))}")
     limits = "".join(f", limits.{name}={most:g} kept" for name, most in budget.limits.items())
     lines.append(
         f"{budget.device}: predicted {budget.predicted_ms:.4g} ms of {budget.budget_ms:g} ms ({budget.used:.1%} used; "

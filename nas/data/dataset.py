@@ -96,6 +96,7 @@ class DataSet:
             crop_share=CENTRE_SHARE if centre else 1.0,
             training_crop=self.crop,
             training_flip=self.flip,
+            ground=self.findings.ground,
         )
         return InputFormat(self.mean, self.std, self.class_names, preprocessing)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nas.data.dataset import DataSet, Split
 from nas.data.folders import listed
 from nas.data.order import by_class_in_turn, shard_after_shard
+from nas.data.soundness import Findings
 from nas.data.sources import EncodedSource, ImageSource, ShardedSource
 from nas.run.result import InputFormat
 from search_space.errors import UserError
@@ -120,5 +121,6 @@ def no_images(name: str, inputs: InputFormat) -> DataSet:
     """What a network trained elsewhere wants to see, where there are no images to show it."""
     nothing = whole(EncodedSource(()), np.empty(0, np.int64))
     data = DataSet(name, inputs.class_names, nothing, nothing, nothing, inputs.mean, inputs.std)
-    shown = inputs.preprocessing
-    return data.varied(shown.training_flip, shown.training_crop) if shown else data
+    if (shown := inputs.preprocessing) is None:
+        return data
+    return replace(data, findings=Findings(ground=shown.ground)).varied(shown.training_flip, shown.training_crop)

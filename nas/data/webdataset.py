@@ -88,7 +88,7 @@ def _load(settings: WebDatasetSettings) -> DataSet:
         if not is_remote(source.index.addresses[0]):
             return look_through(source, positions, purpose, fully, settings.ground)
         if images.packed:  # every image was decoded then, and all need not be fetched now
-            return Findings()
+            return Findings(ground=settings.ground)
         return source.remembered(
             positions, lambda: look_through(source, positions, purpose, True, settings.ground), settings.ground
         )

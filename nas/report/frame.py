@@ -6,6 +6,7 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from latency_models.support import derived_words
 from nas.report.words import count, interval, mebibytes, ms, percent
 
 
@@ -21,6 +22,7 @@ def _templates() -> Environment:
         keep_trailing_newline=True,
     )
     found.filters.update(ms=ms, percent=percent, count=count, mebibytes=mebibytes, interval=interval)
+    found.filters.update(derived=derived_words)
     return found
 
 

@@ -78,6 +78,7 @@ def _input_words(result: SearchResult) -> Iterable[str]:
     else:
         part = f"the middle square, {shown.crop_share:g} of the shorter side" if shown.crop == "centre" else "all of it"
         yield f"{part}, resized to {pixels} × {pixels} ({shown.resize}), {shown.colours}"
+        yield f"transparent parts on {shown.ground}"
     yield f"mean {' '.join(map(str, given.mean))}, std {' '.join(map(str, given.std))}"
     if shown is not None:
         flip = "mirrored at random" if shown.training_flip else "not mirrored"

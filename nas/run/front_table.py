@@ -10,6 +10,7 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latency_models.support import derived_words
 from nas.run.result import SearchResult, scale_note
 from search_space.tables import Column, Schema, make_table, parse_rows, read_table, read_text, write_table
 
@@ -44,6 +45,15 @@ FRONT = Schema(
             most=1,
             optional=True,
         ),
+        Column(
+            "derived",
+            "float",
+            "share of the predicted time whose prices are derived; empty where not stated",
+            empty=True,
+            least=0,
+            most=1,
+            optional=True,
+        ),
     ),
     digits=None,
 )
@@ -68,6 +78,13 @@ class FrontRow:
     confidence: float | None = None
     calibration: str = "measured"
     largest_class: float | None = None
+    derived: float | None = None
+
+    @property
+    def predicted_note(self) -> str:
+        """', partly derived prices (16 %)' and ', calibration=NAME: not real time', where they are so."""
+        words = derived_words(self.derived)
+        return f", {words}{self.scale_note}" if words else self.scale_note
 
     @property
     def used_by(self) -> str:
@@ -98,6 +115,7 @@ class FrontRow:
             confidence=budget.confidence,
             calibration=budget.calibration,
             largest_class=accuracy.largest_class if accuracy else None,
+            derived=found.derived if (found := result.latency.get(budget.device)) else None,
         )
 
 

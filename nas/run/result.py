@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from latency_models.support import Support
 from search_space import Architecture, Cost, cost_of, lower
 from search_space.files import write_whole
 from search_space.reading import REQUIRED, AtLeast, check, read, read_json, to_plain, without_schema
@@ -32,7 +33,8 @@ def scale_note(calibration: str) -> str:
 class DeviceLatency:
     """Predicted latency of the network on one device, batch 1, at deployment resolution.
 
-    The interval [low_ms, high_ms] holds `coverage` of measured networks, as the profile states.
+    The interval [low_ms, high_ms] holds `coverage` of measured networks, as the profile states. support: what the
+    prediction rests on; None in files of earlier versions, which do not state it.
     """
 
     title: str
@@ -45,6 +47,12 @@ class DeviceLatency:
     profile_hash: str
     by_segment_ms: Mapping[str, float]
     calibration: str = "measured"
+    support: Support | None = None
+
+    @property
+    def derived(self) -> float | None:
+        """The share of the time whose prices are derived; None where the file does not say."""
+        return self.support.derived if self.support else None
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,8 @@ class Preprocessing:
 
     crop: 'whole', or 'centre', the middle square whose side is `crop_share` of the picture's shorter side. resize: to
     the training resolution a side. training_crop, training_flip: how training varied the pictures, in the words of the
-    options `data.crop` and `data.flip`.
+    options `data.crop` and `data.flip`. ground: what transparent parts are laid on. A large JPEG is decoded at the
+    scale that the resolution and the training crop need (`nas.data.reduced.Purpose`).
     """
 
     crop: str
@@ -126,6 +135,7 @@ class Preprocessing:
     training_flip: bool
     resize: str = RESIZE
     colours: str = "RGB"
+    ground: str = "white"
 
     def words(self) -> dict[str, str]:
         """As the metadata of an ONNX file hold it."""

@@ -24,7 +24,7 @@ from nas.data import DataSet
 from nas.report.front import write_front_report
 from nas.report.page import write_report
 from nas.run.checkpoint import Checkpoint, Checkpoints
-from nas.run.chosen import Chosen, LatencyModels, chosen_by_search
+from nas.run.chosen import Chosen, LatencyModels, chosen_by_search, thin_candidates
 from nas.run.conclude import conclude
 from nas.run.distributed import OtherStopped, joined, place, with_global_norms
 from nas.run.finished import RESULT, Finished, FinishedTarget
@@ -255,4 +255,8 @@ def _notes(plan: Plan, chosen: Chosen, several: bool) -> tuple[str, ...]:
             f"No network of '{plan.space.name}'{kept} takes between {settings.use_at_least:.0%} and all of "
             f"{settings.budget_ms:g} ms; this is the best below, at {budget.used:.1%}"
         )
+    support = chosen.latency[budget.device].support
+    notes += support.notes(budget.device) if support else ()
+    if by_candidate := thin_candidates(plan.model, chosen.architecture, chosen.segments):
+        notes.append(f"{budget.device}: the same by candidate: {by_candidate}")
     return tuple(notes)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from search_space.blocks.graph import Graph
 from search_space.errors import UnknownName, UserError
+from search_space.layer import Kind
 from search_space.space import BlockChoice, SearchSpace, Stage
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class BlockFamily(Protocol):
     """Four functions that append layers to a graph and return it, and a check of a space's fields.
 
     A module with these functions is a family. Graphs arrive empty, with the shape (C, H, W) of what comes before.
+    A family may let a space choose its norm or activation: `LAYERS`, a dictionary in its module, names the kinds
+    that it accepts for the fields `norm` and `activation`, its own first, and `g.norm` and `g.activation` are then
+    the space's. Without it both fields must be empty.
     """
 
     def check(self, space: SearchSpace) -> None:
@@ -64,6 +68,7 @@ class BlockFamily(Protocol):
         """From the last block to (num_classes, 1, 1)."""
 
 
+CHOSEN = ("norm", "activation")  # fields of a space whose values a family's LAYERS accepts
 FUNCTIONS = tuple(name for name in vars(BlockFamily) if not name.startswith("_"))
 
 
@@ -87,6 +92,30 @@ def family_of(space: SearchSpace) -> BlockFamily:
         "Your own: install a distribution that declares it as an entry point of the group "
         f"'{ENTRY_POINTS}', or import its module in your program first; a file's name alone imports no code.",
     )
+
+
+def checked_family(space: SearchSpace) -> BlockFamily:
+    """The block family of a space that it can build. Raises `UserError`."""
+    family = family_of(space)
+    for field in CHOSEN:
+        asked, accepted = getattr(space, field), _accepted(family, field)
+        if asked and asked not in accepted:
+            what = f"{field} of space '{space.name}'"
+            if not accepted:
+                raise UserError(f"{what} is '{asked}', but family {space.family} has no choice of it; leave it out")
+            raise UnknownName(what, asked, accepted, f"These are what family {space.family} accepts.")
+    family.check(space)
+    return family
+
+
+def chosen_layers(space: SearchSpace, family: BlockFamily) -> dict[str, Kind | None]:
+    """The kinds of a space's norm and activation, as arguments of `Graph`; None where its family has no choice."""
+    chosen = {field: getattr(space, field) or next(iter(_accepted(family, field)), None) for field in CHOSEN}
+    return {field: None if kind is None else Kind(kind) for field, kind in chosen.items()}
+
+
+def _accepted(family: BlockFamily, field: str) -> tuple[Kind, ...]:
+    return tuple(getattr(family, "LAYERS", {}).get(field, ()))
 
 
 @cache

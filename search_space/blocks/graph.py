@@ -9,15 +9,38 @@ class Graph:
     """Layers with one input; every method appends one and returns its position.
 
     A method reads the last node unless `x` names another position; `Graph.INPUT` is the input.
+    norm, activation: what the space asks for, of the kinds that its family accepts.
     """
 
     INPUT = SEGMENT_INPUT
 
-    def __init__(self, in_shape: tuple[int, int, int], norm_eps: float | None = None) -> None:
-        """in_shape: (C, H, W) of the input; norm_eps: of BatchNorms, None for `BATCH_NORM_EPS`."""
+    def __init__(
+        self,
+        in_shape: tuple[int, int, int],
+        norm_eps: float | None = None,
+        norm: Kind | None = None,
+        activation: Kind | None = None,
+    ) -> None:
+        """in_shape: (C, H, W) of the input; norm_eps: of BatchNorms, None for `BATCH_NORM_EPS`.
+
+        norm, activation: the space's kinds, None for a family that asks for none.
+        """
         self.in_shape = in_shape
         self.norm_eps = BATCH_NORM_EPS if norm_eps is None else norm_eps
+        self._norm, self._activation = norm, activation
         self.nodes: list[Node] = []
+
+    @property
+    def norm(self) -> Kind:
+        """The kind of the space's norms."""
+        assert self._norm is not None, "the family accepts none"
+        return self._norm
+
+    @property
+    def activation(self) -> Kind:
+        """The kind of the space's activations."""
+        assert self._activation is not None, "the family accepts none"
+        return self._activation
 
     @property
     def last(self) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from search_space.blocks.graph import Graph
-from search_space.blocks.quadra import check, frame, head, pointwise, stem, transition
+from search_space.blocks.quadra import LAYERS, check, depthwise, frame, head, pointwise, stem, transition
 from search_space.space import BlockChoice
 
-__all__ = ["block", "check", "head", "stem", "transition"]
+__all__ = ["LAYERS", "block", "check", "head", "stem", "transition"]
 
 
 def block(g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph:
@@ -15,5 +15,5 @@ def block(g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph:
 
 
 def linear_depthwise(g: Graph, kernel_size: int) -> int:
-    """One depthwise convolution with bias, where QuadraNet has a(x) * b(x) + c(x)."""
-    return g.dwconv("depthwise", kernel_size, bias=True)
+    """One depthwise convolution, where QuadraNet has a(x) * b(x) + c(x)."""
+    return depthwise(g, "depthwise", kernel_size)

@@ -1,9 +1,9 @@
 """MobileNetV2's inverted bottleneck, the blocks of the ProxylessNAS space (arXiv 1812.00332).
 
-1x1 expand, k x k depthwise, 1x1 project, each with BatchNorm, ReLU6 after the first two; residual
-where the shapes allow. Stem 3x3 stride 2 and one expansion-1 block; head 1x1 mix, pool, classifier.
-The same blocks make MobileNetV2 (arXiv 1801.04381), MnasNet-B1 and EfficientNet-Lite. An expansion of 1 keeps its 1x1
-convolution in every block but the stem's, so that it can be a slice of a wider one.
+1x1 expand, k x k depthwise, 1x1 project, each with BatchNorm, ReLU6 after the first two unless the space names
+another activation; residual where the shapes allow. Stem 3x3 stride 2 and one expansion-1 block; head 1x1 mix, pool,
+classifier. The same blocks make MobileNetV2 (arXiv 1801.04381), MnasNet-B1 and EfficientNet-Lite. An expansion of 1
+keeps its 1x1 convolution in every block but the stem's, so that it can be a slice of a wider one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from search_space.space import PROJECTION, BlockChoice, SearchSpace, Stage
 
 STEM_STRIDE = 2
 
+LAYERS = {"norm": (Kind.BATCH_NORM,), "activation": (Kind.RELU6, Kind.HARD_SWISH, Kind.GELU)}
+
 
 def check(space: SearchSpace) -> None:
     """Raise `UserError` unless the space names the width of the head."""
@@ -25,8 +27,8 @@ def check(space: SearchSpace) -> None:
 def stem(g: Graph, space: SearchSpace) -> Graph:
     """3x3 convolution with `stem_stride` (2), then a block of expansion 1 to `first_width`, if that is not 0."""
     g.conv("conv", space.stem_width, kernel_size=3, stride=space.stem_stride or STEM_STRIDE, bias=False)
-    g.unary("norm", Kind.BATCH_NORM)
-    g.unary("act", Kind.RELU6)
+    g.unary("norm", g.norm)
+    g.unary("act", g.activation)
     return _depthwise_and_project(g, kernel_size=3, width=space.first_width, stride=1) if space.first_width else g
 
 
@@ -43,11 +45,11 @@ def block(g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph:
     in_width = g.in_shape[0]
     if choice == PROJECTION:
         g.conv("shortcut", width, stride=stride, bias=False)
-        g.unary("shortcut_norm", Kind.BATCH_NORM)
+        g.unary("shortcut_norm", g.norm)
         return g
     g.conv("expand", choice.expand_ratio * in_width, bias=False)
-    g.unary("expand_norm", Kind.BATCH_NORM)
-    g.unary("expand_act", Kind.RELU6)
+    g.unary("expand_norm", g.norm)
+    g.unary("expand_act", g.activation)
     _depthwise_and_project(g, choice.kernel_size, width, stride)
     if stride == 1 and in_width == width:
         g.residual("residual", skip=g.INPUT)
@@ -56,18 +58,18 @@ def block(g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph:
 
 def _depthwise_and_project(g: Graph, kernel_size: int, width: int, stride: int) -> Graph:
     g.dwconv("depthwise", kernel_size, stride, bias=False)
-    g.unary("depthwise_norm", Kind.BATCH_NORM)
-    g.unary("depthwise_act", Kind.RELU6)
+    g.unary("depthwise_norm", g.norm)
+    g.unary("depthwise_act", g.activation)
     g.conv("project", width, bias=False)
-    g.unary("project_norm", Kind.BATCH_NORM)
+    g.unary("project_norm", g.norm)
     return g
 
 
 def head(g: Graph, space: SearchSpace, num_classes: int) -> Graph:
     """1x1 convolution to `head_width`, mean over all pixels, classifier."""
     g.conv("mix", space.head_width, bias=False)
-    g.unary("norm", Kind.BATCH_NORM)
-    g.unary("act", Kind.RELU6)
+    g.unary("norm", g.norm)
+    g.unary("act", g.activation)
     g.unary("pool", Kind.GLOBAL_POOL)
     g.linear("classifier", num_classes)
     return g

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from search_space.blocks.graph import Graph
 from search_space.blocks.quadra import (
+    LAYERS,
     check,
     frame,
     head,
@@ -14,7 +15,7 @@ from search_space.blocks.quadra import (
 )
 from search_space.space import BlockChoice
 
-__all__ = ["block", "check", "head", "stem", "transition"]
+__all__ = ["LAYERS", "block", "check", "head", "stem", "transition"]
 
 
 def block(g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph:

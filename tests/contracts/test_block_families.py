@@ -1,7 +1,7 @@
 """What every block family keeps: torch, the counts and the ONNX graph are all of the layers that it appends.
 
-A new family is one line in `CASES`. Families from outside the package are found by entry point or by import, and a
-file's name alone runs no code.
+A new family is one line in `CASES`; norms and activations that it accepts are cases of their own. Families from outside
+the package are found by entry point or by import, and a file's name alone runs no code.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from search_space import Architecture, SearchSpace, Stage, UserError, cost_of, load_space, lower, lower_space
+from search_space import Architecture, Kind, SearchSpace, Stage, UserError, cost_of, load_space, lower, lower_space
 from search_space import blocks as families
-from search_space.blocks import SHIPPED, family_of
+from search_space.blocks import SHIPPED, checked_family, family_of
 from search_space.build import Network
 from search_space.errors import UnknownName
 from search_space.space import PROJECTION
@@ -41,7 +42,7 @@ class Case:
     """A valid space of a family by what differs from `space`'s defaults, and changes that its check refuses."""
 
     stages: tuple[Stage, ...]
-    fields: dict[str, int]
+    fields: dict[str, Any]
     refused: tuple[dict[str, Any], ...]
 
 
@@ -64,12 +65,19 @@ CASES = {
     "quadra_fc12": LIKE_QUADRA,
     TOY: Case(STRIDING, {}, ({"head_width": 8},)),
 }
-every_family = pytest.mark.parametrize("family", CASES)
+OTHER_LAYERS = {  # "family norm activation"
+    **{f"{family} {norm} {activation}": CASES[family] for family in ("mbconv", "quadra")
+       for norm, activation in product(*import_module(f"search_space.blocks.{family}").LAYERS.values())},
+    **{f"{family} batch_norm hard_swish": CASES[family] for family in ("linear_dw", "quadra_fc1", "quadra_fc12")},
+}  # fmt: skip
+every_family = pytest.mark.parametrize("family", [*CASES, *OTHER_LAYERS])
 
 
 def space(family: str) -> SearchSpace:
-    case = CASES[family]
-    return SearchSpace("small", family, 8, case.stages, (3, 5), (1, 2), **case.fields)
+    case = (CASES | OTHER_LAYERS)[family]
+    name, norm, activation = [*family.split(), "", ""][:3]
+    fields = {**case.fields, "norm": norm, "activation": activation}
+    return SearchSpace("small", name, 8, case.stages, (3, 5), (1, 2), **fields)
 
 
 def networks(family: str) -> Iterator[Architecture]:
@@ -135,11 +143,12 @@ def test_candidates_of_a_slot_agree_in_shape_and_the_largest_costs_most(family: 
 
 @every_family
 def test_check_accepts_its_spaces_and_refuses_nonsense(family: str) -> None:
-    family_of(space(family)).check(space(family))
-    for change in CASES[family].refused:
+    checked_family(space(family))
+    nonsense = ({"norm": "relu6"}, {"activation": "batch_norm"}, {"norm": "zzz"})
+    for change in (*(CASES | OTHER_LAYERS)[family].refused, *nonsense):
         wrong = replace(space(family), **change)
         with pytest.raises(UserError, match="'small'") as caught:
-            family_of(wrong).check(wrong)
+            checked_family(wrong)
         assert "\n" not in str(caught.value)
         with pytest.raises(UserError):
             lower(wrong.smallest(), 32, 7)
@@ -158,6 +167,19 @@ def test_a_space_file_names_the_family_and_json_keeps_it(family: str, tmp_path: 
     assert load_space(str(file)) == space(family)
     for architecture in networks(family):
         assert Architecture.from_dict(json.loads(json.dumps(architecture.to_dict()))) == architecture
+
+
+def test_a_family_without_a_choice_says_so() -> None:
+    with pytest.raises(UserError, match=r"norm of space 'small' is 'batch_norm', but family .*toy_family has no"):
+        lower(replace(space(TOY), norm="batch_norm").smallest(), 32, 7)
+
+
+@pytest.mark.parametrize("family", OTHER_LAYERS)
+def test_a_space_has_the_norm_and_the_activation_that_it_names(family: str) -> None:
+    _, norm, activation = family.split()
+    kinds = {node.spec.kind for segment in lower(space(family).largest(), 32, 7) for node in segment.nodes}
+    others = {Kind.LAYER_NORM, Kind.BATCH_NORM, Kind.GELU, Kind.HARD_SWISH, Kind.RELU6} - {norm, activation}
+    assert {norm, activation} <= kinds and not others & kinds
 
 
 OUTSIDE = Path(toy_family.__file__).read_text(encoding="utf-8")

@@ -76,6 +76,17 @@ def test_norm_and_activation_merge_into_convolutions(device: str) -> None:
     assert kinds(graph.nodes, load_profile(device).header.fusion) == ["conv+batch_norm+relu6"]
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_norms_and_activations_of_quadranet_lite_cost_nothing(device: str) -> None:
+    """Where BatchNorm and ReLU6 merge into convolutions, products and additions alone are left."""
+    space = load_space("quadranet_lite")
+    found = {
+        kernel.spec.kind for segment in lower_space(space, 64, 10) for nodes in segment.candidates
+        for kernel in fuse(nodes, load_profile(device).header.fusion)
+    }  # fmt: skip
+    assert found <= {Kind.CONV, Kind.DWCONV, Kind.MUL, Kind.ADD, Kind.GLOBAL_POOL, Kind.LINEAR}
+
+
 def test_a_layer_read_twice_does_not_take_in_its_reader() -> None:
     graph = Graph((16, 8, 8))
     conv = graph.conv("conv", 16, bias=False)

@@ -15,7 +15,7 @@ from latency_models import fuse
 from latency_models.fit.kernels import FEWEST_NETWORKS, fit_kinds
 from latency_models.measure import timing
 from latency_models.measure.adaptive import next_kernels, predictor_error, seed_kernels
-from latency_models.measure.host import NETWORK_BATCH, Limits, Step, next_step, run_steps
+from latency_models.measure.host import Limits, Step, next_step, run_steps
 from latency_models.measure.kernel_onnx import kernel_name
 from latency_models.measure.timing import ROUNDS, Record, Settings
 from latency_models.measure.workload import Workload, random_network, workload_of
@@ -39,16 +39,17 @@ def simulated(workload: Workload, names: Sequence[str]) -> list[Record]:
     return [Record(name, round_, times[name], 10, 1.0) for name in names for round_ in range(ROUNDS)]
 
 
-def run_simulated(workload: Workload, limits: Limits) -> tuple[list[str], float]:
-    """Items in the order in which they were taken, a second each, and the last error."""
+def run_simulated(workload: Workload, limits: Limits, said: list[str] | None = None) -> tuple[list[str], float]:
+    """Items in the order in which they were taken, a second each, and the last error. said: gets the notes."""
     now, order, records = [0.0], list[str](), list[Record]()
+    said = [] if said is None else said
 
     def measure(step: Step) -> None:
         order.extend(step.names)
         records.extend(simulated(workload, step.names))
         now[0] += len(step.names)
 
-    return order, run_steps(workload, records, measure, limits, lambda: now[0])
+    return order, run_steps(workload, records, measure, limits, lambda: now[0], said.append)
 
 
 def test_everything_is_timed_where_there_is_time(workload: Workload) -> None:
@@ -69,8 +70,24 @@ def test_kernels_are_enough_at_the_error_that_was_asked_for(workload: Workload) 
 def test_the_time_is_kept_but_for_what_a_fit_needs(workload: Workload) -> None:
     order, _ = run_simulated(workload, Limits(minutes=0.01, error=1e-9))
     networks = [name for name in order if name in workload.networks]
-    assert FEWEST_NETWORKS <= len(networks) <= NETWORK_BATCH
+    assert len(networks) == FEWEST_NETWORKS
     assert set(order) - set(networks) == {kernel_name(k) for k in seed_kernels(list(workload.kernels.values()))}
+
+
+def test_the_least_time_is_said_at_once_where_there_is_less(workload: Workload) -> None:
+    least = len(seed_kernels(list(workload.kernels.values()))) + FEWEST_NETWORKS
+    said: list[str] = []
+    order, _ = run_simulated(workload, Limits(minutes=0.3, error=1e-9), said)
+    assert len(order) == least > 18 * 1.1
+    assert len(said) == 1 and f"about {least / 60:.1f} minutes" in said[0] and "minutes=0.3" in said[0]
+
+
+@pytest.mark.parametrize("share", [1.2, 1.5])
+def test_the_time_is_kept_within_a_tenth(workload: Workload, share: float) -> None:
+    least = len(seed_kernels(list(workload.kernels.values()))) + FEWEST_NETWORKS
+    minutes, said = share * least / 60, list[str]()
+    order, _ = run_simulated(workload, Limits(minutes=minutes, error=1e-9), said)
+    assert not said and least < len(order) <= 1.1 * minutes * 60
 
 
 def test_networks_get_their_share_of_the_time(workload: Workload) -> None:

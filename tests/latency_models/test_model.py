@@ -15,6 +15,7 @@ from scipy.optimize import nnls
 from device_profiles import MEASURED, Calibration, DeviceProfile, Kernel, load_profile
 from latency_models import LatencyModel, fit_latency_model, fuse, latency_table
 from latency_models.features import FEATURES
+from latency_models.support import Support
 from search_space import (
     GatePath,
     Kind,
@@ -194,25 +195,34 @@ def test_a_calibration_factor_scales_every_time(profile: DeviceProfile) -> None:
     assert doubled.high_ms == pytest.approx(2 * plain.high_ms)
 
 
-def test_support_and_derived_share_say_what_stands_behind_a_prediction(profile: DeviceProfile) -> None:
+def test_shares_of_time_and_width_add_up(profile: DeviceProfile) -> None:
+    """With what every network pays; and rows are those that the profile states for kind and size."""
     model = fit_latency_model(profile)
     segments = lower(load_space("quadranet").largest(), RESOLUTION, CLASSES)
-    support = model.support(segments)
-    assert support["layer_norm k1"] == 0 or profile.name == "gpu_eager_fp32", "measured on no other device"
-    assert support["dwconv k7"] == {"cpu": 7, "cpu_int8": 7, "vpu": 2}.get(profile.name, 0)
-    assert 0 < model.derived_share(segments) <= 1
-    assert model.derived_share(()) == 0
+    predicted, runtime, support = model.predict(segments), model.runtime_price, model.support(segments)
+    rest = (
+        runtime.ms / predicted.latency_ms,
+        (runtime.high_ms - runtime.low_ms) / (predicted.high_ms - predicted.low_ms),
+    )
+    assert sum(one.share for one in support.kernels) + rest[0] == pytest.approx(1)
+    assert sum(one.width for one in support.kernels) + rest[1] == pytest.approx(1)
+    assert all(0 <= one.untimed <= one.share for one in support.kernels)
+    for one in support.kernels:
+        assert one.rows == profile.header.models[one.kind].count(one.kernel_size)
+    assert 0 < support.derived <= 1
+    assert model.support(()) == Support(0.0, ())
 
 
 def test_the_derived_share_is_of_the_whole_time() -> None:
-    """Of the time that `predict` gives, so what every network pays on the stick counts as not derived."""
-    model = fit_latency_model(load_profile("vpu"))
+    """Of the time that `predict` gives, so what every network pays counts as not derived."""
+    vpu = load_profile("vpu")
+    model = fit_latency_model(replace(vpu, header=replace(vpu.header, network_ms=3.0)))
     segments = lower(load_space("quadranet").smallest(), RESOLUTION, CLASSES)
     kernels = [kernel for segment in segments for kernel in fuse(segment.nodes, model.fusion)]
     known_ms = sum(model.kernel_price(k).ms for k in kernels if model.kind_model(k).origin != "derived")
     known_ms += model.runtime_price.ms
-    assert model.runtime_price.ms > 0
-    assert model.derived_share(segments) == pytest.approx(1 - known_ms / model.predict(segments).latency_ms)
+    assert model.runtime_price.ms == 3.0
+    assert model.support(segments).derived == pytest.approx(1 - known_ms / model.predict(segments).latency_ms)
 
 
 def test_derived_kinds_have_wider_intervals_than_calibrated_ones(profile: DeviceProfile) -> None:

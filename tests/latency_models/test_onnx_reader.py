@@ -55,6 +55,12 @@ class Sketch:
         self.constants.append(numpy_helper.from_array(np.array(values, np.int64), name))
         return name
 
+    def integer(self, value: int) -> str:
+        """Without an axis."""
+        name = f"constant{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.array(value, np.int64), name))
+        return name
+
     def op(self, op: str, *inputs: str, **attributes: Any) -> str:
         name = f"{op.lower()}{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
@@ -161,9 +167,11 @@ def test_a_mobile_network(tmp_path: Path) -> None:
     x = g.op("ReduceMean", x, g.integers(2, 3), keepdims=0)
     read = read_onnx(save(g.model(g.op("MatMul", x, g.constant([24, 10]))), tmp_path))
     found = kinds(read.segments)
-    assert (found[Kind.CONV], found[Kind.DWCONV], found[Kind.GELU], found[Kind.MUL]) == (4, 1, 3, 1)
+    assert (found[Kind.CONV], found[Kind.DWCONV], found[Kind.HARD_SWISH], found[Kind.GELU]) == (4, 1, 1, 1)
+    assert found[Kind.MUL] == 2  # the gate, and the HardSigmoid that makes it
     assert read.notes == (
-        "HardSigmoid (1), HardSwish (1), x * Sigmoid(x) (1): priced as gelu",
+        "HardSigmoid (1): priced as mul",
+        "x * Sigmoid(x) (1): priced as gelu",
         "1 products or sums of unequal sizes: priced as of two full tensors",
     )
 
@@ -248,12 +256,12 @@ def refused_graph(what: str) -> onnx.ModelProto:
         case "window":
             x = g.op("Conv", x, g.constant([8, 3, 3, 1]), pads=[1, 0, 1, 0])
         case "operator":
-            x = g.op("LeakyRelu", g.op("LeakyRelu", g.conv(x, 3, 8)))
+            x = g.op("Elu", g.op("Elu", g.conv(x, 3, 8)))
         case "attention":
-            y = g.op("Transpose", x, perm=[0, 1, 3, 2])
-            x = g.op("MatMul", x, y)
+            y = g.op("Flatten", g.conv(x, 3, 8))
+            x = g.op("Gemm", y, y, transB=1)
         case "softmax":
-            x = g.op("Relu", g.op("Softmax", g.conv(x, 3, 8)))
+            x = g.op("Relu", g.op("LogSoftmax", g.conv(x, 3, 8)))
         case "channels":
             x = g.op("ReduceMean", x, g.integers(1), keepdims=1)
         case "other_domain":
@@ -271,9 +279,9 @@ def refused_graph(what: str) -> onnx.ModelProto:
         ("groups", "Conv with 4 groups for 16 to 32 channels (1 of them, first 'conv0')"),
         ("dilations", "Conv with dilations 2x2"),
         ("window", "Conv with a window of 3x1"),
-        ("operator", "LeakyRelu (2 of them, first 'leakyrelu1')"),
-        ("attention", "MatMul of two computed tensors"),
-        ("softmax", "Softmax inside the network"),
+        ("operator", "Elu (2 of them, first 'elu1')"),
+        ("attention", "Gemm of two computed tensors"),
+        ("softmax", "LogSoftmax inside the network"),
         ("channels", "ReduceMean over axes other than all pixels"),
         ("other_domain", "com.microsoft.Gelu (1 of them, first 'fast')"),
         ("pieces", "export with opset"),
@@ -383,7 +391,7 @@ def test_the_command_prints_kernels_total_and_notes(tmp_path: Path, capsys: pyte
     said = capsys.readouterr().out
     expected = fit_latency_model(load_profile("cpu"), confidence=0.9).predict(segments)
     assert f"total {expected.latency_ms:.4g} ms, {expected.low_ms:.4g}..{expected.high_ms:.4g} ms" in said
-    assert "Transpose" in said and "derived share" in said and "dwconv" in said
+    assert "Transpose" in said and "derived prices" in said and "dwconv" in said
 
 
 @pytest.mark.parametrize(

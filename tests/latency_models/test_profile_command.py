@@ -13,6 +13,7 @@ import pytest
 
 from device_profiles import load_profile
 from latency_models import fit_latency_model
+from latency_models.fit.kernels import FEWEST_NETWORKS
 from latency_models.measure.timing import ROUNDS
 from latency_models.profile import main
 from latency_models.verify import main as verify
@@ -55,7 +56,7 @@ def test_a_profiled_machine_is_a_device_at_once(profiled: Path, monkeypatch: pyt
     profile = load_profile("host")
     assert {row.origin for row in profile.rows} == {"measured"}
     assert profile.header.runtime == "onnxruntime" and profile.header.runtime_options["optimization"] == "all"
-    assert profile.header.threads == 1 and profile.header.interval.networks == 6
+    assert profile.header.threads == 1 and profile.header.interval.networks == FEWEST_NETWORKS
     predicted = fit_latency_model(profile).predict(lower(load_space("tiny.yaml").largest(), 32, 1000))
     assert 0 < predicted.low_ms <= predicted.latency_ms <= predicted.high_ms < 1000
     assert [p.name for p in (profiled / "device_profiles").iterdir()] == ["host"]

@@ -312,7 +312,10 @@ def torch_weights(nodes: Sequence[Node], prefix: str, weights: dict[str, Any]) -
         yield own
 
 
-@pytest.mark.parametrize("kernel", small_kernels(), ids=kernel_name)
+HARD_SWISH = Kernel(LayerSpec(Kind.HARD_SWISH, 8, 8, 7, 7), (), 1)  # of spaces that choose it
+
+
+@pytest.mark.parametrize("kernel", [*small_kernels(), HARD_SWISH], ids=kernel_name)
 def test_a_kernels_onnx_is_its_layers(kernel: Kernel) -> None:
     nodes = kernel_nodes(kernel)
     session = onnxruntime.InferenceSession(nodes_model(nodes), providers=["CPUExecutionProvider"])

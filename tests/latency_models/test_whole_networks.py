@@ -141,8 +141,9 @@ def test_everything_is_labelled_derived_with_its_source() -> None:
     assert header.sources[0].name == "whole networks timed by the user"
     assert any(source.name.startswith("profile cpu ") for source in header.sources)
     segments = lower(measured(1)[0].architecture, 224, 1000)
+    assert header.fitted_range["resolution"] == (224, 224) and header.fitted_range["network_ms"][0] > 0
     constant = model.runtime_price.ms / model.predict(segments).latency_ms
-    assert model.derived_share(segments) == pytest.approx(1 - constant)
+    assert model.support(segments).derived == pytest.approx(1 - constant)
 
 
 def test_too_few_networks_are_refused() -> None:

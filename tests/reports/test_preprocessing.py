@@ -25,14 +25,17 @@ from nas.api import Finished, search
 from nas.build import main as build
 from nas.data import ArraySource, DataSet, DataSettings, Split, load
 from nas.data.dataset import CENTRE_SHARE
+from nas.data.settings import ImageFileSettings
 from nas.data.splits import no_images
 from nas.pack import pack
 from nas.predict import Predictor, main
 from nas.report.page import write_report
 from nas.run.export import onnx_predictor
 from nas.run.result import RESIZE, InputFormat, Preprocessing, load_result
-from nas.run.settings import settings_from_dict
+from nas.run.settings import TrainCommand, settings_from_dict
 from nas.supernet.origin import Origin, origin_of
+from nas.train import full_training
+from nas.training.recipes import Recipe
 from search_space.errors import BadFile, UnknownName, UserError
 from tests import ROOT
 
@@ -164,8 +167,8 @@ def test_a_crop_that_is_none_is_refused() -> None:
 
 # Where it stands.
 
-SIZES = ((72, 24), (24, 72), (20, 20), (90, 70), (33, 60), (32, 32), (200, 31))  # width, height: around 32 pixels
-PHOTOS = 12  # of each size and class
+SIZES = ((72, 24), (24, 72), (20, 20), (90, 70), (33, 60), (32, 32), (200, 31), (640, 480))  # width, height
+PHOTOS = 10  # of each size and class; those of the last size are JPEGs, every third of the second size is transparent
 
 
 @pytest.fixture(scope="module", params=[None, "whole"])
@@ -181,9 +184,13 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             image = draws.integers(0, 40 + 100 * label, (height, width, 3), dtype=np.uint8)
             if label == 2:
                 image[:, ::4] = 255
-            path = folder / "photos" / name / f"{number}.png"
+            path = folder / "photos" / name / (f"{number}.jpg" if width == 640 else f"{number}.png")
+            if number % len(SIZES) == 1 and number % 3 == 0:
+                image = np.dstack([image, draws.integers(0, 256, (height, width, 1), dtype=np.uint8)])
             Image.fromarray(image).save(path, exif=turned if number % 3 == 0 else Image.Exif())
-    settings = DataSettings("imagefolder", str(folder / "photos"), resolution=32, flip=False, crop=request.param)
+    settings = ImageFileSettings(
+        "imagefolder", str(folder / "photos"), resolution=32, flip=False, crop=request.param, ground="black"
+    )
     finished = search(
         device="cpu",
         budget_ms=30,
@@ -224,7 +231,7 @@ def test_the_files_say_what_the_network_expects(
     folder, data = run
     crop = "centre" if data.crop == "random" else "whole"
     share = 0.875 if crop == "centre" else 1.0
-    expected = Preprocessing(crop, share, data.crop, False, RESIZE, "RGB")
+    expected = Preprocessing(crop, share, data.crop, False, RESIZE, "RGB", "black")
     result = load_result(folder / "architecture.json")
     assert result.input == data.inputs and result.input.preprocessing == expected
     words = {
@@ -234,6 +241,7 @@ def test_the_files_say_what_the_network_expects(
         "training_flip": "false",
         "resize": RESIZE,
         "colours": "RGB",
+        "ground": "black",
         "classes": "dull\nnoisy\nstriped",
     }
     monkeypatch.setattr(
@@ -245,7 +253,7 @@ def test_the_files_say_what_the_network_expects(
     page = (folder / "report.html").read_text(encoding="utf-8")
     (row,) = re.findall(r"<tr>(?:(?!</tr>).)*?<t[dh][^>]*>input</t[dh]>.*?</tr>", page, re.DOTALL)
     part = "the middle square, 0.875 of the shorter side" if crop == "centre" else "all of it"
-    assert f"{part}, resized to 32 × 32 ({RESIZE}), RGB" in row
+    assert f"{part}, resized to 32 × 32 ({RESIZE}), RGB, transparent parts on black" in row
     assert f"training crop {data.crop} and not mirrored" in row and "0.485 0.456 0.406" in row
 
 
@@ -288,6 +296,24 @@ def test_a_search_hands_its_preprocessing_on_to_those_from_it(run: tuple[Path, D
         search(**common, data={"flip": True}, out=str(tmp_path / "other"))
 
 
+def test_a_full_training_shows_pictures_as_the_search_did(run: tuple[Path, DataSet], tmp_path: Path) -> None:
+    """AlexeyAB/darknet 674, of letters: a switch that was given to the search is not forgotten by the next command."""
+    folder, data = run
+    command = TrainCommand(
+        str(folder / "architecture.json"), resolution=32, threads=1, accelerator="cpu", out=str(tmp_path / "trained")
+    )
+    images = ImageFileSettings("imagefolder", str(folder.parent / "photos"), resolution=32, ground="black")
+    trained = full_training(command, images, Recipe(epochs=1, lr=1e-6, batch_size=16), progress=False)
+    assert trained is not None and trained[0].input == data.inputs
+    (tmp_path / "few").mkdir()
+    for name in ("dull", "noisy"):
+        shutil.copytree(folder.parent / "photos" / name, tmp_path / "few" / name)
+    command, images = replace(command, out=str(tmp_path / "others")), replace(images, root=str(tmp_path / "few"))
+    trained = full_training(command, images, Recipe(epochs=1, lr=1e-6, batch_size=16), progress=False)
+    assert trained is not None and trained[0].input.preprocessing is not None
+    assert trained[0].input.preprocessing.training_flip, "other classes: the default of photos"
+
+
 # Whether it can be repeated.
 
 
@@ -308,7 +334,7 @@ def test_the_script_of_the_docs_sees_what_the_evaluation_sees(
     shutil.copytree(folder, tmp_path / "runs/RUN")
     (tmp_path / "script.py").write_text(script, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    network, sizes = onnx_predictor(folder / "model.onnx"), set()
+    network, sizes, scales = onnx_predictor(folder / "model.onnx"), set(), set()
     for path, images in evaluated(data):
         shutil.copy(path, "photo.jpg")  # Pillow reads it as what it is
         here = runpy.run_path("script.py")
@@ -316,7 +342,9 @@ def test_the_script_of_the_docs_sees_what_the_evaluation_sees(
         assert np.abs(here["logits"] - expected).max() < 1e-4, path
         assert capsys.readouterr().out == f"{data.class_names[expected[0].argmax()]}\n"
         sizes.add(here["image"].shape)
+        scales.add(here["scale"])
     assert len(sizes) > 5, "tall, wide, small and large ones were among them"
+    assert len(scales) > 1, "some were decoded at a smaller scale"
 
 
 def test_the_command_says_what_the_evaluation_says(
@@ -326,8 +354,8 @@ def test_the_command_says_what_the_evaluation_says(
     folder, data = run
     predictor, network = Predictor.load(folder), onnx_predictor(folder / "model.onnx")
     files = []
-    for position, (path, images) in enumerate(evaluated(data)):
-        image = data.test.source.read(int(data.test.indices[position]))
+    for path, images in evaluated(data):
+        image = predictor.read(path)
         assert np.abs(predictor.shown(image) - images).max() < 1e-4
         expected = network.session.run(None, {"images": images})[0][0]
         assert np.abs(predictor.logits(image) - expected).max() < 1e-4, path

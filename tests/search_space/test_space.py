@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,15 @@ from search_space import (
     Architecture,
     BlockChoice,
     GatePath,
+    Kind,
     SearchSpace,
     Stage,
     UserError,
     available_spaces,
+    cost_of,
     load_space,
+    lower,
+    lower_space,
 )
 from search_space.errors import BadFile, UnknownName
 from search_space.space import divisible, parse_block
@@ -34,6 +40,7 @@ NAMES = (
     "mobilenet_v2_120d",
     "proxyless",
     "quadranet",
+    "quadranet_lite",
     "quadranet_t",
 )
 SPACES = {name: load_space(name) for name in NAMES}
@@ -149,8 +156,40 @@ def test_random_draws_reach_every_depth_and_candidate() -> None:
 
 def test_digests_are_pinned() -> None:
     """Result files carry digests: a change here breaks those written before."""
-    assert SPACES["quadranet"].smallest().digest == "d7693e820aa2"
-    assert SPACES["proxyless"].largest().digest == "61a33ef25aea"
+    pinned = {
+        "quadranet": ("d7693e820aa2", "4ab074834b95"),
+        "proxyless": ("0d3a6eb9f7ee", "61a33ef25aea"),
+        "quadranet_t": ("33a23073007d", "0f224bc22ccb"),
+        "quadranet_lite": ("5937d44d968c", "7ab4048178cf"),
+    }
+    for name, digests in pinned.items():
+        assert (SPACES[name].smallest().digest, SPACES[name].largest().digest) == digests
+
+
+def test_a_norm_and_an_activation_are_written_only_where_they_are_chosen() -> None:
+    own, lite = SPACES["quadranet"], SPACES["quadranet_lite"]
+    assert not {"norm", "activation"} & own.to_dict().keys()
+    assert lite.to_dict()["norm"] == "batch_norm"
+    plain = replace(lite, name="quadranet", norm="", activation="")
+    assert plain == own and plain.smallest().digest == own.smallest().digest
+
+
+def test_quadranet_lite_is_quadranet_with_other_layers() -> None:
+    own, lite = SPACES["quadranet"], SPACES["quadranet_lite"]
+    assert replace(own, name=lite.name, norm=lite.norm, activation=lite.activation) == lite
+    for member in ("smallest", "largest"):
+        one, other = (cost_of(lower(getattr(space, member)(), 224, 1000)) for space in (own, lite))
+        assert one.macs == other.macs
+
+
+def test_every_norm_of_quadranet_lite_folds_into_a_convolution_before_it() -> None:
+    for segment in lower_space(SPACES["quadranet_lite"], 64, 10):
+        for nodes in segment.candidates:
+            readers = Counter(x for node in nodes for x in node.inputs)
+            for node in (n for n in nodes if n.spec.kind is Kind.BATCH_NORM):
+                assert nodes[node.inputs[0]].spec.kind in (Kind.CONV, Kind.DWCONV)
+                assert readers[node.inputs[0]] == 1
+            assert {n.spec.kind for n in nodes}.isdisjoint({Kind.LAYER_NORM, Kind.GELU, Kind.SCALE})
 
 
 @given(name=names, seed=seeds)
@@ -335,6 +374,14 @@ def test_bad_space_files_are_described_in_one_line(
         ({"first_width": -1}, "first_width is -1"),
         ({"head_width": "wide"}, "head_width is 'wide'"),
         ({"family": "mbconv", "first_width": 8}, "head_width"),
+        ({"norm": "batchnorm"}, "unknown norm of space 'tiny' 'batchnorm'. Did you mean 'batch_norm'.*layer_norm"),
+        ({"activation": "relu"}, "unknown activation of space 'tiny' 'relu'. Did you mean 'relu6'.*gelu, hard_swish"),
+        ({"activation": 6}, "activation is 6"),
+        ({"norm": "conv"}, "unknown norm of space 'tiny' 'conv'"),
+        (
+            {"family": "mbconv", "first_width": 8, "head_width": 8, "norm": "layer_norm"},
+            "'layer_norm'.*Known: batch_norm. These are what family mbconv accepts",
+        ),
     ],
 )
 def test_spaces_that_no_network_fits_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:

@@ -118,6 +118,9 @@ def _element_wise_work(table: Sequence[Row]) -> dict[str, dict[str, float]]:
         "batch_norm": {"input_elements": touch, "output_elements": touch},
         "pool": {"input_elements": touch, "output_elements": touch},
         "concat": {"input_elements": touch, "output_elements": touch},
+        "hard_swish": {"input_elements": touch, "output_elements": touch},
+        "transpose": {"input_elements": touch, "output_elements": touch},
+        "softmax": {"output_elements": fp16["layernorm"]},  # likewise over channels, at every pixel
         "linear": {"weights": BYTES / A100_GB_PER_S},  # bytes / (GB/s) = ns each = ms per million
     }
 

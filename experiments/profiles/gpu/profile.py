@@ -26,9 +26,9 @@ COVERAGE = 0.7
 RULES = FusionRules(
     frozenset({Kind.SCALE}),
     into(
-        conv=[Kind.BATCH_NORM, Kind.RELU6, Kind.GELU, Kind.ADD],
-        dwconv=[Kind.BATCH_NORM, Kind.RELU6, Kind.GELU],
-        linear=[Kind.RELU6, Kind.GELU],
+        conv=[Kind.BATCH_NORM, Kind.RELU6, Kind.GELU, Kind.HARD_SWISH, Kind.ADD],
+        dwconv=[Kind.BATCH_NORM, Kind.RELU6, Kind.GELU, Kind.HARD_SWISH],
+        linear=[Kind.RELU6, Kind.GELU, Kind.HARD_SWISH],
         mul=[Kind.ADD],
         add=[Kind.ADD, Kind.RELU6],
     ),
@@ -82,8 +82,8 @@ def rebuild(folder: Path) -> tuple[Header, list[KernelRow]]:
             + ", ".join(f"{kind} {error:.0f} %" for kind, error in _v100_errors(folder).items()),
             "command": EVALUATED_BY.format(device="gpu"),
             "note": "The form was chosen among three on these same networks. "
-            "GPUNet-D2 is not used: its configuration does not give the sizes of its first layers. GELU and a "
-            "residual addition are taken to ride in the convolution before them.",
+            "GPUNet-D2 is not used: its configuration does not give the sizes of its first layers. GELU, hard swish "
+            "and a residual addition are taken to ride in the convolution before them.",
         },
     )
     return header, rows
@@ -95,7 +95,17 @@ def _v100_errors(folder: Path) -> dict[str, float]:
     return {kind: mape(predicted_ratios(samples, fit_coefficients(samples))) for kind, samples in kinds}
 
 
-NOT_SEEN = "no network that set the level holds it alone"
+A_PASS = (
+    "a pass bound by memory as on this GPU in fp32; no network that set the level holds it, so its launch is a guess"
+)
+OVER_CHANNELS = "measured over the last dimension; over the channels of an image it may take several kernels"
+JUDGED: Mapping[str, tuple[float, str]] = {
+    **dict.fromkeys(("add", "mul", "gelu", "relu6", "batch_norm", "hard_swish", "pool", "concat"), (1.5, A_PASS)),
+    "layer_norm": (2.0, OVER_CHANNELS),
+    "softmax": (3.0, f"priced as LayerNorm, {OVER_CHANNELS}"),
+    "transpose": (3.0, "priced as a pass in order, and elements that are moved out of order may take longer"),
+}
+"""By what factor, and why, the kinds that no network of the level holds alone may be off."""
 
 
 def _models(
@@ -113,9 +123,8 @@ def _models(
             source = f"weights over {A100_GB_PER_S:g} GB/s; {calibrated}"
         else:
             source = f"large fp32 rows of the A100 ({A100_ELEMENTWISE}) at half the bytes; {calibrated}"
-        in_networks = kind in V100_FORM or kind in ("linear", "global_pool")
         # support counts rows measured on this device: none of these kernels was
-        evidence = Evidence("derived", source, {}) if in_networks else Evidence("derived", source, {}, 2.0, NOT_SEEN)
+        evidence = Evidence("derived", source, {}, *JUDGED.get(kind, (1.0, "")))
         models[kind] = kind_model({"launch": level["kernel"], **scaled}, evidence, factors)
     return models
 

@@ -37,7 +37,7 @@ def evaluations(folder: Path) -> list[Evaluation]:
         _marked(linear, 5),
         *_convolutions(folder),
         _marked(element_wise, 2),
-        _part(element_wise, "of these, LayerNorm", norms),
+        element_wise.part("of these, LayerNorm", norms),
         _networks(folder),
     ]
 
@@ -52,7 +52,7 @@ def _convolutions(folder: Path) -> list[Evaluation]:
     expected_ms = alone.predicted_ms + drift.mean_ms
     average = Evaluation("the same, the mean drift added to all", alone.names, unseen.latency_ms, expected_ms)
     large = np.array([kernel.spec.macs >= LARGE_MACS for kernel in unseen.kernels])
-    part = _part(placed, f"of these, those of {LARGE_MACS / 1e9:g} GMACs and more", large)
+    part = placed.part(f"of these, those of {LARGE_MACS / 1e9:g} GMACs and more", large)
     return [_marked(placed, 15), part, _marked(alone, 15), _marked(average, 15)]
 
 
@@ -86,14 +86,6 @@ def _unseen(name: str, models: Mapping[str, Fitted], unseen: Measured) -> Evalua
 
 def _marked(found: Evaluation, percent: float) -> Evaluation:
     return replace(found, mark=f"MAPE < {percent:g} %", reached=found.mape < percent)
-
-
-def _part(found: Evaluation, name: str, inside: Array) -> Evaluation:
-    at = np.flatnonzero(inside).tolist()
-    assert found.low_ms is not None and found.high_ms is not None
-    names = [found.names[i] for i in at]
-    times = (found.measured_ms[at], found.predicted_ms[at], found.low_ms[at], found.high_ms[at])
-    return Evaluation(name, names, *times, found.coverage)
 
 
 def _networks(folder: Path) -> Evaluation:

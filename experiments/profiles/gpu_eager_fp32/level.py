@@ -101,6 +101,9 @@ def _derived(folder: Path, known: Mapping[str, Mapping[str, float]]) -> dict[str
         "global_pool": Derived(pools, "launch of ReLU, half its pass for reading"),
         "pool": Derived(pools, "launch of ReLU, half its pass for reading and half for writing"),
         "concat": Derived(moves, "as ReLU"),
+        "hard_swish": Derived(moves, "as ReLU, a kernel of its own in eager PyTorch too"),
+        "transpose": Derived(moves, "as ReLU"),
+        "softmax": Derived(known["layer_norm"], "as LayerNorm: a row at a time, read and written once"),
     }
 
 

@@ -1,7 +1,7 @@
 """Published networks that dl-benchmark measured on the Myriad X, as lists of kernels and moved tensors.
 
 `MovedElements("pass", n)` is an element-wise layer that does not merge: n elements read and written. A norm with its
-ReLU before a convolution is one, (hard) swish two: its gate and its product. Not for the other devices.
+ReLU before a convolution is one, (hard) swish `PASSES_OF_HARD_SWISH`. Not for the other devices.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from experiments.profiles.tables import MovedElements, Op, square
 from search_space.layer import Kind
 from search_space.space import divisible
 
+PASSES_OF_HARD_SWISH = 2
 RESNET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 # depth -> (channels of the stem, channels a layer adds, layers a block)
 DENSENETS = {
@@ -85,6 +86,42 @@ def resnet(depth: int) -> list[Op]:
             else:
                 net.conv(width, 3, stride)
                 net.conv(out, 3, adds=True)
+    net.global_pool()
+    net.linear(1000)
+    return net.ops
+
+
+def se_resnet50() -> list[Op]:
+    """SE-ResNet-50 (arXiv 1709.01507) at 224: ResNet-50 with a squeeze by 16 before every addition."""
+    net = KernelList(3, 224)
+    net.conv(64, 7, 2)
+    net.max_pool()
+    for stage, blocks in enumerate(RESNET_BLOCKS[50]):
+        width = 64 * 2**stage
+        for block in range(blocks):
+            stride = 2 if block == 0 and stage else 1
+            if block == 0:
+                shortcut = KernelList(net.channels, net.size)
+                shortcut.conv(4 * width, 1, stride)
+                net.ops += shortcut.ops
+            net.conv(width)
+            net.conv(width, 3, stride)
+            net.conv(4 * width)
+            net.squeeze_excite(width // 4)
+            net.ops.append(square(Kind.ADD, net.channels, net.channels, net.size, inputs=2))
+    net.global_pool()
+    net.linear(1000)
+    return net.ops
+
+
+def mobileone_s0() -> list[Op]:
+    """MobileOne-S0 (arXiv 2206.04040) at 224 as it is deployed: every branch folded into one convolution."""
+    net = KernelList(3, 224)
+    net.conv(48, 3, 2)
+    for width, blocks in ((48, 2), (128, 8), (256, 10), (1024, 1)):
+        for block in range(blocks):
+            net.dwconv(3, 2 if block == 0 else 1)
+            net.conv(width)
     net.global_pool()
     net.linear(1000)
     return net.ops
@@ -189,7 +226,7 @@ def _unmerged(net: KernelList, passes: int = 1) -> None:
 
 
 def _swish(net: KernelList) -> None:
-    _unmerged(net, passes=2)
+    _unmerged(net, PASSES_OF_HARD_SWISH)
 
 
 def _concat(net: KernelList, channels: int) -> None:

@@ -10,23 +10,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
-from statistics import median
 
 from device_profiles import IMAGE_CHANNELS, Lanes
 from experiments.profiles.networks import mobilenet_v1, mobilenet_v2, vgg
 from experiments.profiles.tables import (
     A76_OPS,
     MILLION,
-    MYRIAD_FPS,
     MYRIAD_LAYERS,
     MYRIAD_MICRO,
-    MYRIAD_SYNC,
     GroupedConv,
     MovedElements,
     Op,
     Row,
     a76_network_ops,
     read_rows,
+)
+from experiments.profiles.vpu.frames import (
+    SMALLEST,
+    fit_frames,
+    frames_per_second,
+    image_elements,
+    side,
+    synchronous_ms,
 )
 from experiments.profiles.vpu.networks import (
     MOBILENET_V3_LARGE,
@@ -35,11 +40,13 @@ from experiments.profiles.vpu.networks import (
     efficientnet_b0,
     mobilenet_v3,
     resnet,
+    se_resnet50,
     squeezenet_1_1,
 )
 from latency_models.fit.regression import Form, Sample, Terms
 from latency_models.neural_engine import EngineConv
 
+IMAGE = "image"
 LANES = Lanes()  # the engine's rounding is in its modes (`neural_engine`)
 _ENGINE = {
     "launch": "launch",
@@ -49,23 +56,29 @@ _ENGINE = {
     "weights": "weight",
     "striped_elements": "striped",
 }
-# The neural engine runs convolutions and poolings; the vector cores (SHAVEs) the rest.
+# The neural engine runs convolutions and poolings; the vector cores (SHAVEs) the rest. A coefficient that no single
+# layer shows ("image": the call and the transfer of the image) is set on whole networks.
 FORM: Form = {
     "conv_1x1": _ENGINE,
     "conv_kxk": _ENGINE,
-    "conv_image": {"launch": "launch_image", "macs": "mac_image"},
-    "dwconv": {"launch": "launch_shave", "window_line_elements": "line_dw", "input_elements": "input_dw"},
+    "conv_image": {
+        "launch": "launch_shave",
+        "output_elements": "output_image",
+        "macs": "mac_image",
+        "input_elements": IMAGE,
+    },
+    "dwconv": {"launch": "launch_shave", "input_elements": "input_dw", "further_line_inputs": "line_dw"},
     "linear": {"launch": "launch_linear", "weights": "weight_linear"},
     "add": {"launch": "launch_shave", "output_elements": "output_add"},
     "mul": {"launch": "launch_shave", "output_elements": "output_add"},
-    "global_pool": {"launch": "launch", "input_elements": "input_global"},
+    "global_pool": {"launch": "launch", "input_elements": "input_global", "wide_pool_elements": "input_wide"},
 }
-FPS_TO_LATENCY = sqrt(1.6 * 2.1)  # several requests are in flight: latency is 1.6-2.1 x 1000/fps
-ELEMENT_WISE_GB_PER_S = sqrt(2.9 * 3.4)  # element-wise layers and ReLU run at 2.9-3.4 GB/s (annette)
+# annette: element-wise layers and ReLU run at 2.9-3.4 GB/s, the bytes of one tensor in and one out, additions too.
+ELEMENT_WISE_GB_PER_S = sqrt(2.9 * 3.4)
+TOUCHES = 2
+VECTOR_POOL_GB_PER_S = 0.58  # annette: poolings that the vector cores run, the bytes in
 BYTES = 2  # fp16
-TOUCHES_OF_ADD = 3  # two reads, one write
-TOUCHES_OF_PASS = 2
-BANDWIDTH_WEIGHT = 30.0  # the bandwidth stands for many rows
+BANDWIDTH_WEIGHT = 30.0  # a bandwidth stands for many rows
 _CONV_COLUMNS = ("in_c", "out_c", "in_h", "in_w", "out_h", "out_w", "kh", "kw", "stride")
 COUNTED = {"googlenet-v1": "tf_inceptionv1", "googlenet-v3": "cf_inceptionv3", "googlenet-v4": "cf_inceptionv4"}
 
@@ -95,10 +108,7 @@ def moved(terms: Terms, op: MovedElements, count: int = 1) -> None:
     """Poolings (neural engine), concatenations and element-wise passes (vector cores)."""
     terms.add_value("launch" if op.op == "pool" else "launch_shave", count)
     elements = count * op.elements / MILLION
-    if op.op == "pass":
-        terms.add_value("output_add", elements * TOUCHES_OF_PASS / TOUCHES_OF_ADD)
-    else:
-        terms.add_value(f"moved_{op.op}", elements)
+    terms.add_value("output_add" if op.op == "pass" else f"moved_{op.op}", elements)
 
 
 def layer_samples(layers: Iterable[Row]) -> list[Sample]:
@@ -124,7 +134,11 @@ def _convolution(terms: Terms, row: Row) -> None:
     conv = EngineConv(*(row.integer(name) for name in _CONV_COLUMNS))
     pixels = conv.out_height * conv.out_width
     if conv.in_channels <= IMAGE_CHANNELS:
-        values = {"launch_image": 1.0, "mac_image": conv.weights * pixels / MILLION}
+        values = {
+            "launch_shave": 1.0,
+            "output_image": conv.out_channels * pixels / MILLION,
+            "mac_image": conv.weights * pixels / MILLION,
+        }
     else:
         values = {
             "launch": 1.0,
@@ -143,7 +157,7 @@ def _volume(row: Row, side: str) -> int:
 
 
 def _micro_samples(micro: Sequence[Row]) -> list[Sample]:
-    """Fully connected and depthwise rows, and the element-wise bandwidth."""
+    """Fully connected and depthwise rows, and the bandwidths of element-wise layers and of poolings."""
     found = []
     for row in filter(uses_micro, micro):
         terms = Terms(FORM, LANES)
@@ -152,23 +166,26 @@ def _micro_samples(micro: Sequence[Row]) -> list[Sample]:
             terms.add_value("weight_linear", row.number("channels") * row.number("filters") / MILLION)
         else:
             terms.add_value("launch_shave", 1)
-            terms.add_value("line_dw", row.number("k") * row.number("num_outputs") / MILLION)
+            terms.add_value("line_dw", (row.number("k") - 1) * row.number("num_inputs") / MILLION)
             terms.add_value("input_dw", row.number("num_inputs") / MILLION)
         found.append(Sample(row.text("kind"), terms.values, row.number("time_ms"), group="micro"))
-    million_elements_ms = TOUCHES_OF_ADD * BYTES / ELEMENT_WISE_GB_PER_S
-    return [*found, Sample("element-wise", {"output_add": 1.0}, million_elements_ms, BANDWIDTH_WEIGHT, "micro")]
+    a_pass, a_pool = TOUCHES * BYTES / ELEMENT_WISE_GB_PER_S, BYTES / VECTOR_POOL_GB_PER_S  # ms a million elements
+    return [
+        *found,
+        Sample("element-wise", {"output_add": 1.0}, a_pass, BANDWIDTH_WEIGHT, "micro"),
+        Sample("pooling", {"input_global": 1.0, "input_wide": 1.0}, a_pool, BANDWIDTH_WEIGHT, "micro"),
+    ]
 
 
 def _network_samples(folder: Path, layers: Sequence[Sample]) -> list[Sample]:
     """Synchronous times where there are some, else frames/s turned into a latency."""
-    sync_ms = _batch_one(read_rows(folder, MYRIAD_SYNC), "avg_ms")
-    fps = _batch_one(read_rows(folder, MYRIAD_FPS), "fps")
+    sync_ms, fps, frames = synchronous_ms(folder), frames_per_second(folder), fit_frames(folder)
     found = []
     for (family, name), ops in _listed(folder).items():
-        latency_ms = sync_ms[name] if name in sync_ms else FPS_TO_LATENCY * 1000 / fps[name]
+        latency_ms = sync_ms[name] if name in sync_ms else frames.latency_ms(fps[name], side(name))
         found.append(Sample(name, network_terms(name, ops), latency_ms, group=family))
     for name, model in COUNTED.items():
-        terms: Counter[str] = Counter()
+        terms: Counter[str] = Counter({IMAGE: image_elements(side(name)) / MILLION})
         for sample in layers:
             if sample.group == model:
                 terms.update(sample.terms)
@@ -191,20 +208,8 @@ def uses_micro(row: Row) -> bool:
 
 
 def named_networks(folder: Path) -> frozenset[str]:
-    """dl-benchmark's names of the networks whose layers are known here."""
-    return frozenset({name for _, name in _listed(folder)} | set(COUNTED))
-
-
-def synchronous(folder: Path) -> frozenset[str]:
-    """Names of the networks whose latency was measured one request at a time."""
-    return frozenset(_batch_one(read_rows(folder, MYRIAD_SYNC), "avg_ms"))
-
-
-def source_ratios(folder: Path) -> list[float]:
-    """Synchronous latency x frames/s / 1000 of the networks that both tables hold: how far the sources agree."""
-    sync_ms = _batch_one(read_rows(folder, MYRIAD_SYNC), "avg_ms")
-    fps = _batch_one(read_rows(folder, MYRIAD_FPS), "fps")
-    return sorted(sync_ms[name] * fps[name] / 1000 for name in sync_ms.keys() & fps.keys())
+    """dl-benchmark's names of the networks in use: those whose layers are known here, and the one of least time."""
+    return frozenset({name for _, name in _listed(folder)} | set(COUNTED) | {SMALLEST})
 
 
 def _listed(folder: Path) -> Mapping[tuple[str, str], Sequence[Op]]:
@@ -230,6 +235,7 @@ def _listed(folder: Path) -> Mapping[tuple[str, str], Sequence[Op]]:
         ("mobilenet-v3", "mobilenet-v3-large-1.0-224-tf"): mobilenet_v3(MOBILENET_V3_LARGE, 960, 1280),
         ("mobilenet-v3", "mobilenet-v3-small-1.0-224-tf"): mobilenet_v3(MOBILENET_V3_SMALL, 576, 1024),
         ("efficientnet", "efficientnet-b0"): efficientnet_b0(),
+        ("se-resnet", "se-resnet-50"): se_resnet50(),
     }
 
 
@@ -245,12 +251,3 @@ def network_terms(name: str, ops: Sequence[Op]) -> dict[str, float]:
             case _:
                 terms.add(op)
     return terms.values
-
-
-def _batch_one(rows: Sequence[Row], column: str) -> dict[str, float]:
-    """Topology -> median over its rows at batch 1."""
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        if row.text("batch") == "1":
-            values.setdefault(row.text("topology"), []).append(row.number(column))
-    return {topology: median(found) for topology, found in values.items()}

@@ -26,6 +26,10 @@ def collected_again(tmp_path: Path) -> Path:
     """The shipped rows as a folder that can be collected from: GPUNet's layers as JSON files again."""
     source = tmp_path / "source"
     shutil.copytree(DATA, source)
+    for table in tables(DATA):
+        if table.folder:
+            (source / table.folder).mkdir(exist_ok=True)
+            (source / table.name).rename(source / table.folder / table.name)
     (source / "gpunet").mkdir()
     rows = read_rows(DATA, GPUNET_LAYERS)
     for network, file in GPUNET_FILES.items():

@@ -11,9 +11,9 @@ from search_space.errors import BadFile
 from search_space.tables import write_table
 
 TEXT = """folder,device,budget_ms,predicted_ms,used,binds,macs,params,peak_activation_bytes,validation,test,\
-architecture,confidence,calibration,largest_class
-cpu-20ms,cpu,20.0,19.876543210987656,0.9938271605493827,True,312000000,3400000,4816896,0.5,1.0,a b | c,,measured,0.1
-vpu-1e-05ms,vpu,1e-05,1e-06,0.1,False,1,2,3,0.3333333333333333,0.0,a,0.9,table3,
+architecture,confidence,calibration,largest_class,derived
+cpu-20ms,cpu,20.0,19.876543210987656,0.9938271605493827,True,312000000,3400000,4816896,0.5,1.0,a | c,,measured,0.1,0.1
+vpu-1e-05ms,vpu,1e-05,1e-06,0.1,False,1,2,3,0.3333333333333333,0.0,a,0.9,table3,,
 """
 
 

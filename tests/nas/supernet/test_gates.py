@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ QUADRA = SearchSpace("small_quadra", "quadra", 8, (Stage(8, 2), Stage(16, 3)), (
 MBCONV = SearchSpace(
     "small_mbconv", "mbconv", 8, (Stage(8, 2, 2), Stage(16, 3, 2)), (3, 5), (2, 3), first_width=8, head_width=32
 )
-CASES = [(space, shared) for space in (QUADRA, MBCONV, STAGED) for shared in (False, True)]
+LITE = replace(QUADRA, name="small_lite", norm="batch_norm", activation="hard_swish")
+CASES = [(space, shared) for space in (QUADRA, LITE, MBCONV, STAGED) for shared in (False, True)]
 
 
 def make(space: SearchSpace, shared: bool, seed: int = 0) -> tuple[Supernet, Gates, Tensor, Tensor]:
