@@ -29,6 +29,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from statistics import fmean
+from typing import Any
 
 from experiments.jobs import Work, run_jobs
 from experiments.own_photos_work import (
@@ -130,9 +131,13 @@ def scale_of(options: Options, quick: bool) -> Scale:
     if quick:
         scale = replace(scale, batch_size=8, pixels=32, warmup=0, search=1, finetune=1, scratch_pixels=32,
                         scratch_epochs=1, spaces=("quadranet_lite",))  # fmt: skip
-    pixels = {"pixels": options.integer("resolution", 160, least=16)} if options.given("resolution") else {}
-    epochs = {key: options.integer(key, 1, least=0) for key in ("warmup", "search", "finetune") if options.given(key)}
-    return replace(scale, **pixels, **epochs)
+    said = {"pixels": "resolution", "warmup": "warmup", "search": "search", "finetune": "finetune"}
+    given: dict[str, Any] = {
+        name: options.integer(option, 1, least=16 if name == "pixels" else 0)
+        for name, option in said.items()
+        if options.given(option)
+    }
+    return replace(scale, **given)
 
 
 def _budgets(options: Options, device: str, quick: bool) -> tuple[float, ...]:
