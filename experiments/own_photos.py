@@ -81,10 +81,11 @@ class Wanted:
 
     def jobs(self, rows: Sequence[Row]) -> list[Job]:
         """Seed by seed; on the first device everything, then on the next."""
-        found = [Job("price"), Job("whole")]
+        found = [Job("price")]
         for seed in range(self.seeds):
             for device, budgets in self.budgets.items():
                 found += self._on_device(device, budgets, seed, rows)
+        found.insert(2, Job("whole"))
         return list({job.name: job for job in found}.values())
 
     def _on_device(self, device: str, budgets: tuple[float, ...], seed: int, rows: Sequence[Row]) -> Iterator[Job]:

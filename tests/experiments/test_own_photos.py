@@ -115,12 +115,13 @@ def test_seeds_follow_each_other_and_a_network_is_cut_once_for_all_budgets() -> 
     names = [job.name for job in wanted.jobs(rows)]
     assert names == [
         "price",
+        "searched cpu 25,30 seed 0",
         "whole",
         *(
             name.format(seed=seed)
             for seed in (0, 1)
             for name in (
-                "searched cpu 25,30 seed {seed}",
+                *(("searched cpu 25,30 seed {seed}",) if seed else ()),
                 "cut 1 less a stage, ratio 6 seed {seed}",
                 "cut 1 less a stage, ratio 5 seed {seed}",
                 "scratch quadranet cpu 25,30 seed {seed}",
