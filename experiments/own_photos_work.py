@@ -26,7 +26,10 @@ from search_space.family import RESOLUTION
 if TYPE_CHECKING:
     from nas.data import DataSet
     from nas.run.plan import Plan
-    from nas.strategies.start import Start
+    from nas.training.lessons import Lessons
+    from nas.training.teacher import Teacher
+
+    Colours = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 DEVICES = ("cpu", "vpu")
 BUDGETS_MS: Mapping[str, tuple[float, ...]] = {"cpu": (12, 15, 20, 25, 30), "vpu": (12, 15, 20)}
@@ -213,33 +216,35 @@ class Worker:
         """Nothing is trained but the classifier."""
         from nas.training.loop import accuracy
 
-        plan, data = self._plan_of_weights(load_trained(self.scale.weights).architecture, 0)
-        start, pixels = _start(plan, data), plan.settings.data.resolution
-        assert start.supernet is not None
-        network = start.supernet.extract(plan.space.path(plan.space.largest())).eval()
-        reached = accuracy(network, data.batches(data.test, pixels, 128))
-        ms = {f"{device}_ms": _ms(plan.space.largest(), device, data.num_classes) for device in DEVICES}
-        taught = start.facts["teacher"]["validation"]
-        yield {"what": "whole", "test": reached, "validation": taught, "images_seen": 0, **ms, **_sizes(data, pixels)}
+        trained = load_trained(self.scale.weights)
+        plan, data = self._plan_of_weights(trained.architecture, 0)
+        pixels = plan.settings.data.resolution
+        teacher, _ = self._taught(data, pixels)
+        reached = accuracy(teacher, data.batches(data.test, pixels, 128))
+        ms = {f"{device}_ms": _ms(trained.architecture, device, data.num_classes) for device in DEVICES}
+        yield {"what": "whole", "test": reached, "validation": teacher.validation, "images_seen": 0, **ms,
+               **_sizes(data, pixels)}  # fmt: skip
 
     def _cut(self, job: Job) -> Iterator[Row]:
         """Trained for as many epochs as the supernet and a chosen network together, by the recipe of the latter."""
+        from nas.strategies.start import inheriting, some_images
         from nas.training.loop import accuracy, train_network
         from nas.training.recipes import finetune_recipe
         from search_space.build import to_channels_last
 
         assert job.seed is not None
         dropped, ratio = (int(number) for number in job.what.split(" less a stage, ratio "))
-        cut = uniform_cut(load_trained(self.scale.weights).architecture, dropped, ratio)
+        trained = load_trained(self.scale.weights)
+        cut = uniform_cut(trained.architecture, dropped, ratio)
         plan, data = self._plan_of_weights(cut, job.seed)
         settings, pixels = plan.settings, plan.settings.data.resolution
-        start = _start(plan, data)
-        assert start.supernet is not None
-        network = to_channels_last(start.supernet.extract(plan.space.path(cut))).eval()
+        teacher, lessons = self._taught(data, pixels)
+        supernet = inheriting(plan, data, trained, teacher, some_images(data, pixels))
+        network = to_channels_last(supernet.extract(plan.space.path(cut))).eval()
         before = accuracy(network, data.batches(data.validation, pixels, 128))
         epochs = settings.warmup.epochs + settings.epochs + settings.finetune.epochs
         recipe = replace(finetune_recipe(settings, keep_statistics=True), epochs=epochs)
-        train_network(network, data, data.train, pixels, recipe, settings.seed, lessons=start.lessons)
+        train_network(network, data, data.train, pixels, recipe, settings.seed, lessons=lessons)
         reached = {
             name: accuracy(network, data.batches(split, pixels, 128))
             for name, split in (("validation", data.validation), ("test", data.test))
@@ -332,6 +337,9 @@ class Worker:
         pixels = {} if scale.pixels is None else {"resolution": scale.pixels}
         return {"init": scale.weights, "data": {"name": PHOTOGRAPHS, **pixels}, **given}
 
+    def _taught(self, data: DataSet, pixels: int) -> tuple[Teacher, Lessons]:
+        return _teacher(self.scale.weights, self.scale.images, (data.mean, data.std), pixels)
+
     def _plan_of_weights(self, network: Architecture, seed: int) -> tuple[Plan, DataSet]:
         """The plan of a search from the weights, in the network's own space, and the images as it sees them."""
         from nas.run.images import images_of
@@ -346,11 +354,16 @@ class Worker:
         return replace(plan_search(settings, data.num_classes), space=network.space), data
 
 
-def _start(plan: Plan, data: DataSet) -> Start:
-    """What the weights are in the plan's space, with the teacher's lessons."""
-    from nas.strategies.start import start_of
+@cache
+def _teacher(weights: str, images: Images, colours: Colours, pixels: int) -> tuple[Teacher, Lessons]:
+    """The whole network with a classifier for the images, and its soft labels: worked out once a process."""
+    from nas.strategies.start import teacher_of
+    from nas.training.teacher import lessons_of
 
-    return start_of(plan, data)
+    mean, std = colours
+    data = load_images(images).varied(None, "shift", mean, std)
+    teacher = teacher_of(weights, load_trained(weights), data, pixels)
+    return teacher, lessons_of(data, pixels, teacher)
 
 
 def _epoch(data: DataSet, batch_size: int) -> int:
