@@ -37,6 +37,7 @@ TITLES = {
     "ground_truth": "How near searches come to the best network",
     "training": "Mixing and averaging in short trainings",
     "budget": "Budgets kept and used",
+    "own_photos": "A network for own photographs",
 }
 
 

@@ -57,8 +57,8 @@ def start_of(plan: Plan, data: DataSet) -> Start:
     if settings.init is not None and is_published(settings.init):
         trained = load_trained(settings.init)
         teacher = teacher_of(trained.name, trained, data, pixels)
-        images = _some_images(data, pixels)
-        supernet = _inheriting(plan, data, trained, teacher, images)
+        images = some_images(data, pixels)
+        supernet = inheriting(plan, data, trained, teacher, images)
         harm = damage(supernet, images)
         facts["weights"] = about(trained)
     elif settings.init is not None:
@@ -129,14 +129,18 @@ def teacher_of(name: str, trained: Trained | _Earlier, data: DataSet, resolution
     return teacher
 
 
-def _some_images(data: DataSet, resolution: int) -> Tensor:
+def some_images(data: DataSet, resolution: int) -> Tensor:
     """The same training images in every process, of all classes, as they are evaluated."""
     alone = replace(data, place=Place(data.place.device))
     images, _ = next(alone.batches(data.train, resolution, MEASURED_ON))
     return images
 
 
-def _inheriting(plan: Plan, data: DataSet, trained: Trained, teacher: Teacher, images: Tensor) -> Supernet:
+def inheriting(plan: Plan, data: DataSet, trained: Trained, teacher: Teacher, images: Tensor) -> Supernet:
+    """The supernet of a plan, cut out of a trained network of its space, with the teacher's classifier.
+
+    images: (N, 3, R, R) that the norms of smaller candidates are set by, as `some_images` gives them. Raises `BadFile`.
+    """
     supernet = new_supernet(plan, data)
     inherit(supernet, trained.architecture, trained.state)
     _take_classifier(supernet, teacher)

@@ -14,11 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from nas.api import search
-from nas.data import DataSettings
+from nas.data import DataSettings, load
 from nas.run.defaults import with_defaults
 from nas.run.finished import Finished
 from nas.run.plan import plan_search
 from nas.run.settings import SearchSettings, TrainCommand, settings_from_dict
+from nas.strategies.untrained import decided
 from nas.train import full_training
 from nas.training.loop import checked
 from nas.training.recipes import Recipe
@@ -238,6 +239,14 @@ def test_a_published_network_starts_a_search(folder: Path) -> None:
     assert any("licence of the weights: Apache-2.0" in note for note in result.notes)
     page = (found.folder / "report.html").read_text()
     assert "Apache-2.0" in page and "efficientnet_lite0" in page
+
+
+@needs_lite0
+def test_weights_stay_shared_however_long_the_training(folder: Path) -> None:
+    for options, shared in (({"init": "efficientnet_lite0"}, True), ({"space": "efficientnet_lite0"}, False)):
+        given = {"device": "cpu", "data": pictures(folder), "warmup": {"epochs": 5000}, **options}
+        plan = plan_search(settings_from_dict(SearchSettings, with_defaults(given)))
+        assert decided(plan, load(plan.settings.data)).settings.train.share_weights is shared
 
 
 @needs_lite0
