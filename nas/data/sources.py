@@ -67,6 +67,14 @@ class Encoded(ImageSource, Protocol):
 
 
 @runtime_checkable
+class NamedSource(ImageSource, Protocol):
+    """Images that people know by names."""
+
+    def name(self, index: int) -> str:
+        """Of one of them."""
+
+
+@runtime_checkable
 class ShardedSource(ImageSource, Protocol):
     """Images in shards, to be read one shard after another. window: images are mixed within so many shards."""
 
@@ -129,14 +137,15 @@ class EncodedSource:
     def read_for(self, index: int, purpose: Purpose | None) -> NDArray[np.uint8]:
         """(H, W, 3) uint8, no smaller than the purpose needs. Raises as `read` does."""
         item = self.items[index]
-        return self.decoder.decode(item, lambda: self._name(index), purpose, item)
+        return self.decoder.decode(item, lambda: self.name(index), purpose, item)
 
     def look(self, index: int, purpose: Purpose | None, fully: bool) -> bool:
         """Whether it has transparent parts. Raises as `read` does."""
         item = self.items[index]
-        return self.decoder.look(item, lambda: self._name(index), purpose, item, fully)
+        return self.decoder.look(item, lambda: self.name(index), purpose, item, fully)
 
-    def _name(self, index: int) -> str:
+    def name(self, index: int) -> str:
+        """How people know the image."""
         item = self.items[index]
         if isinstance(item, bytes):
             return f"{self.where} {index}"
