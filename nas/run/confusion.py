@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from nas.run.result import class_name
-from search_space.errors import BadFile
+from search_space.errors import UserError
 from search_space.files import write_whole
 from search_space.reading import AtLeast, Between, check, read, read_json, to_plain, without_schema
 
@@ -52,7 +52,7 @@ class Mistake:
     def __post_init__(self) -> None:
         check(self, "surest.")
         if self.picture and not _is_small_jpeg(self.picture):
-            raise BadFile(f"a picture is no JPEG of at most {MOST_BYTES} bytes in base64")
+            raise UserError(f"a picture is no JPEG of at most {MOST_BYTES} bytes in base64")
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class Confusion:
         named = [number for row in self.counts for number in row[:2]]
         named += [number for mistake in self.surest for number in (mistake.label, mistake.answer)]
         if outside := [number for number in named if not 0 <= number < len(self.class_names)]:
-            raise BadFile(f"there is no class {outside[0]} among {len(self.class_names)} classes")
+            raise UserError(f"there is no class {outside[0]} among {len(self.class_names)} classes")
         if wrong := [row for row in self.counts if row[2] < 1]:
-            raise BadFile(f"counts has {list(wrong[0])}: a pair occurs at least once")
+            raise UserError(f"counts has {list(wrong[0])}: a pair occurs at least once")
 
     def name(self, number: int) -> str:
         """A class' name, with its number where another has the same."""
