@@ -46,7 +46,7 @@ class Matrix:
 
 def beside_baselines(accuracy: Accuracy | None) -> list[Bar]:
     """The network's accuracy and what is reached without it on the same images; nothing where neither is known."""
-    if accuracy is None or accuracy.baseline is accuracy.largest_class is None:
+    if accuracy is None or (accuracy.baseline is None and accuracy.largest_class is None):
         return []
     named = [("this network", accuracy.test, "own"), (BASELINE, accuracy.baseline, "")]
     named.append(("always naming the largest class", accuracy.largest_class, ""))
