@@ -15,6 +15,7 @@ from typing import Any
 from nas.report.answers import Answers
 from nas.report.figures.course import MOST_POINTS, draw_course
 from nas.report.figures.devices import draw_devices, draw_gauge
+from nas.report.figures.front import NARROW
 from nas.report.figures.gates import draw_gates
 from nas.report.figures.network import draw_network
 from nas.report.figures.time import draw_time
@@ -25,7 +26,6 @@ from nas.run.result import BASELINE, SearchResult
 from search_space.files import write_whole
 
 MOST_IN_LINE = 8  # values of a group among the facts; larger groups are folded
-NARROW = 360  # of a drawing for a phone
 
 
 def render_report(run: Run) -> str:
