@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.command.options import fail, print_first, run_command
 from nas.data.settings import DataSettings
+from nas.loggers import check_loggers
 from nas.run.resume import Begun, options_to_resume
 from nas.run.settings import CheckpointSettings, TrainCommand, settings_from_dict
 from nas.training.recipes import Recipe
@@ -102,6 +104,7 @@ def full_training(
     from nas.training.teacher import changes_pictures, lessons_of
     from search_space.build import Network, to_channels_last
 
+    check_loggers(command.log)
     assert command.architecture is not None
     checkpoint = checkpoint or CheckpointSettings()
     if command.threads:
@@ -135,7 +138,7 @@ def full_training(
     begun = resume[1] if resume else Begun("train", options, line, datetime.now(UTC))
     stem = f"{begun.started:%Y%m%d-%H%M%S}-train-{found.architecture.space.name}"
     per_epoch = steps_per_epoch(data, data.train, recipe)
-    with run_folder(command.out, stem, begun, resume[0] if resume else None, here) as folder:
+    with run_folder(command.out, stem, begun, resume[0] if resume else None, here) as folder, ExitStack() as at_the_end:
         checkpoints = Checkpoints(
             folder, checkpoint.minutes, checkpoint.steps, say, resume is not None, writes=here.first
         )
@@ -144,7 +147,8 @@ def full_training(
         )
         if here.first:
             data.save_found(folder)
-        log, facts = TrainLog(folder, checkpoints, per_epoch), dict[str, Any]()
+        log, facts = TrainLog(folder, checkpoints, per_epoch, command.log, options), dict[str, Any]()
+        at_the_end.push(lambda kind, error, trace: log.close(kind is None))
         with joined(here), SearchProgress(recipe.epochs * per_epoch, progress if here.first else False) as bar:
 
             def on_step(step: int, epoch: int, loss: float) -> None:

@@ -337,6 +337,8 @@ def _written(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_written, value))}]"
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 

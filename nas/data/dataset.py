@@ -26,7 +26,7 @@ from nas.data.record import Identities, Record, Recorded
 from nas.data.reduced import CENTRE_SHARE, Purpose
 from nas.data.settings import CROPS, EARLIER_CROPS, Colour, DataSettings
 from nas.data.soundness import Findings
-from nas.data.sources import FileSource, ImageSource, ShardedSource
+from nas.data.sources import FileSource, ImageSource, NamedSource, ShardedSource
 from nas.run.distributed import Place
 from nas.run.result import InputFormat, Preprocessing
 from search_space.errors import UnknownName
@@ -157,6 +157,13 @@ class DataSet:
                 images, labels = waiting.pop(0).result()
                 waiting += [ahead.submit(self._batch, job, resolution, draws) for job in islice(jobs, 1)]
                 yield self._placed(images), self._placed(labels)
+
+    def names_in_order(self, split: Split, batch_size: int) -> list[str]:
+        """Of a split's images as `batches` gives them outside of training; '' where the source knows no names."""
+        if not isinstance(split.source, NamedSource):
+            return [""] * len(split)
+        order = np.concatenate(batches_of(split.source, split.indices, split.labels, batch_size, None, self.place))
+        return [split.source.name(index) for index in split.indices[order].tolist()]
 
     def steps(self, split: Split, batch_size: int) -> int:
         """Training batches in one epoch."""

@@ -87,6 +87,14 @@ class Encoded(ImageSource, Protocol):
 
 
 @runtime_checkable
+class NamedSource(ImageSource, Protocol):
+    """Images that people know by names."""
+
+    def name(self, index: int) -> str:
+        """Of one of them."""
+
+
+@runtime_checkable
 class ShardedSource(ImageSource, Protocol):
     """Images in shards, to be read one shard after another. window: images are mixed within so many shards."""
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.report.figures.front import draw_front
+from nas.report.figures.front import draw_fronts
 from nas.report.frame import render
 from nas.run.front_table import FrontRow, load_front
 from nas.run.result import load_result
@@ -33,7 +33,7 @@ def render_front(
     provenance: of any target of one run; heading: what stands above rows of several runs.
     """
     devices = dict.fromkeys(row.device for row in rows)
-    pictures = {device: draw_front(device, [row for row in rows if row.device == device]) for device in devices}
+    pictures = {device: draw_fronts(device, [row for row in rows if row.device == device]) for device in devices}
     notes = "".join(dict.fromkeys(row.scale_note for row in rows))
     if heading is None:
         heading = f"{len(rows)} budgets on {len(pictures)} device{'s' * (len(pictures) > 1)}, one supernet"

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nas.report.answers import Answers
 from nas.report.figures.course import MOST_POINTS, draw_course
 from nas.report.figures.devices import draw_devices, draw_gauge
+from nas.report.figures.front import NARROW
 from nas.report.figures.gates import draw_gates
 from nas.report.figures.network import draw_network
 from nas.report.figures.time import draw_time
 from nas.report.frame import render
+from nas.report.kernels import kernel_tables
 from nas.report.run import Run, load_run
-from nas.report.words import percent
-from nas.run.result import BASELINE, Accuracy, SearchResult
+from nas.run.result import BASELINE, SearchResult
 from search_space.files import write_whole
 
-MOST_CLASSES = 20  # in the table of accuracies
+MOST_IN_LINE = 8  # values of a group among the facts; larger groups are folded
 
 
 def render_report(run: Run) -> str:
@@ -30,28 +33,18 @@ def render_report(run: Run) -> str:
     return render(
         "page.html",
         run=run,
-        gauge=draw_gauge(run),
+        gauges={"wide": draw_gauge(run), "narrow": draw_gauge(run, NARROW)},
         network=draw_network(run),
         time=draw_time(run),
         charts=draw_course(run),
         most_points=MOST_POINTS,
         gates=draw_gates(run),
         devices=draw_devices(run),
-        provenance_rows=_provenance_rows(run),
-        class_rows=class_rows(run.result.accuracy),
+        provenance=_provenance(run),
+        answers=Answers.of(run.result.accuracy, run.confusion),
+        kernels=kernel_tables(run),
         baseline=BASELINE,
     )
-
-
-def class_rows(accuracy: Accuracy | None) -> list[tuple[str, str]]:
-    """Classes with their accuracy in words, in their order; of more than `MOST_CLASSES` the worst and the best ones."""
-    shares = dict(accuracy.by_class) if accuracy else {}
-    if len(shares) <= MOST_CLASSES:
-        return [(name, percent(share)) for name, share in shares.items()]
-    ranked = sorted(shares.items(), key=lambda item: item[1])
-    worst, best = ranked[: MOST_CLASSES // 2], ranked[-MOST_CLASSES // 2 :]
-    between = (f"{len(ranked) - MOST_CLASSES} classes between them", "–")
-    return [*((name, percent(share)) for name, share in worst), between, *((n, percent(share)) for n, share in best)]
 
 
 def write_report(folder: Path) -> Path:
@@ -61,12 +54,28 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def _provenance_rows(run: Run) -> Iterable[tuple[str, str]]:
-    yield "network", str(run.result.architecture)
-    yield "space", run.result.architecture.space.name
-    yield "input", ", ".join(_input_words(run.result))
-    for name, value in run.result.provenance.items():
-        yield re.sub(r" s$", " (s)", name.replace("_", " ")), ", ".join(_flat(value)) or "not recorded"
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from: facts of a line, and large groups of settings by name, which the page folds."""
+
+    facts: list[tuple[str, str]]
+    folded: dict[str, list[tuple[str, str]]]
+
+
+def _provenance(run: Run) -> Provenance:
+    facts = [
+        ("network", str(run.result.architecture)),
+        ("space", run.result.architecture.space.name),
+        ("input", ", ".join(_input_words(run.result))),
+    ]
+    folded = {}
+    for key, value in run.result.provenance.items():
+        name, values = re.sub(r" s$", " (s)", key.replace("_", " ")), list(_flat(value))
+        if len(values) > MOST_IN_LINE:
+            folded[name] = values
+        else:
+            facts.append((name, ", ".join(" ".join(pair).strip() for pair in values) or "not recorded"))
+    return Provenance(facts, folded)
 
 
 def _input_words(result: SearchResult) -> Iterable[str]:
@@ -85,10 +94,10 @@ def _input_words(result: SearchResult) -> Iterable[str]:
         yield f"in training crop {shown.training_crop} and {flip}"
 
 
-def _flat(value: Any, name: str = "") -> Iterable[str]:
-    """A JSON value as 'outer.inner value' words; null is left out."""
+def _flat(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
+    """A JSON value as ('outer.inner', 'value') pairs; null is left out."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flat(inner, f"{name}.{key}" if name else key)
     elif value is not None:
-        yield f"{name} {value}".strip()
+        yield name, str(value)

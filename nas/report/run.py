@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.report.words import ms
+from nas.run.confusion import Confusion, load_confusion
 from nas.run.log import GATES_LOG, SEARCH_LOG, TRAIN_LOG, load_gates_log, load_search_log, load_train_log
 from nas.run.result import NOT_REAL, Budget, SearchResult, load_result, scale_note
 from search_space import Architecture, Segment, UserError, lower
@@ -30,7 +31,7 @@ class Run:
     budget: None where a network was trained that no search found. segments: of the network at deployment resolution.
     log: search.csv's columns, or train.csv's and a phase. gates: probabilities, a row a snapshot (its index: the step),
     a column for every (slot, candidate) of the space; no rows where no gates were trained. files: the names in the
-    run's folder, which the page links to.
+    run's folder, which the page links to. confusion: None where nothing was measured, and in runs of earlier versions.
     """
 
     result: SearchResult
@@ -39,9 +40,17 @@ class Run:
     log: pd.DataFrame
     gates: pd.DataFrame
     files: frozenset[str]
+    confusion: Confusion | None = None
 
     @classmethod
-    def of(cls, result: SearchResult, log: pd.DataFrame, gates: pd.DataFrame, files: frozenset[str]) -> Run:
+    def of(
+        cls,
+        result: SearchResult,
+        log: pd.DataFrame,
+        gates: pd.DataFrame,
+        files: frozenset[str],
+        confusion: Confusion | None = None,
+    ) -> Run:
         """Check that a result is one of a search on a device, or of a training, whose log has no latency.
 
         log, gates: as `nas.run.log` reads and checks them. Raises `BadFile`, naming the file and what in it does not
@@ -58,7 +67,7 @@ class Run:
         if result.gate_path and not _is_path_of(result.gate_path, architecture):
             raise BadFile(f"architecture.json: gate_path '{' '.join(result.gate_path)}' is not one of {architecture}")
         snapshots = gates.pivot(index="step", columns=["slot", "candidate"], values="probability")
-        return cls(result, budget, segments, log, snapshots, files)
+        return cls(result, budget, segments, log, snapshots, files, confusion)
 
     @property
     def devices(self) -> list[str]:
@@ -129,7 +138,8 @@ def load_run(folder: Path) -> Run:
         log, gates = load_train_log(folder).assign(phase="training"), make_table([], GATES_LOG)
     else:
         log, gates = load_search_log(folder), load_gates_log(folder, result.architecture.space)
-    return Run.of(result, log, gates, frozenset(path.name for path in folder.iterdir() if path.is_file()))
+    files = frozenset(path.name for path in folder.iterdir() if path.is_file())
+    return Run.of(result, log, gates, files, load_confusion(folder))
 
 
 def _is_path_of(path: tuple[str, ...], architecture: Architecture) -> bool:

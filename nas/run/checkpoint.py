@@ -105,7 +105,7 @@ class Checkpoints:
 
         Raises `OtherFormat`; damaged files are passed over.
         """
-        self.writes = writes
+        self.writes, self.resumed = writes, resume
         self.run_folder = run_folder
         self.folder = run_folder / FOLDER
         self.minutes, self.steps, self.say = minutes, steps, say

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ import torch
 from nas.data import DataSet
 from nas.run.baseline import MOST_IMAGES, Pixels, fit_baseline
 from nas.run.chosen import Chosen
+from nas.run.confusion import Answers, Confusion
 from nas.run.distributed import Place
 from nas.run.export import export_network, onnx_predictor
-from nas.run.result import BASELINE, Accuracy, SearchResult, save_result
+from nas.run.result import BASELINE, Accuracy, SearchResult, class_name, save_result
 from nas.training.loop import accuracy, recalibrate
 from search_space.build import Network
+
+TEST_BATCH = 128  # images
 
 
 def conclude(
@@ -29,7 +33,7 @@ def conclude(
     provenance: Mapping[str, Any],
     keep_statistics: bool = False,
 ) -> SearchResult:
-    """Export a trained network, measure it if there are images, and write architecture.json.
+    """Export a trained network, measure it if there are images, and write architecture.json and confusion.json.
 
     keep_statistics: of its BatchNorms, which otherwise are measured on the training images.
     Raises `ParityError` where the exported graph is not the network, `CannotWrite`.
@@ -56,7 +60,8 @@ def conclude(
     measured: Accuracy | None = None
     without: tuple[str, ...] = ()
     if validation is not None:
-        measured, without = _tested(folder / "model.onnx", data, pixels, validation, small)
+        measured, confusion, without = _tested(folder / "model.onnx", data, pixels, validation, small)
+        confusion.save(folder)
     result = SearchResult(
         architecture=chosen.architecture,
         num_classes=chosen.num_classes,
@@ -76,41 +81,36 @@ def conclude(
 
 def _tested(
     model: Path, data: DataSet, pixels: int, validation: float, small: Pixels
-) -> tuple[Accuracy, tuple[str, ...]]:
+) -> tuple[Accuracy, Confusion, tuple[str, ...]]:
     """Network and baseline on the test images, in one pass: seen last, by nothing else; and notes.
 
     small: training images for the baseline.
     """
     network = onnx_predictor(model)
     baseline, why_not = fit_baseline(small, data.num_classes)
-    images_of, right_of = np.zeros(data.num_classes, np.int64), np.zeros(data.num_classes, np.int64)
-    right_by_baseline = 0
-    for images, labels in data.batches(data.test, pixels, 128):
-        right = network(images).argmax(1) == labels
-        images_of += np.bincount(labels.numpy(), minlength=data.num_classes)
-        right_of += np.bincount(labels[right].numpy(), minlength=data.num_classes)
+    answers, right_by_baseline = Answers(data.class_names, data.mean, data.std), 0
+    names = iter(data.names_in_order(data.test, TEST_BATCH))
+    for images, labels in data.batches(data.test, pixels, TEST_BATCH):
+        answers.add(images, labels, network(images), list(islice(names, len(labels))))
         if baseline is not None:
             right_by_baseline += int((baseline(images) == labels).sum())
-    seen = int(images_of.sum())
+    confusion = answers.confusion()
+    images_of = confusion.images_of()
+    seen = sum(images_of.values())
     by_class = {
-        _name(data.class_names, number): int(right_of[number]) / int(images_of[number])
-        for number in np.flatnonzero(images_of).tolist()
+        class_name(data.class_names, label): answers.counts.get((label, label), 0) / images
+        for label, images in sorted(images_of.items())
     }
     found = Accuracy(
         data=data.name,
-        test=int(right_of.sum()) / seen,
+        test=sum(images for (label, answer), images in answers.counts.items() if label == answer) / seen,
         test_images=seen,
         validation=validation,
         measured_on="model.onnx in onnxruntime",
-        largest_class=int(images_of.max()) / seen,
+        largest_class=max(images_of.values()) / seen,
         by_class=by_class,
         balanced=sum(by_class.values()) / len(by_class),
         baseline=None if baseline is None else right_by_baseline / seen,
     )
     note = f"The accuracy of {BASELINE}, to compare with, is not known: {why_not}"
-    return found, (note,) if why_not else ()
-
-
-def _name(names: tuple[str, ...], number: int) -> str:
-    """A class' name, with its number where another has the same."""
-    return names[number] if names.count(names[number]) == 1 else f"{names[number]} ({number})"
+    return found, confusion, (note,) if why_not else ()

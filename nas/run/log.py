@@ -1,16 +1,18 @@
 """The course of a search, rows for search.csv and gates.csv, and that of a full training, rows for train.csv.
 
 Rows are kept in memory and the files rewritten whole, so that they are never half a line; checkpoints carry them.
+Other loggers (`nas.loggers`) get every row when it is added.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.loggers import Loggers
 from search_space import SearchSpace
 from search_space.errors import BadFile, CannotWrite
 from search_space.tables import Column, Schema, make_table, read_table, row_at, write_table
@@ -90,18 +92,31 @@ class Row:
 class SearchLog:
     """Collects rows; `save` writes search.csv and gates.csv. `checkpoints` carry the rows through a resume."""
 
-    def __init__(self, folder: Path, checkpoints: Checkpoints, name: str = "run") -> None:
-        """name: of this log among those that the checkpoints carry."""
+    def __init__(
+        self,
+        folder: Path,
+        checkpoints: Checkpoints,
+        name: str = "run",
+        to: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """name: of this log among those that the checkpoints carry; to: names of other loggers, which get options."""
         self.folder = folder
         self.checkpoints = checkpoints
         journal = json.loads(checkpoints.restored_journal(name) or '{"rows": [], "gates": []}')
         self.rows = [Row(*values) for values in journal["rows"]]
         self._gates: list[list[Any]] = journal["gates"]
         checkpoints.journals[name] = self._journal
+        self._loggers = _open(folder, checkpoints, self.rows, to, options)
 
     def add(self, row: Row) -> None:
         """Log a step, with the seconds of work so far."""
         self.rows.append(replace(row, seconds=round(self.checkpoints.seconds, 2)))
+        self._loggers.row(vars(self.rows[-1]))
+
+    def close(self, finished: bool) -> None:
+        """No more rows come; finished: whether all did."""
+        self._loggers.close(finished)
 
     def add_gates(self, step: int, space: SearchSpace, probabilities: torch.Tensor) -> None:
         """probabilities: (slots, candidates)."""
@@ -143,11 +158,20 @@ class TrainRow:
 class TrainLog:
     """Collects rows; `save` writes train.csv. `checkpoints` carry the rows through a resume."""
 
-    def __init__(self, folder: Path, checkpoints: Checkpoints, epoch_steps: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        checkpoints: Checkpoints,
+        epoch_steps: int,
+        to: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """to: names of other loggers, which get options."""
         self.folder, self.checkpoints, self.epoch_steps = folder, checkpoints, epoch_steps
         journal = json.loads(checkpoints.restored_journal("train") or "[]")
         self.rows = [TrainRow(*values) for values in journal]
         checkpoints.journals["train"] = lambda: json.dumps([astuple(row) for row in self.rows])
+        self._loggers = _open(folder, checkpoints, self.rows, to, options)
 
     def step(self, step: int, epoch: int, loss: float) -> None:
         """Log a step, if it is one of the few of its epoch that are logged; epoch: from 1."""
@@ -175,8 +199,25 @@ class TrainLog:
         except CannotWrite as error:
             self.checkpoints.say(f"note: {error}; the run continues")
 
+    def close(self, finished: bool) -> None:
+        """No more rows come; finished: whether all did."""
+        self._loggers.close(finished)
+
     def _add(self, row: TrainRow) -> None:
         self.rows.append(replace(row, seconds=round(self.checkpoints.seconds, 2)))
+        self._loggers.row(vars(self.rows[-1]))
+
+
+def _open(
+    folder: Path,
+    checkpoints: Checkpoints,
+    rows: Sequence[Row] | Sequence[TrainRow],
+    names: Sequence[str],
+    options: Mapping[str, Any] | None,
+) -> Loggers:
+    """The other loggers of a network, in the first of several processes; rows: those that a resumed run has."""
+    after = (rows[-1].step if rows else -1) if checkpoints.resumed else None
+    return Loggers(names if checkpoints.writes else (), folder, options or {}, after, checkpoints.say)
 
 
 def load_train_log(folder: Path) -> DataFrame:

@@ -15,6 +15,7 @@ from latency_models import LatencyModel, LatencyTable, fit_latency_model, latenc
 from latency_models.support import derived_words
 from nas.choose.limits import Limits, check_feasible, limits_of
 from nas.data.registry import peek
+from nas.loggers import check_loggers
 from nas.penalties import penalty_form
 from nas.pretrained.networks import INSTALL, package_of, packaged
 from nas.run.settings import SearchSettings
@@ -68,9 +69,10 @@ def plan_search(settings: SearchSettings, num_classes: int | None = None) -> Pla
 def plan_targets(each: Sequence[SearchSettings], num_classes: int | None = None) -> tuple[Plan, ...]:
     """A plan a target, every device priced once; the settings differ in device and budget alone.
 
-    `num_classes` is found from the data unless given. Raises `UserError` for unknown names and for a budget below the
-    space's fastest network.
+    `num_classes` is found from the data unless given. Raises `UserError` for unknown names, loggers that are not
+    installed, and for a budget below the space's fastest network.
     """
+    check_loggers(each[0].log)
     priced: dict[str, Priced] = {}
     for settings in each:
         if settings.device not in priced:

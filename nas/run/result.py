@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -110,6 +110,11 @@ class Accuracy:
                     f"no better, beyond chance, than always naming the largest class ({self.largest_class:.1%})"
                 )
         return tuple(found)
+
+
+def class_name(names: Sequence[str], number: int) -> str:
+    """A class' name, with its number where another has the same."""
+    return names[number] if names.count(names[number]) == 1 else f"{names[number]} ({number})"
 
 
 BASELINE = f"a logistic regression on {BASELINE_PIXELS}x{BASELINE_PIXELS} pixels"

@@ -20,7 +20,7 @@ from search_space.reading import read, read_json, without_schema
 
 SCHEMA = 1
 NAME = "run.json"
-MAY_CHANGE = {"resume", "threads", "accelerator"}  # how it runs, not what it gives
+MAY_CHANGE = {"resume", "threads", "accelerator", "log"}  # how it runs, not what it gives
 
 
 @dataclass(frozen=True)

@@ -120,18 +120,23 @@ def _log(folder: Path, plan: Plan, checkpoints: Checkpoints, several: bool) -> S
     own = folder / name if several else folder
     if checkpoints.writes:
         own.mkdir(exist_ok=True)
-    return SearchLog(own, checkpoints, name)
+    return SearchLog(own, checkpoints, name, plan.settings.log, asdict(plan.settings))
 
 
 @contextmanager
 def _keeping(logs: Sequence[SearchLog]) -> Iterator[None]:
     """Within, a run that ends early leaves its logs as far as they are."""
+    finished = False
     try:
         yield
+        finished = True
     except (NotFinite, OtherStopped, KeyboardInterrupt):
         for log in logs:
             log.save_meanwhile()
         raise
+    finally:
+        for log in logs:
+            log.close(finished)
 
 
 def _measure_inherited(task: Task, say: Callable[[str], None]) -> None:

@@ -12,11 +12,12 @@ from typing import Annotated, Any, TypeVar
 
 from nas.data.registry import settings_class
 from nas.data.settings import DataSettings, Pixels
+from nas.loggers import CSV, LOGGERS
 from nas.penalties import FORMS
 from nas.strategies import STRATEGIES
 from search_space.errors import UserError
 from search_space.named import Named
-from search_space.reading import Above, AtLeast, AtMost, Below, Between, OneOf, ReadAs, check, read_options
+from search_space.reading import Above, AtLeast, AtMost, Below, Between, OneOf, ReadAs, Spelled, check, read_options
 
 SAMPLERS = ("nsga2", "tpe")
 GATE_MODES = ("full_v2", "two")
@@ -35,6 +36,11 @@ AS_IN_TRAIN = "null: as in train"
 Threads = Annotated[Count | None, "CPU threads of training (null: torch's default)"]
 Accelerator = Annotated[
     str, OneOf(ACCELERATORS), "where to train: auto, cpu or cuda; several processes are started by torchrun"
+]
+LogNames = Annotated[
+    tuple[Annotated[str, Named(LOGGERS)], ...],
+    Spelled(lambda value: [value] if isinstance(value, str) else value, list),
+    "where rows go besides the CSV files, which are always written: [csv,tensorboard,mlflow], or your own logger",
 ]
 
 
@@ -240,6 +246,7 @@ class SearchSettings:
     deployment_resolution: Annotated[
         int, Between(32, 4096, "pixels"), "pixels; what latency, MACs and memory are for"
     ] = 224
+    log: LogNames = (CSV,)
     threads: Threads = None
     accelerator: Accelerator = "auto"
     out: Annotated[str | None, "run folder (null: runs/TIME-DEVICE-BUDGET-SPACE)"] = None
@@ -262,6 +269,7 @@ class TrainCommand:
     ] = None
     resolution: Annotated[Pixels, "pixels to train at"] = 64
     seed: Annotated[Seed, "of the first weights and of the order of images"] = 0
+    log: LogNames = (CSV,)
     threads: Threads = None
     accelerator: Accelerator = "auto"
     out: Annotated[str | None, "folder of the results (null: runs/TIME-train-SPACE)"] = None

@@ -24,7 +24,9 @@ from PIL import Image
 from nas.build import build
 from nas.command.summary import next_step, one_network
 from nas.data import ArraySource, DataSet, DataSettings, Split, load
-from nas.report.page import MOST_CLASSES, class_rows, render_report, write_report
+from nas.report.answers import MOST_CLASSES
+from nas.report.answers import by_class as class_bars
+from nas.report.page import render_report, write_report
 from nas.report.run import load_run
 from nas.run import conclude as concluding
 from nas.run.baseline import MOST_IMAGES, Pixels, fit_baseline
@@ -113,7 +115,7 @@ def test_the_largest_class_stands_beside_the_accuracy(defects: tuple[Path, Any])
     page = (folder / "run" / "report.html").read_text()
     assert "largest class 95.0 %" in page and "always naming the largest class" in page
     for name, share in by_class.items():
-        assert f"<td>{name}</td><td>{100 * share:.1f} %</td>" in page
+        assert re.search(f"<li><span>{name}</span>.*?<b>{100 * share:.1f} %</b></li>", page)
 
 
 def test_the_last_line_is_a_command_with_the_runs_own_settings(defects: tuple[Path, Any]) -> None:
@@ -130,13 +132,12 @@ def test_the_last_line_is_a_command_with_the_runs_own_settings(defects: tuple[Pa
 def test_of_more_than_twenty_classes_the_worst_and_the_best_are_listed() -> None:
     """chr5tphr/zennit 170: an accuracy over all classes hides the one that is never named."""
     shares = {f"class {n}": n / 30 for n in range(30)}
-    rows = class_rows(Accuracy("x", 0.5, 300, 0.5, "here", by_class=shares))
-    names = [name for name, _ in rows]
+    names = [bar.name for bar in class_bars(Accuracy("x", 0.5, 300, 0.5, "here", by_class=shares))]
     assert names[:10] == [f"class {n}" for n in range(10)] and names[11:] == [f"class {n}" for n in range(20, 30)]
     assert names[10] == "10 classes between them"
     few = dict(list(shares.items())[:MOST_CLASSES])
-    assert [name for name, _ in class_rows(Accuracy("x", 0.5, 300, 0.5, "here", by_class=few))] == list(few)
-    assert class_rows(None) == []
+    assert [bar.name for bar in class_bars(Accuracy("x", 0.5, 300, 0.5, "here", by_class=few))] == list(few)
+    assert class_bars(None) == []
 
 
 @pytest.fixture(scope="module")

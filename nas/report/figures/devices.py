@@ -10,14 +10,14 @@ from nas.report.words import NOT_MEASURED, interval, ms
 from nas.run.result import NOT_REAL
 
 
-def draw_gauge(run: Run) -> Markup:
+def draw_gauge(run: Run, width: float = PAGE_WIDTH) -> Markup:
     """The prediction with its interval against the budget, and what keeps it; nothing where there is no budget."""
     budget, here = run.budget, run.result.latency.get(run.device)
     if budget is None:
         return Markup()
     unreal = run.scale_note(budget.device)
     most = max(budget.budget_ms, budget.predicted_ms, here.high_ms if here else 0)
-    x = Scale(0, 1.06 * most, 8, PAGE_WIDTH - 20)
+    x = Scale(0, 1.06 * most, 8, width - 20)
     bar = x(budget.predicted_ms) - x(0)
     parts = [rect(x(0), 26, x(x.high) - x(0), 18, "track", radius=3)]
     parts.append(rect(x(0), 26, bar, 18, "over" if budget.used > ALL else "gauge", radius=3))
@@ -26,11 +26,11 @@ def draw_gauge(run: Run) -> Markup:
     words = f"budget {run.budget_words}{unreal}"
     half = 4 * len(words)  # about half their width
     parts.append(line(x(budget.budget_ms), 18, x(budget.budget_ms), 50, "budget"))
-    parts.append(text(min(max(x(budget.budget_ms), half), PAGE_WIDTH - half), 13, words, "strong"))
-    for tick in x.ticks(8):
+    parts.append(text(min(max(x(budget.budget_ms), half), width - half), 13, words, "strong"))
+    for tick in x.ticks(max(3, int(width // 130))):
         parts += [line(x(tick), 46, x(tick), 50, "axis"), text(x(tick), 64, f"{tick:g} ms", "faint")]
     about = f"predicted {ms(budget.predicted_ms)}, interval {interval(here)}, of a budget of {run.budget_words}{unreal}"
-    return svg(PAGE_WIDTH, 70, "Predicted latency against the budget", about, parts)
+    return svg(width, 70, "Predicted latency against the budget", about, parts)
 
 
 def draw_devices(run: Run) -> Markup:

@@ -1,6 +1,7 @@
 """The pieces of a drawing: SVG elements, escaped, and the scale of an axis. Not for what is drawn.
 
-Lengths are in units of a drawing, which the page scales.
+Lengths are in units of a drawing, which the page scales up; it scales down only what does not stand in a box that
+scrolls.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def element(name: str, *content: str, **attributes: object) -> Markup:
 
 def svg(width: float, height: float, label: str, about: str, parts: Iterable[str], **attributes: object) -> Markup:
     """A picture of width x height; `label` and `about` are read aloud, as one image unless `role` says otherwise."""
-    given = {"viewBox": f"0 0 {width:g} {height:g}", "aria_label": label, "role": "img", **attributes}
+    size = {"viewBox": f"0 0 {width:g} {height:g}", "style": f"--width:{width:g}px"}  # which a box that scrolls keeps
+    given = {**size, "aria_label": label, "role": "img", **attributes}
     return element("svg", element("desc", about), *parts, **given)
 
 

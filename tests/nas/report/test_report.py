@@ -324,7 +324,7 @@ def test_what_is_used_above_the_budget_is_drawn_so(tmp_path: Path) -> None:
     record["budget"] |= {"used": 1.02, "kept_ms": 1.02 * record["budget"]["budget_ms"], "confidence": 0.9}
     (tmp_path / "architecture.json").write_text(json.dumps(record))
     page = Page(rendered(tmp_path))
-    assert len([a for _, a in page.elements if a.get("class") == "over"]) == 1
+    assert len([a for _, a in page.elements if a.get("class") == "over"]) == 2  # the wide gauge and the narrow one
 
 
 def test_another_calibration_is_not_real_time(tmp_path: Path) -> None:
