@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,13 +55,17 @@ def _say_plans(plans: tuple[Plan, ...]) -> None:
     for plan in plans:
         settings, table = plan.settings, plan.table
         print_first(
-            f"space {plan.space.name}: {plan.space.architecture_count:.3g} networks, "
+            f"space {plan.space.name}: {_rounded(plan.space.architecture_count)} networks, "
             f"{table.minimum_ms:.4g} to {table.maximum_ms:.4g} ms on {settings.device} ({plan.profile.title}, "
             f"{what_is_kept(settings)}); "
             f"budget {settings.budget_ms:g} ms"
         )
     for note in dict.fromkeys(note for plan in plans for note in plan.notes):
         print_first(f"note: {note}")
+
+
+def _rounded(count: int) -> str:
+    return f"{count:.3g}" if count < 1e300 else f"{Decimal(count):.3g}"
 
 
 def _say_finished(folder: Path) -> None:
