@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.command.options import given, print_first, run_command
+from nas.data.addresses import hidden_in, redacted
 from nas.run.defaults import with_defaults
 from nas.run.resume import Begun, options_to_resume
 from nas.run.targets import settings_of
@@ -22,6 +23,7 @@ def main() -> None:
 
 
 def _search(values: dict[str, Any]) -> None:
+    values["data"] = hidden_in(values["data"])
     values["data"].pop("epochs")  # already copied to where they act
     resume = values.pop("resume")
     begun, begun_in = None, Path(str(resume)).expanduser()
@@ -43,7 +45,7 @@ def _search(values: dict[str, Any]) -> None:
     from nas.command.summary import summary
     from nas.run.search import carry_out
 
-    command = " ".join(["python -m nas.search", *(a for a in sys.argv[1:] if not a.startswith("out="))])
+    command = " ".join(["python -m nas.search", *(redacted(a) for a in sys.argv[1:] if not a.startswith("out="))])
     finished = carry_out(plans, command=command, say=print_first, resume=(begun_in, begun) if begun else None)
     if finished is not None:
         print_first(summary(finished))

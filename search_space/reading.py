@@ -590,7 +590,7 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def _is_deep(value: object) -> bool:
-    level = [value]
+    level: list[Any] = [value]
     for _ in range(DEEPEST + 1):
         level = [group for group in level if isinstance(group, dict | list)]
         if not level:
@@ -656,7 +656,7 @@ def _require_small(events: Iterable[Any], where: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             # one that is not finished stands within itself; one that is not known is refused when it is composed
             within = any(one.anchor == event.anchor for one in open_ones)
-            done = replace(known.get(event.anchor, _Node()), anchor=None)
+            done = replace(known.get(str(event.anchor), _Node()), anchor=None)
             done.levels = DEEPEST + 1 if within else done.levels
         if done is not None:
             open_ones[-1].add(done)

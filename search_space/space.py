@@ -36,6 +36,7 @@ from search_space.reading import (
     to_plain,
 )
 
+Count = Annotated[int, AtLeast(1)]
 Width = Annotated[int, AtLeast(0), AtMost(WIDEST)]  # 0: no such layer
 Channels = Annotated[int, AtLeast(1), AtMost(WIDEST)]
 Stride = Annotated[int, AtLeast(1), AtMost(STRIDE)]
