@@ -212,7 +212,7 @@ def _file_system(address: str) -> tuple[Any, str]:
     except KeyError as error:
         raise UserError(
             f"cannot open '{address}': its password or token is written nowhere; give the whole address again, "
-            "with resume= too"
+            "with resume= too: data=NAME data.root=URL"
         ) from error
     except (ImportError, ValueError) as error:
         raise UserError(
