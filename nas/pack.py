@@ -1,6 +1,7 @@
 """The command `python -m nas.pack data=... out=FOLDER`: any data set as tar shards that can be streamed.
 
-Files keep their bytes, images in memory become PNG. Images are in random order, so that every shard holds all
+Files keep their bytes, images in memory become PNG. A folder is whole or refused: while some shards are missing, a mark
+says so, and packing into it again begins anew. Images are in random order, so that every shard holds all
 classes. The shards are webdataset's; `index.npz` beside them spares `data=webdataset` the walk through them.
 """
 
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +19,7 @@ from nas.data.settings import DataSettings
 from nas.run.progress import SearchProgress
 from nas.run.settings import PackCommand, settings_from_dict
 from search_space import UserError
-from search_space.files import ensure_folder, write_whole
+from search_space.files import ensure_folder, lock, write_whole
 
 if TYPE_CHECKING:
     from nas.data import DataSet, Split
@@ -34,8 +37,7 @@ def _pack(values: dict[str, Any]) -> None:
     command = settings_from_dict(PackCommand, values)
     assert command.out is not None
     folder = Path(command.out).expanduser()
-    if folder.exists() and any(ensure_folder(folder).iterdir()):
-        raise UserError(f"the folder '{folder}' is not empty; name another with out=")
+    _require_free(folder)
     from nas.data import load
 
     images = load(data)
@@ -45,7 +47,10 @@ def _pack(values: dict[str, Any]) -> None:
 
 
 def pack(data: DataSet, folder: Path, shard_mb: float = 100.0) -> str:
-    """Write the images into shards in a folder, the index last; returns what was done. Raises `CannotWrite`."""
+    """Write the images into shards in a folder, the index last; returns what was done.
+
+    Raises `CannotWrite`, and `UserError` for a folder that holds anything but what a stopped packing left.
+    """
     import numpy as np
 
     from nas.data import Split
@@ -54,18 +59,57 @@ def pack(data: DataSet, folder: Path, shard_mb: float = 100.0) -> str:
     indices = np.concatenate([data.train.indices, data.validation.indices])
     labels = np.concatenate([data.train.labels, data.validation.labels])
     trained = Split(data.train.source, indices, labels)
-    ensure_folder(folder)
-    with SearchProgress(len(trained) + len(data.test)) as bar:
-        train = _write(trained, folder, "train", shard_mb, bar)
-        test = _write(data.test, folder, "test", shard_mb, bar)
-    images = ShardedImages(data.name, data.class_names, train, test, data.mean, data.std, data.flip, data.crop)
-    data.save_found(folder)
-    write_whole(folder / NAME, dump(images))
+    with _unfinished(folder):
+        with SearchProgress(len(trained) + len(data.test)) as bar:
+            train = _write(trained, folder, "train", shard_mb, bar)
+            test = _write(data.test, folder, "test", shard_mb, bar)
+        images = ShardedImages(data.name, data.class_names, train, test, data.mean, data.std, data.flip, data.crop)
+        data.save_found(folder)
+        write_whole(folder / NAME, dump(images))
     shards, total = len(train.addresses) + len(test.addresses), train.shard_bytes.sum() + test.shard_bytes.sum()
     return (
         f"{data.name}: {len(train)} training and {len(test)} test images in {shards} shards, {total / 1e6:.4g} MB "
         f"-> data=webdataset data.root={folder}"
     )
+
+
+def _require_free(folder: Path) -> bool:
+    """Whether it holds a packing that was not finished. Raises `UserError` for one that holds anything else."""
+    from nas.data.shards.index import UNFINISHED
+
+    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if UNFINISHED in inside:
+        return True
+    if inside:
+        raise UserError(f"the folder '{folder}' is not empty; name another with out=")
+    return False
+
+
+@contextmanager
+def _unfinished(folder: Path) -> Iterator[None]:
+    """Mark a folder as long as shards are missing; what a stopped packing left in it is removed before.
+
+    Raises `UserError` while another process packs into it, and as `_require_free` does.
+    """
+    from nas.data.record import FILE as RECORD
+    from nas.data.shards.index import NAME, UNFINISHED
+    from nas.data.soundness import FILE as DAMAGED
+
+    mark = ensure_folder(folder) / UNFINISHED
+    if not _require_free(folder):
+        write_whole(mark, "python -m nas.pack has not written all shards yet\n")
+    with mark.open("r+") as held:
+        try:
+            lock(held, wait=False)
+        except OSError as error:
+            raise UserError(f"another process is packing into '{folder}'") from error
+        (folder / NAME).unlink(missing_ok=True)  # first: with it, the rest would count as whole
+        own = (f"{name}.tar" for name in ("train-" + 6 * "[0-9]", "test-" + 6 * "[0-9]"))
+        for pattern in (*own, ".*.partial", RECORD, DAMAGED):
+            for left in folder.glob(pattern):
+                left.unlink()
+        yield
+        mark.unlink()
 
 
 def _write(split: Split, folder: Path, name: str, shard_mb: float, bar: SearchProgress) -> ShardIndex:

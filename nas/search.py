@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.command.options import given, print_first, run_command
+from nas.data.addresses import hidden_in, redacted
 from nas.run.defaults import with_defaults
 from nas.run.resume import Begun, options_to_resume
 from nas.run.targets import settings_of
@@ -21,6 +23,7 @@ def main() -> None:
 
 
 def _search(values: dict[str, Any]) -> None:
+    values["data"] = hidden_in(values["data"])
     values["data"].pop("epochs")  # already copied to where they act
     resume = values.pop("resume")
     begun, begun_in = None, Path(str(resume)).expanduser()
@@ -42,7 +45,7 @@ def _search(values: dict[str, Any]) -> None:
     from nas.command.summary import summary
     from nas.run.search import carry_out
 
-    command = " ".join(["python -m nas.search", *(a for a in sys.argv[1:] if not a.startswith("out="))])
+    command = " ".join(["python -m nas.search", *(redacted(a) for a in sys.argv[1:] if not a.startswith("out="))])
     finished = carry_out(plans, command=command, say=print_first, resume=(begun_in, begun) if begun else None)
     if finished is not None:
         print_first(summary(finished))
@@ -54,13 +57,17 @@ def _say_plans(plans: tuple[Plan, ...]) -> None:
     for plan in plans:
         settings, table = plan.settings, plan.table
         print_first(
-            f"space {plan.space.name}: {plan.space.architecture_count:.3g} networks, "
+            f"space {plan.space.name}: {_rounded(plan.space.architecture_count)} networks, "
             f"{table.minimum_ms:.4g} to {table.maximum_ms:.4g} ms on {settings.device} ({plan.profile.title}, "
             f"{what_is_kept(settings)}); "
             f"budget {settings.budget_ms:g} ms"
         )
     for note in dict.fromkeys(note for plan in plans for note in plan.notes):
         print_first(f"note: {note}")
+
+
+def _rounded(count: int) -> str:
+    return f"{count:.3g}" if count < 1e300 else f"{Decimal(count):.3g}"
 
 
 def _say_finished(folder: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.command.options import fail, print_first, run_command
+from nas.data.addresses import hidden_in, redacted
 from nas.data.settings import DataSettings
 from nas.loggers import check_loggers
 from nas.run.resume import Begun, options_to_resume
@@ -40,6 +41,7 @@ def _is_bare_path(argument: str) -> bool:
 
 
 def _train(values: dict[str, Any]) -> None:
+    values["data"] = hidden_in(values["data"])
     values["data"].pop("epochs")
     resume = values.pop("resume")
     begun, begun_in = None, Path(str(resume)).expanduser()
@@ -53,7 +55,7 @@ def _train(values: dict[str, Any]) -> None:
     data_settings = settings_from_dict(DataSettings, data, "data.")
     checkpoint = settings_from_dict(CheckpointSettings, minutes, "checkpoint.")
 
-    line = " ".join(["python -m nas.train", *(a for a in sys.argv[1:] if not a.startswith("out="))])
+    line = " ".join(["python -m nas.train", *(redacted(a) for a in sys.argv[1:] if not a.startswith("out="))])
     trained = full_training(
         command,
         data_settings,

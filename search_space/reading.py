@@ -6,17 +6,19 @@
 
 `read(Schedule, {"epochs": 0}, "run.json")` raises `BadFile`: run.json: epochs is 0, not 1 or more. A field's type says
 what is accepted: bool, int, float, str, enums, datetime, Any; tuple, frozenset, Mapping and dataclasses of these;
-`X | None`. An integer is taken where a number is wanted, true and false never are; numbers are finite. Not for tables,
-weights or command lines. Written here instead of taken from cattrs, which drops `Annotated` without a word in modules
-with `from __future__ import annotations`, and with it every limit. Imports nothing but the standard library.
+`X | None`. An integer is taken where a number is wanted, true and false never are; numbers are finite. How large and
+deep a file may be stands in `search_space.bounds`. Not for tables, weights or command lines. Written here instead of
+taken from cattrs, which drops `Annotated` without a word in modules with `from __future__ import annotations`, and with
+it every limit. Standard library only.
 """
 
 from __future__ import annotations
 
 import math
+import stat
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from enum import Enum
 from functools import cache
@@ -25,6 +27,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from search_space.bounds import DEEPEST, TEXT_BYTES, YAML_BYTES, YAML_NODES
 from search_space.errors import BadFile, UnknownName, UserError, one_line
 
 if TYPE_CHECKING:
@@ -35,7 +38,6 @@ REQUIRED = "\0required"  # beside a field: data must state it, although the data
 UNSAID = (
     object()
 )  # beside a field: `to_plain` leaves it out where it has its default, so that old files stay as they are
-DEEPEST = 100  # levels of a YAML file within each other
 LONGEST_SHOWN = 80  # characters of a refused value in a message
 
 
@@ -147,7 +149,7 @@ class _InFile:
     number_as_text: bool = False
 
     def wrong(self, path: str, value: object, wanted: str) -> UserError:
-        return BadFile(f"{self.where}: {path or 'the file'} is {_shown(value)}, not {wanted}")
+        return BadFile(f"{self.where}: {path or 'the file'} is {shown(value)}, not {wanted}")
 
     def unlisted(self, path: str, name: str, rule: OneOf) -> UserError:
         return self.wrong(path, name, rule.wanted)
@@ -171,7 +173,7 @@ class _InOptions:
     number_as_text: bool = True
 
     def wrong(self, path: str, value: object, wanted: str) -> UserError:
-        return UserError(f"{self.prefix}{path}={_shown(value)} is not {wanted}")
+        return UserError(f"{self.prefix}{path}={shown(value)} is not {wanted}")
 
     def unlisted(self, path: str, name: str, rule: OneOf) -> UserError:
         return UnknownName(f"{self.prefix}{path}", name, rule.names, rule.hint)
@@ -185,20 +187,32 @@ class _InOptions:
 
     def no_group(self, path: str, value: object, kind: type) -> UserError:
         name, first = f"{self.prefix}{path}", next(iter(hints_of(kind)))
-        return UserError(f"{name}={_shown(value)} is a group; set {name}.{first} and the like")
+        return UserError(f"{name}={shown(value)} is a group; set {name}.{first} and the like")
 
     def conflict(self, path: str, error: UserError) -> UserError:
         return error
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
+def text_of(number: float) -> str:
+    """As it is written. Raises `ValueError` with what is wanted for an integer of more than 4300 digits."""
+    try:
+        return str(number)
+    except ValueError as error:
+        raise ValueError("text, or a number of fewer digits") from error
+
+
+def shown(value: object) -> str:
+    """A value for a message: not too long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python's own limit
+        return "an integer of thousands of digits"
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 4]} ..."
 
 
 def _key(name: object) -> str:
     """A key for a message: on one line, not too long."""
-    text = str(name) if str(name).isprintable() else repr(name)
+    text = name if isinstance(name, str) and name.isprintable() else shown(name)
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 4]} ..."
 
 
@@ -314,7 +328,10 @@ def _read_leaf(hint: Any, value: Any, path: str, faults: _Faults) -> Any:
             return number
         raise faults.wrong(path, value, "a finite number")
     if hint is str and faults.number_as_text and plain in (int, float):
-        return str(value)
+        try:
+            return text_of(value)
+        except ValueError as error:
+            raise faults.wrong(path, value, str(error)) from error
     if isinstance(hint, type) and issubclass(hint, Enum):
         if isinstance(value, str) and value in {member.value for member in hint}:
             return hint(value)
@@ -491,11 +508,11 @@ def _plain_field(hint: Any, value: Any) -> Any:
 def without_schema(data: object, schema: int, where: str) -> dict[str, Any]:
     """A file's fields but for `schema`. Raises `BadFile` unless they are a mapping of that schema."""
     if not isinstance(data, Mapping):
-        raise BadFile(f"{where} holds {_shown(data)}, not a mapping of fields")
+        raise BadFile(f"{where} holds {shown(data)}, not a mapping of fields")
     if data.get("schema") is None:
         raise BadFile(f"{where}: no field 'schema'")
     if data["schema"] != schema or isinstance(data["schema"], bool):
-        raise BadFile(f"{where} has schema {_shown(data['schema'])}; this version reads schema {schema}")
+        raise BadFile(f"{where} has schema {shown(data['schema'])}; this version reads schema {schema}")
     return {name: value for name, value in data.items() if name != "schema"}
 
 
@@ -505,13 +522,31 @@ def read_text(path: Path | Traversable, name: str | None = None) -> str:
     name: what the file is usually called, for the message where a folder is given.
     """
     try:
-        return decode(path.read_bytes(), f"'{path}'")
+        return decode(read_bytes(path, TEXT_BYTES), f"'{path}'")
     except FileNotFoundError as error:
         raise BadFile(f"no file '{path}'") from error
     except IsADirectoryError as error:
         raise BadFile(f"'{path}' is a folder" + (f"; name the {name} in it" if name else "")) from error
     except OSError as error:
         raise BadFile(f"cannot read '{path}': {error.strerror}") from error
+
+
+def read_bytes(path: Path | Traversable, most: int) -> bytes:
+    """The content of a file. Raises `BadFile` for one of more bytes, and for a pipe or device; `OSError`."""
+    if isinstance(path, Path):
+        require_file(path)
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise BadFile(f"'{path}' has more than {most / 2**20:g} MiB, the most of such a file")
+    return content
+
+
+def require_file(path: Path) -> None:
+    """Raise `BadFile` for what would keep its reader waiting: a pipe, a socket or a device. Raises `OSError`."""
+    kind = path.stat().st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        raise BadFile(f"'{path}' is neither file nor folder")
 
 
 def decode(content: bytes, where: str) -> str:
@@ -542,13 +577,26 @@ def parse_json(text: str, where: str) -> Any:
         raise BadFile(f"{where}: {constant} is not a number of JSON")
 
     try:
-        return json.loads(text, parse_constant=refuse, object_pairs_hook=once)
+        value = json.loads(text, parse_constant=refuse, object_pairs_hook=once)
+        if _is_deep(value):
+            raise BadFile(f"{where}: more than {DEEPEST} levels within each other")
+        return value
     except BadFile:
         raise
     except RecursionError as error:
-        raise BadFile(f"{where} is nested too deeply to be read") from error
+        raise BadFile(f"{where}: more than {DEEPEST} levels within each other") from error
     except ValueError as error:  # of json, and Python's own for integers of thousands of digits
         raise BadFile(f"{where} is not JSON: {one_line(error)}") from error
+
+
+def _is_deep(value: object) -> bool:
+    level: list[Any] = [value]
+    for _ in range(DEEPEST + 1):
+        level = [group for group in level if isinstance(group, dict | list)]
+        if not level:
+            return False
+        level = [item for group in level for item in (group.values() if isinstance(group, dict) else group)]
+    return True
 
 
 def read_yaml(path: Path | Traversable, name: str | None = None) -> Any:
@@ -560,14 +608,10 @@ def parse_yaml(text: str, where: str) -> Any:
     """The value of a YAML text. Raises `BadFile` with the row of what is not YAML, or of a key that is twice."""
     import yaml
 
+    if len(text) > YAML_BYTES:
+        raise BadFile(f"{where} has more than {YAML_BYTES / 2**20:g} MiB, the most of a YAML file")
     try:
-        depth = 0
-        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            # libyaml composes by recursion without a limit and takes the interpreter with it
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST:
-                row = getattr(event.start_mark, "line", 0) + 1
-                raise BadFile(f"{where} row {row}: more than {DEEPEST} levels within each other")
+        _require_small(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)), where)
         return yaml.load(text, Loader=_yaml_loader())
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -577,6 +621,52 @@ def parse_yaml(text: str, where: str) -> Any:
         raise
     except ValueError as error:  # a date that is none, an integer of thousands of digits
         raise BadFile(f"{where}: not YAML ({one_line(error)})") from error
+
+
+@dataclass
+class _Node:
+    """Of an open or finished collection: how many values it holds, and how many levels, aliases written out."""
+
+    anchor: str | None = None
+    values: int = 1
+    levels: int = 1
+
+    def add(self, inner: _Node) -> None:
+        self.values += inner.values
+        self.levels = max(self.levels, 1 + inner.levels)
+
+
+def _require_small(events: Iterable[Any], where: str) -> None:
+    """Raise `BadFile` for a document deeper or larger than may be read.
+
+    libyaml composes by recursion without a limit and takes the interpreter with it; aliases of aliases are small in
+    the file and without end where they are read.
+    """
+    import yaml
+
+    open_ones, known = [_Node()], dict[str, _Node]()
+    for event in events:
+        done = None
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_ones.append(_Node(event.anchor))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            done = open_ones.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            done = _Node(event.anchor, levels=0)
+        elif isinstance(event, yaml.AliasEvent):
+            # one that is not finished stands within itself; one that is not known is refused when it is composed
+            within = any(one.anchor == event.anchor for one in open_ones)
+            done = replace(known.get(str(event.anchor), _Node()), anchor=None)
+            done.levels = DEEPEST + 1 if within else done.levels
+        if done is not None:
+            open_ones[-1].add(done)
+            if done.anchor:
+                known[done.anchor] = done
+        row = getattr(event.start_mark, "line", 0) + 1
+        if len(open_ones) - 1 + (done.levels if done else 0) > DEEPEST:
+            raise BadFile(f"{where} row {row}: more than {DEEPEST} levels within each other")
+        if open_ones[-1].values > YAML_NODES:
+            raise BadFile(f"{where} row {row}: more than {YAML_NODES:,} values, aliases written out")
 
 
 @cache

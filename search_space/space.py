@@ -19,14 +19,33 @@ from itertools import product
 from math import prod
 from typing import Annotated, Any
 
+from search_space.bounds import BLOCKS, CANDIDATES, KERNEL, RATIO, STAGES, STRIDE, WIDEST
 from search_space.errors import UserError
-from search_space.reading import NOT_EMPTY, UNSAID, Above, AtLeast, Must, Spelled, check, read, to_plain
+from search_space.reading import (
+    NOT_EMPTY,
+    UNSAID,
+    Above,
+    AtLeast,
+    AtMost,
+    Must,
+    Spelled,
+    check,
+    read,
+    shown,
+    text_of,
+    to_plain,
+)
 
 Count = Annotated[int, AtLeast(1)]
-Width = Annotated[int, AtLeast(0)]
+Width = Annotated[int, AtLeast(0), AtMost(WIDEST)]  # 0: no such layer
+Channels = Annotated[int, AtLeast(1), AtMost(WIDEST)]
+Stride = Annotated[int, AtLeast(1), AtMost(STRIDE)]
+Ratio = Annotated[int, AtLeast(1), AtMost(RATIO)]
+FEW_STAGES = Must(f"a list of at most {STAGES}", lambda stages: len(stages) <= STAGES)
+NOT_MANY = Must(f"a list of at most {CANDIDATES}", lambda values: len(values) <= CANDIDATES)
 Distinct = Must("a list without repeats", lambda values: len(set(values)) == len(values))
-Kernel = Annotated[Count, Must("odd", lambda size: size % 2 == 1)]
-Name = Annotated[str, Spelled(lambda name: str(name) if type(name) in (int, float) else name, str)]
+Kernel = Annotated[int, AtLeast(1), AtMost(KERNEL), Must("odd", lambda size: size % 2 == 1)]
+Name = Annotated[str, Spelled(lambda name: text_of(name) if type(name) in (int, float) else name, str)]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,9 +65,9 @@ PROJECTION = BlockChoice(1, 0)  # a 1x1 convolution alone, which carries the str
 
 def parse_block(text: object) -> BlockChoice:
     """'k7e6' -> kernel 7, expansion 6. Raises `UserError`."""
-    match = re.fullmatch(r"k(\d+)e(\d+)", text) if isinstance(text, str) else None
+    match = re.fullmatch(r"k(\d{1,9})e(\d{1,9})", text) if isinstance(text, str) else None
     if match is None:
-        raise UserError(f"{text!r} is not a block; blocks are written like k7e6")
+        raise UserError(f"{shown(text)} is not a block; blocks are written like k7e6")
     return BlockChoice(int(match[1]), int(match[2]))
 
 
@@ -56,12 +75,15 @@ Block = Annotated[BlockChoice, Spelled(parse_block, str)]
 Candidate = Annotated[
     Block,
     Must(
-        f"a block of odd kernel and expansion 1 or more, or {PROJECTION}",
-        lambda block: block == PROJECTION or (block.kernel_size % 2 == 1 and block.expand_ratio >= 1),
+        f"a block of odd kernel up to {KERNEL} and expansion 1 to {RATIO}, or {PROJECTION}",
+        lambda block: (
+            block == PROJECTION
+            or (block.kernel_size % 2 == 1 and block.kernel_size <= KERNEL and 1 <= block.expand_ratio <= RATIO)
+        ),
     ),
 ]
-Kernels = Annotated[tuple[Kernel, ...] | None, NOT_EMPTY, Distinct, UNSAID]
-Ratios = Annotated[tuple[Count, ...] | None, NOT_EMPTY, Distinct, UNSAID]
+Kernels = Annotated[tuple[Kernel, ...] | None, NOT_EMPTY, NOT_MANY, Distinct, UNSAID]
+Ratios = Annotated[tuple[Ratio, ...] | None, NOT_EMPTY, NOT_MANY, Distinct, UNSAID]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +95,14 @@ class Stage:
     of all products of a kernel and a ratio.
     """
 
-    width: Count
-    max_blocks: Count
-    stride: Count = 1
-    min_blocks: Annotated[Width, UNSAID] = 1
+    width: Channels
+    max_blocks: Annotated[int, AtLeast(1), AtMost(BLOCKS)]
+    stride: Stride = 1
+    min_blocks: Annotated[int, AtLeast(0), UNSAID] = 1
     zero: Annotated[bool, UNSAID] = True
     kernel_sizes: Kernels = None
     expand_ratios: Ratios = None
-    blocks: Annotated[tuple[Candidate, ...] | None, NOT_EMPTY, Distinct, UNSAID] = None
+    blocks: Annotated[tuple[Candidate, ...] | None, NOT_EMPTY, NOT_MANY, Distinct, UNSAID] = None
 
     @property
     def least_blocks(self) -> int:
@@ -126,14 +148,14 @@ class SearchSpace:
 
     name: Name
     family: Name
-    stem_width: Count
-    stages: Annotated[tuple[Stage, ...], NOT_EMPTY]
+    stem_width: Channels
+    stages: Annotated[tuple[Stage, ...], NOT_EMPTY, FEW_STAGES]
     kernel_sizes: Kernels = None
     expand_ratios: Ratios = None
     first_width: Width = 0
     head_width: Width = 0
     norm_eps: Annotated[float | None, Above(0), UNSAID] = None
-    stem_stride: Annotated[int | None, AtLeast(1), UNSAID] = None
+    stem_stride: Annotated[int | None, AtLeast(1), AtMost(STRIDE), UNSAID] = None
     norm: Annotated[str | None, UNSAID] = None
     activation: Annotated[str | None, UNSAID] = None
 
@@ -145,6 +167,13 @@ class SearchSpace:
                 for name in ("kernel_sizes", "expand_ratios"):
                     if stage.blocks is None and getattr(stage, name) is None and getattr(self, name) is None:
                         raise UserError(f"no {name}; give them to the stage, or to the space for all stages")
+                if (
+                    len(stage.kernel_sizes or self.kernel_sizes or ())
+                    * len(stage.expand_ratios or self.expand_ratios or ())
+                    > CANDIDATES
+                    and stage.blocks is None
+                ):
+                    raise UserError(f"more than {CANDIDATES} candidates, products of a kernel and a ratio")
             except UserError as error:
                 raise UserError(f"stages[{number}] of '{self.name}': {error}") from error
 

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from search_space.bounds import TEXT_BYTES
 from search_space.errors import BadFile
 from search_space.files import write_whole
+from search_space.reading import decode, read_bytes
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -106,19 +108,11 @@ def read_text(path: Path, where: str = "") -> str:
     """The text of a table's file. Raises `BadFile`; where: how messages name the file, if not by its path."""
     where = where or f"'{path}'"
     try:
-        return decode(path.read_bytes(), where)
+        return decode(read_bytes(path, TEXT_BYTES), where)
     except FileNotFoundError as error:
         raise BadFile(f"{where}: no file '{path.name}' in '{path.parent}'") from error
     except OSError as error:
         raise BadFile(f"{where}: cannot be read: {error.strerror}") from error
-
-
-def decode(raw: bytes, where: str) -> str:
-    """The text of a file's bytes, without the byte order mark that spreadsheets begin it with. Raises `BadFile`."""
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadFile(f"{where}: not UTF-8 text at byte {error.start}") from error
 
 
 def parse_rows(text: str, schema: Schema, where: str) -> Iterator[tuple[str, dict[str, Any]]]:

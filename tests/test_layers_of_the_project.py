@@ -134,6 +134,7 @@ def test_spaces_are_values_that_know_no_block_family() -> None:
     source = (ROOT / "search_space" / "space.py").read_text(encoding="utf-8")
     known = {module_name(path) for path in SOURCES}
     assert imported_modules(source, "search_space.space", known, functions=True) == {
+        "search_space.bounds",
         "search_space.errors",
         "search_space.reading",
     }

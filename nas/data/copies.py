@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +31,8 @@ def contents_of(source: EncodedSource, positions: NDArray[np.int64]) -> list[str
     """
 
     def digest(position: int) -> str:
-        item = source.items[position]
         try:
-            return hashlib.sha256(item.read_bytes() if isinstance(item, Path) else item).hexdigest()[:DIGITS]
+            return hashlib.sha256(source.encoded(position)).hexdigest()[:DIGITS]
         except OSError as error:
             raise BadFile(f"cannot read {source.name(position)}: {error.strerror}") from error
 

@@ -175,13 +175,13 @@ class DataSet:
 
         Images are known by their content where that is known, otherwise by their position alone.
         """
-        digest = hashlib.sha256("\n".join(self.class_names).encode())
+        digest = hashlib.sha256("\n".join(map(_on_one_line, self.class_names)).encode())
         for split in (self.train, self.validation, self.test):
             digest.update(split.indices.tobytes() + split.labels.tobytes())
             if self.identities:
                 digest.update("".join(self.identities.contents[index] for index in split.indices).encode())
         for fact in self.findings.facts():
-            digest.update(f"\n{fact}".encode())
+            digest.update(f"\n{_on_one_line(fact)}".encode())
         return digest.hexdigest()
 
     @property
@@ -257,6 +257,11 @@ class DataSet:
         std = torch.tensor(self.std).view(3, 1, 1)
         x = ((x / 255.0 - mean) / std).contiguous(memory_format=torch.channels_last)
         return x, torch.from_numpy(split.labels)
+
+
+def _on_one_line(text: str) -> str:
+    """Different for different texts; one without line breaks and backslashes stays as it is."""
+    return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
 def _prepared(split: Split, chunks: Sequence[NDArray[np.int64]], fetching: ThreadPoolExecutor) -> Iterator[Split]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from nas.data.addresses import hidden_in
 from search_space.reading import AtLeast, Between, Must, OneOf, check
 
 Pixels = Annotated[int, Between(16, 1024, "pixels")]
@@ -22,7 +23,8 @@ EARLIER_CROPS = {"resized": "random", "none": "whole"}  # as options and shards'
 class DataSettings:
     """Which images. The defaults here are those of digits; each data set states its own.
 
-    An unknown name is refused when it is looked up. Raises `UserError` for a value out of its range.
+    An unknown name is refused when it is looked up. Secrets in addresses are kept aside, see `nas.data.addresses`.
+    Raises `UserError` for a value out of its range.
     """
 
     name: Annotated[str, "the data set, chosen by data=NAME"] = "digits"
@@ -57,6 +59,8 @@ class DataSettings:
     ] = None
 
     def __post_init__(self) -> None:
+        for name, value in hidden_in(vars(self)).items():
+            object.__setattr__(self, name, value)
         check(self, "data.")
 
 

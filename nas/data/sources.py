@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from nas.data.decoders import image_endings
 from nas.data.reduced import KeptImages, Purpose
 from search_space.errors import BadFile, one_line
+from search_space.reading import require_file
 
 TURN = Image.Transpose
 TURNS = {  # by EXIF's orientation
@@ -148,7 +149,10 @@ class EncodedSource:
     def encoded(self, index: int) -> bytes:
         """The file's bytes as they are."""
         item = self.items[index]
-        return item if isinstance(item, bytes) else item.read_bytes()
+        if isinstance(item, bytes):
+            return item
+        require_file(item)
+        return item.read_bytes()
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """(H, W, 3) uint8. Raises `BadFile` naming the file, or the image by its number."""
@@ -190,7 +194,7 @@ class Decoder:
         """What it is. Raises as `decode` does; unless `fully`, only if its end looks wrong."""
         if not fully:
             try:
-                with io.BytesIO(item) if isinstance(item, bytes) else item.open("rb") as file:
+                with _opened(item) as file:
                     if _ends_well(file):
                         return Seen()
             except OSError as error:
@@ -202,7 +206,7 @@ class Decoder:
         self, item: Path | bytes, name: Callable[[], str], purpose: Purpose | None, key: Hashable
     ) -> tuple[NDArray[np.uint8], Seen]:
         try:
-            with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
+            with _opened(item) as file, Image.open(file) as image:
                 width, height = size = image.size
                 # a phone's JPEG may hold a preview besides
                 several = image.format != "MPO" and bool(getattr(image, "is_animated", False))
@@ -217,6 +221,17 @@ class Decoder:
         except OF_DECODING as error:
             unknown = isinstance(error, UnidentifiedImageError)  # its message names an object in memory
             raise CannotDecode(name(), "no image of a known kind" if unknown else one_line(error)) from error
+
+
+def _opened(item: Path | bytes) -> BinaryIO:
+    """Raises `OSError`, also for what would keep its reader waiting."""
+    if isinstance(item, bytes):
+        return io.BytesIO(item)
+    try:
+        require_file(item)
+    except BadFile as error:
+        raise OSError("it is a pipe or a device, no file") from error
+    return item.open("rb")
 
 
 def _sketch(pixels: NDArray[np.uint8]) -> bytes | None:

@@ -52,9 +52,9 @@ def _find(settings: WebDatasetSettings) -> tuple[ShardedImages, FileCache]:
 def _load(settings: WebDatasetSettings) -> DataSet:
     import numpy as np
 
+    from nas.data.addresses import is_remote
     from nas.data.dataset import DataSet, Split
     from nas.data.reduced import KeptImages, Purpose
-    from nas.data.shards.cache import is_remote
     from nas.data.shards.source import TarSource
     from nas.data.soundness import Findings, look_through, sound
     from nas.data.splits import assemble
@@ -103,7 +103,7 @@ def _load(settings: WebDatasetSettings) -> DataSet:
 
 def _check_room(parts: Sequence[ShardIndex], cache: FileCache, window: int) -> None:
     """Raise `UserError` if the cache holds less than what is read at the same time."""
-    from nas.data.shards.cache import is_remote
+    from nas.data.addresses import is_remote
 
     remote = [int(size) for part in parts if is_remote(part.addresses[0]) for size in part.shard_bytes]
     # training and validation batches in turn; a window, the shard that leaves it and the one fetched ahead

@@ -361,7 +361,7 @@ def test_merged_keys_of_yaml_are_no_repeats() -> None:
     ("text", "said"),
     [
         ('{"a": 1, "b": {"c": 1, "c": 1}}', "'c' stands twice"),
-        ("[" * 100_000, "too deeply"),
+        ("[" * 100_000, "more than 100 levels"),
         ('{"a": NaN}', "NaN"),
         ("[-Infinity]", "-Infinity"),
         ('{"a": ', "is not JSON"),

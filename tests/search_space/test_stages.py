@@ -347,7 +347,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"blocks": [3]}, {}, "3 is not a block"),
     ({"blocks": "k3e3"}, {}, r"stages\[1\].blocks is 'k3e3', not a list"),
     ({"blocks": ["k4e3"]}, {}, r"blocks\[0\] is 'k4e3', not a block of odd kernel"),
-    ({"blocks": ["k3e0"]}, {}, "not a block of odd kernel and expansion 1 or more, or k1e0"),
+    ({"blocks": ["k3e0"]}, {}, "not a block of odd kernel up to 255 and expansion 1 to 64, or k1e0"),
     ({"blocks": ["k0e0"]}, {}, "not a block of odd kernel"),
     ({"kernel_sizes": [2]}, {}, r"stages\[1\].kernel_sizes\[0\] is 2, not odd"),
     ({"kernel_sizes": []}, {}, r"stages\[1\].kernel_sizes is \[\]"),

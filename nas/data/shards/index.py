@@ -15,21 +15,26 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.data.addresses import file_name, is_remote, joined
 from nas.data.settings import EARLIER_CROPS
-from nas.data.shards.cache import FileCache, is_remote, read_whole
+from nas.data.shards.cache import FileCache, read_whole
+from search_space import bounds
 from search_space.errors import BadFile, UserError, one_line
 from search_space.files import ensure_folder, write_whole
 
 NAME = "index.npz"  # beside the shards that nas.pack wrote
+UNFINISHED = "packing-not-finished"  # beside them as long as some are missing
 IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff", "gif", "avif", "heic", "heif"}
 ABOUT = ("name", "class_names", "mean", "std", "flip", "crop")
-WALK = 3  # a new number when a walk finds something else
+WALK = 4  # a new number when a walk finds something else
 BLOCK = 512  # bytes; a tar's unit
 
 
@@ -52,7 +57,7 @@ class ShardIndex:
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """The fields as arrays, shards by their names alone."""
-        names = np.array([address.rsplit("/", 1)[-1] for address in self.addresses])
+        names = np.array([file_name(address) for address in self.addresses])
         return {**vars(self), "addresses": names}
 
 
@@ -89,7 +94,7 @@ def find_shards(root: str | None, train: str | None, test: str | None, cache: Fi
     if root and not train:
         folder = root.rstrip("/") if is_remote(root) else str(Path(root).expanduser())
         if is_remote(folder) or (Path(folder) / NAME).is_file():
-            images = _load(f"{folder}/{NAME}")
+            images = _load(joined(folder, NAME))
             for index in (images.train, images.test):
                 if index is not None and not is_remote(folder):
                     _check_sizes(index)
@@ -130,18 +135,28 @@ def wrong_size(address: str, found: int, expected: int, cache: FileCache | None 
 
 
 def expand(pattern: str) -> list[str]:
-    """`shard-{008..010}.tar` as three addresses; several patterns are joined by '::'."""
-    addresses = []
+    """`shard-{008..010}.tar` as three addresses; several patterns are joined by '::'.
+
+    Raises `UserError` for more than `bounds.SHARDS`.
+    """
+    addresses: list[str] = []
     for part in filter(None, pattern.split("::")):
-        if span := re.search(r"\{(\d+)\.\.(\d+)\}", part):
-            first, last = span.groups()
-            for number in range(int(first), int(last) + 1):
-                addresses += expand(f"{part[: span.start()]}{number:0{len(first)}d}{part[span.end() :]}")
+        text, *spans = re.split(r"\{(\d+)\.\.(\d+)\}", part)
+        pairs, names = list(zip(spans[::3], spans[1::3], strict=True)), [text]
+        if any(max(map(len, pair)) > 18 for pair in pairs) or _count(pairs) > bounds.SHARDS - len(addresses):
+            raise UserError(f"'{part[:80]}' names more than {bounds.SHARDS:,} shards, the most of one data set")
+        for (first, last), after in zip(pairs, spans[2::3], strict=True):
             if int(last) < int(first):
                 raise UserError(f"'{part}' names no shard: {first} is above {last}")
-        else:
-            addresses.append(part if is_remote(part) else str(Path(part).expanduser()))
+            numbers = range(int(first), int(last) + 1)
+            names = [f"{name}{number:0{len(first)}d}{after}" for name in names for number in numbers]
+        addresses += [name if is_remote(name) else str(Path(name).expanduser()) for name in names]
     return addresses
+
+
+def _count(spans: Sequence[tuple[str, str]]) -> int:
+    """How many names there are, those of a span that is upside down as one."""
+    return prod(max(1, int(last) - int(first) + 1) for first, last in spans)
 
 
 def _listed(folder: Path, pattern: str) -> list[str]:
@@ -161,8 +176,7 @@ def dump(images: ShardedImages) -> bytes:
 def _load(address: str) -> ShardedImages:
     content = read_whole(address)
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            fields = {name: file[name] for name in file.files}
+        fields = _unpacked(content)
         train, test = (_part(fields, split, address) for split in ("train", "test"))
         about = {name: _tuple(value) for name, value in json.loads(str(fields["about"])).items() if name in ABOUT}
         names = about["class_names"]
@@ -175,6 +189,15 @@ def _load(address: str) -> ShardedImages:
         raise BadFile(f"'{address}' is not the index of a set of shards: {one_line(error)}") from error
 
 
+def _unpacked(content: bytes) -> dict[str, NDArray[Any]]:
+    """Raises `ValueError` for arrays of more than `bounds.UNPACKED_BYTES`, and what numpy and zipfile raise."""
+    with ZipFile(io.BytesIO(content)) as packed:
+        if sum(member.file_size for member in packed.infolist()) > bounds.UNPACKED_BYTES:
+            raise ValueError(f"its arrays have more than {bounds.UNPACKED_BYTES / 2**30:g} GiB")
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
@@ -182,8 +205,9 @@ def _tuple(value: Any) -> Any:
 def _part(fields: Mapping[str, NDArray[Any]], split: str, where: str) -> ShardIndex:
     """One split of an index file, its shards beside that file."""
     own = {name: fields[f"{split}_{name}"] for name in ShardIndex.__dataclass_fields__}
-    folder = where.rsplit("/", 1)[0]
-    index = ShardIndex(tuple(f"{folder}/{name}" for name in own.pop("addresses")), **own)
+    place, mark, query = where.partition("?") if is_remote(where) else (where, "", "")
+    folder = f"{place.rsplit('/', 1)[0]}{mark}{query}"
+    index = ShardIndex(tuple(joined(folder, str(name)) for name in own.pop("addresses")), **own)
     n = {len(index.shard), len(index.offset), len(index.size), len(index.label)}
     fit = len(n) == 1 and len(index.shard_bytes) == len(index.addresses)
     if not fit or not len(index) or index.label.min() < 0 or index.shard.max() >= len(index.addresses):
@@ -199,6 +223,12 @@ def _npz(**arrays: NDArray[np.generic]) -> bytes:
 
 def _walk(addresses: Sequence[str], cache: FileCache) -> ShardIndex:
     """The index of shards that have none, each kept in the cache's folder as soon as it is known."""
+    for folder in {Path(address).parent for address in addresses if not is_remote(address)}:
+        if (folder / UNFINISHED).exists() and not (folder / NAME).exists():
+            raise BadFile(
+                f"'{folder}' holds only a part of the images: python -m nas.pack was stopped before it had written all "
+                "shards; run it again"
+            )
     with ThreadPoolExecutor(4) as pool:
         return join(list(pool.map(lambda address: _index_kept(address, cache), addresses)))
 
@@ -217,12 +247,13 @@ def _index_kept(address: str, cache: FileCache) -> ShardIndex:
     kept = cache.folder / "index" / f"{name}.npz"
     if kept.is_file():
         try:
-            with np.load(kept, allow_pickle=False) as fields:
-                return ShardIndex((address,), **{k: fields[k] for k in fields.files if k != "addresses"})
+            fields = _unpacked(read_whole(str(kept)))
+            return ShardIndex((address,), **{k: v for k, v in fields.items() if k != "addresses"})
         except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
             raise BadFile(f"'{kept}', the index of '{address}', is damaged: {one_line(error)}; remove it") from error
-    with cache.open(address) as file:
-        index = index_shard(file, address)
+    found: list[ShardIndex] = []
+    with cache.open(address, lambda file: found.append(index_shard(file, address))) as file:
+        index = found[-1] if found else index_shard(file, address)
     ensure_folder(kept.parent)
     write_whole(kept, _npz(**index.arrays()))
     return index
@@ -238,6 +269,7 @@ def index_shard(file: BinaryIO, address: str) -> ShardIndex:
     labels: dict[str, int] = {}
     dotted: dict[str, tuple[str, int, int]] = {}
     of_dotted: dict[str, int] = {}
+    linked: list[str] = []
     end, last = 0, "its beginning"
     file.seek(0)
     try:
@@ -249,6 +281,8 @@ def index_shard(file: BinaryIO, address: str) -> ShardIndex:
                 stem, _, ending = name.partition(".")
                 key = str(folder / stem)
                 if not member.isfile():
+                    if member.issym() or member.islnk():
+                        linked.append(member.name)
                     continue
                 if ending.lower() in IMAGES:
                     if key in images:
@@ -258,7 +292,9 @@ def index_shard(file: BinaryIO, address: str) -> ShardIndex:
                     content = tar.extractfile(member)
                     whole = str(folder / name.removesuffix(".cls"))
                     own, its = (labels, key) if ending == "cls" else (of_dotted, whole)
-                    own[its] = _label(content.read() if content else b"", address, member.name)
+                    if its in own:
+                        raise BadFile(f"shard '{address}': '{member.name}' is the second label of its image")
+                    own[its] = _label(content.read(bounds.LABEL_BYTES + 1) if content else b"", address, member.name)
                 elif (kind := ending.rpartition(".")[2].lower()) in IMAGES:
                     dotted[str(folder / name[: -len(kind) - 1])] = (member.name, member.offset_data, member.size)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
@@ -270,6 +306,11 @@ def index_shard(file: BinaryIO, address: str) -> ShardIndex:
         raise BadFile(f"shard '{address}' is cut or damaged after {last}; fetch or pack it again")
     named = {key: image for key, image in dotted.items() if key in of_dotted}
     images, labels = {**images, **named}, {**labels, **{key: of_dotted[key] for key in named}}
+    if linked:
+        raise BadFile(
+            f"shard '{address}': '{linked[0]}' is a link{f', and {len(linked) - 1} others' * (len(linked) > 1)}; "
+            "write the files themselves: tar --dereference --hard-dereference"
+        )
     if not images:
         reason = f"; the names of {len(dotted)} have dots in them and no label of the same name" if dotted else ""
         raise BadFile(f"shard '{address}' holds no image ({', '.join(sorted(IMAGES))}){reason}")

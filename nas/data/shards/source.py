@@ -13,8 +13,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.data.addresses import is_remote
 from nas.data.reduced import KeptImages, Purpose
-from nas.data.shards.cache import FileCache, is_remote
+from nas.data.shards.cache import FileCache
 from nas.data.shards.index import ShardIndex, member_name, wrong_size
 from nas.data.soundness import Damaged, Findings
 from nas.data.sources import Decoder, Seen
@@ -51,7 +52,7 @@ class TarSource:
         address = self.index.addresses[shard]
         if is_remote(address):
             with suppress(UserError):
-                self.cache.open(address).close()
+                self._opened(shard).close()
 
     def encoded(self, index: int) -> bytes:
         """The bytes of an image's file. Raises `BadFile`, also for a shard that is not what was indexed."""
@@ -95,12 +96,17 @@ class TarSource:
         return lambda: f"'{member_name(file, offset)}' of shard '{address}'"
 
     def _open(self, index: int) -> BinaryIO:
-        return self.cache.open(self.index.addresses[self.index.shard[index]])
+        return self._opened(int(self.index.shard[index]))
+
+    def _opened(self, shard: int) -> BinaryIO:
+        """Raises `BadFile` unless it is as long as its index says, a remote one after it was fetched again."""
+        address, expected = self.index.addresses[shard], int(self.index.shard_bytes[shard])
+
+        def check(file: BinaryIO) -> None:
+            if (found := os.fstat(file.fileno()).st_size) != expected:
+                raise wrong_size(address, found, expected, self.cache if is_remote(address) else None)
+
+        return self.cache.open(address, check)
 
     def _content(self, file: BinaryIO, index: int) -> bytes:
-        number = self.index.shard[index]
-        found, expected = os.fstat(file.fileno()).st_size, self.index.shard_bytes[number]
-        if found != expected:
-            address = self.index.addresses[number]
-            raise wrong_size(address, found, int(expected), self.cache if is_remote(address) else None)
         return os.pread(file.fileno(), int(self.index.size[index]), int(self.index.offset[index]))
