@@ -105,6 +105,7 @@ def full_training(
     from nas.training.loop import steps_per_epoch, train_network
     from nas.training.teacher import changes_pictures, lessons_of
     from search_space.build import Network, to_channels_last
+    from search_space.files import plain_name
 
     check_loggers(command.log)
     assert command.architecture is not None
@@ -138,7 +139,7 @@ def full_training(
         "checkpoint": asdict(checkpoint),
     }
     begun = resume[1] if resume else Begun("train", options, line, datetime.now(UTC))
-    stem = f"{begun.started:%Y%m%d-%H%M%S}-train-{found.architecture.space.name}"
+    stem = f"{begun.started:%Y%m%d-%H%M%S}-train-{plain_name(found.architecture.space.name)}"
     per_epoch = steps_per_epoch(data, data.train, recipe)
     with run_folder(command.out, stem, begun, resume[0] if resume else None, here) as folder, ExitStack() as at_the_end:
         checkpoints = Checkpoints(

@@ -18,6 +18,19 @@ from search_space.errors import CannotWrite
 _MACHINE = f"{crc32(platform.node().encode()):08x}"
 
 
+LONGEST_NAME = (
+    80  # characters of a name from a file; file systems take 255 bytes, and times and targets stand beside it
+)
+
+
+def plain_name(text: str) -> str:
+    """A text that anybody may have written, such as a space's name, as a part of a file's name.
+
+    Letters, digits, '.', '_', '+' and '-' stay, other runs become '_'; never empty, nor hidden, nor a path.
+    """
+    return re.sub(r"[^\w.+-]+|^\.+", "_", text, flags=re.ASCII)[:LONGEST_NAME] or "_"
+
+
 def ensure_folder(path: Path) -> Path:
     """Make a folder and its parents unless it is there; returns it. Raises `CannotWrite`."""
     try:

@@ -5,6 +5,7 @@ Export, result and report read it from here. Not for choosing: see `nas.choose`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +16,8 @@ from latency_models.support import LEAST_SHARE
 from nas.run.plan import Plan
 from nas.run.result import Budget, DeviceLatency, Resolution, SearchResult
 from search_space import Architecture, Cost, GatePath, Segment, UserError, cost_of, lower
+from search_space.errors import BadFile, one_line
+from search_space.files import plain_name
 
 
 @dataclass(frozen=True)
@@ -66,18 +69,20 @@ class LatencyModels:
     ) -> tuple[dict[str, DeviceLatency], tuple[str, ...]]:
         """Predicted latency by device, the budget's first and with its confidence; and a sentence for each without one.
 
-        A profile that is broken, or timed other kinds of kernels, spoils no result for the budget's device. The
-        budget's calibration holds for every device that has it; the others are as measured.
+        Whatever another device's files hold, it spoils no result for the budget's device: a profile that is broken,
+        that timed other kinds of kernels, or whose times are beyond all numbers is a sentence. The budget's
+        calibration holds for every device that has it; the others are as measured.
         Raises `UserError` where the budget's own device cannot price the network.
         """
         priced, unpriced = {}, []
         for name in dict.fromkeys((*([budget.device] if budget else []), *available_devices())):
             try:
                 priced[name] = self._on(name, segments, budget)
-            except UserError as error:
+            except Exception as error:  # a broken file can lead astray anything that reads it
                 if budget and budget.device == name:
                     raise
-                unpriced.append(f"No latency on '{name}': {error}")
+                said = str(error) if isinstance(error, UserError) else f"its profile is broken ({one_line(error)})"
+                unpriced.append(f"No latency on '{plain_name(name)}': {' '.join(said.split())}")
         return priced, tuple(unpriced)
 
     def _on(self, name: str, segments: Sequence[Segment], budget: Budget | None) -> DeviceLatency:
@@ -89,6 +94,10 @@ class LatencyModels:
                 calibration = budget.calibration
                 model = self.model(name, calibration)
         predicted = model.predict(segments)
+        by_segment_ms = model.segment_ms(segments)
+        times = (predicted.latency_ms, predicted.low_ms, predicted.high_ms, *by_segment_ms.values())
+        if not all(map(math.isfinite, times)):
+            raise BadFile("its profile gives times that are not finite")
         return DeviceLatency(
             title=model.profile.title,
             runtime=model.profile.runtime,
@@ -98,7 +107,7 @@ class LatencyModels:
             high_ms=predicted.high_ms,
             coverage=predicted.coverage,
             profile_hash=model.profile.digest,
-            by_segment_ms=model.segment_ms(segments),
+            by_segment_ms=by_segment_ms,
             calibration=calibration,
             support=model.support(segments),
         )

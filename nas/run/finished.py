@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nas.run.front_table import FRONT, load_front, load_front_table
 from nas.run.result import SearchResult, load_result
 from search_space import UserError
+from search_space.errors import BadFile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,11 +84,18 @@ class Finished:
         return self.targets[0]
 
 
+def _of_target(folder: Path, name: str) -> Path:
+    """A target's folder: the run's own, or right below it. Raises `BadFile` for what else a table may say."""
+    if name != "." and (name == ".." or Path(name).name != name):
+        raise BadFile(f"{folder.name}/{FRONT.name}: folder is {name[:80]!r}, not the name of one in the run's folder")
+    return folder / name
+
+
 def load_finished(folder: Path) -> Finished:
     """A finished run, read back from its folder; a folder with one network's files alone, as `nas.train` leaves, too.
 
     Raises `BadFile`.
     """
     alone = not (folder / FRONT.name).is_file()
-    targets = [folder] if alone else [folder / row.folder for row in load_front(folder)]
+    targets = [folder] if alone else [_of_target(folder, row.folder) for row in load_front(folder)]
     return Finished(tuple(FinishedTarget(load_result(t / RESULT), t) for t in targets), folder)

@@ -49,6 +49,7 @@ from nas.training.loop import NotFinite, train_network
 from nas.training.recipes import finetune_recipe
 from search_space import GatePath
 from search_space.build import Network, to_channels_last
+from search_space.files import plain_name
 
 REPORT = "report.html"  # the last of a target's files
 
@@ -81,7 +82,8 @@ def carry_out(
         resume[1] if resume else Begun("search", options_of([p.settings for p in plans]), command, datetime.now(UTC))
     )
     plans = [decided(plan, data) for plan in plans]
-    stem = f"{begun.started:%Y%m%d-%H%M%S}-{'front' if several else target_name(settings)}-{plans[0].space.name}"
+    about = f"{'front' if several else target_name(settings)}-{plain_name(plans[0].space.name)}"
+    stem = f"{begun.started:%Y%m%d-%H%M%S}-{about}"
     with run_folder(settings.out, stem, begun, resume[0] if resume else None, here) as folder:
         checkpoints = Checkpoints(
             folder, settings.checkpoint.minutes, settings.checkpoint.steps, say, resume is not None, writes=here.first

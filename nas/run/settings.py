@@ -7,6 +7,7 @@ prints them). Only what a data set changes of them stands in `nas/conf/data/*.ya
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
@@ -17,23 +18,50 @@ from nas.penalties import FORMS
 from nas.strategies import STRATEGIES
 from search_space.errors import UserError
 from search_space.named import Named
-from search_space.reading import Above, AtLeast, AtMost, Below, Between, OneOf, ReadAs, Spelled, check, read_options
+from search_space.reading import (
+    Above,
+    AtLeast,
+    AtMost,
+    Below,
+    Between,
+    Must,
+    OneOf,
+    ReadAs,
+    Spelled,
+    check,
+    read_options,
+)
 
 SAMPLERS = ("nsga2", "tpe")
 GATE_MODES = ("full_v2", "two")
 GATE_STARTS = ("budget", "uniform")
 ACCELERATORS = ("auto", "cpu", "cuda")
 PRECISIONS = ("bf16", "fp32")
+LONGEST_PART = 200  # bytes; file systems take 255, and files that are being written have longer names for a moment
+WIDTHS = (0.1, 10)  # that `SearchSpace.scaled` takes
 
-Positive = Annotated[float, Above(0)]
-NonNegative = Annotated[float, AtLeast(0)]
+# Upper ends are far above what anybody needs, and below what overflows in float32, in torch's or the system's integers.
+Rate = Annotated[float, Above(0), AtMost(1000)]
+Milliseconds = Annotated[float, Above(0), AtMost(1e9)]
+Size = Annotated[float, Above(0), AtMost(1e18)]
+NonNegative = Annotated[float, AtLeast(0), AtMost(1000)]
+Minutes = Annotated[float, AtLeast(0), AtMost(1e6)]
 Share = Annotated[float, AtLeast(0), Below(1)]
-Count = Annotated[int, AtLeast(1)]
-Epochs = Annotated[int, AtLeast(0)]
+Count = Annotated[int, Between(1, 1_000_000)]
+Epochs = Annotated[int, Between(0, 1_000_000)]
+BatchSize = Annotated[int, Between(2, 1_000_000), "images a step"]
+MOST_THREADS = 1024
 Precision = Annotated[str, OneOf(PRECISIONS)]
 Seed = Annotated[int, Between(0, 2**32 - 1)]
 AS_IN_TRAIN = "null: as in train"
-Threads = Annotated[Count | None, "CPU threads of training (null: torch's default)"]
+Threads = Annotated[int | None, Between(1, MOST_THREADS), "CPU threads of training (null: torch's default)"]
+RunFolder = Annotated[
+    str | None,
+    Must(
+        f"a path whose parts are text of at most {LONGEST_PART} bytes",
+        lambda path: "\0" not in path and all(len(os.fsencode(part)) <= LONGEST_PART for part in path.split("/")),
+    ),
+]
 Accelerator = Annotated[
     str, OneOf(ACCELERATORS), "where to train: auto, cpu or cuda; several processes are started by torchrun"
 ]
@@ -62,7 +90,7 @@ class FinetuneSettings:
     """
 
     epochs: Annotated[Epochs, "of the chosen network alone"] = 6
-    lr: Annotated[Positive, "peak learning rate"] = 2e-3
+    lr: Annotated[Rate, "peak learning rate"] = 2e-3
     weight_decay: Annotated[NonNegative | None, AS_IN_TRAIN] = None
     label_smoothing: Annotated[Share | None, AS_IN_TRAIN] = None
     gradient_clip: Annotated[NonNegative | None, AS_IN_TRAIN] = None
@@ -84,8 +112,8 @@ class TrainSettings:
     torch's autocast, with weights in fp32.
     """
 
-    batch_size: Annotated[int, AtLeast(2), "images a step"] = 32
-    lr: Annotated[Positive, "peak learning rate (AdamW, falls as a half cosine)"] = 2e-3
+    batch_size: BatchSize = 32
+    lr: Annotated[Rate, "peak learning rate (AdamW, falls as a half cosine)"] = 2e-3
     weight_decay: Annotated[NonNegative, "AdamW's, of matrices and kernels"] = 0.05
     label_smoothing: Annotated[Share, "share of the target spread over all classes"] = 0.1
     gradient_clip: Annotated[NonNegative, "largest norm of the gradient (0: off)"] = 1.0
@@ -118,7 +146,7 @@ class GateSettings:
     start: Annotated[
         str, OneOf(GATE_STARTS), "budget (gates start where the expected latency keeps it) or uniform (the paper's)"
     ] = "budget"
-    lr: Annotated[Positive, "learning rate of alpha"] = 0.1
+    lr: Annotated[Rate, "learning rate of alpha"] = 0.1
     every: Annotated[Count, "an architecture step per so many weight steps"] = 1
 
     def __post_init__(self) -> None:
@@ -161,7 +189,7 @@ class OptunaSettings:
 class CheckpointSettings:
     """How often the run's whole state is written, for `resume=`."""
 
-    minutes: Annotated[NonNegative, "the whole state is written so often, for resume="] = 2.0
+    minutes: Annotated[Minutes, "the whole state is written so often, for resume="] = 2.0
     steps: Annotated[Count | None, "and after every so many steps"] = None
 
     def __post_init__(self) -> None:
@@ -172,9 +200,9 @@ class CheckpointSettings:
 class LimitSettings:
     """Hard limits beside the budget, None where there is none, all at deployment resolution."""
 
-    params: Annotated[Positive | None, "number of parameters"] = None
-    macs: Annotated[Positive | None, "multiply-accumulates at deployment resolution"] = None
-    peak_activation: Annotated[Positive | None, "bytes, fp32, batch 1, at deployment resolution"] = None
+    params: Annotated[Size | None, "number of parameters"] = None
+    macs: Annotated[Size | None, "multiply-accumulates at deployment resolution"] = None
+    peak_activation: Annotated[Size | None, "bytes, fp32, batch 1, at deployment resolution"] = None
 
     def __post_init__(self) -> None:
         check(self, "limits.")
@@ -193,7 +221,7 @@ class SearchSettings:
         str, "a device profile: shipped, in ./device_profiles, or in $NAS_DEVICE_PROFILES; [cpu,vpu]: several"
     ] = "vpu"
     budget_ms: Annotated[
-        Positive, "predicted latency limit at deployment resolution, batch 1; [20,30]: several in one run"
+        Milliseconds, "predicted latency limit at deployment resolution, batch 1; [20,30]: several in one run"
     ] = 30.0
     limits: Annotated[LimitSettings, "hard limits on the network, beside the budget (null: none)"] = field(
         default_factory=LimitSettings
@@ -209,7 +237,9 @@ class SearchSettings:
         "a factor of the device's profile; table3, table3_nn_meter: at the level of the paper's Table III",
     ] = "measured"
     space: Annotated[str, "a shipped search space, or the path of a YAML"] = "quadranet"
-    space_width: Annotated[float | None, "multiplies the space's widths (null: as the space says)"] = None
+    space_width: Annotated[
+        float | None, Between(*WIDTHS), "multiplies the space's widths (null: as the space says)"
+    ] = None
     strategy: Annotated[
         str,
         Named(STRATEGIES),
@@ -249,7 +279,7 @@ class SearchSettings:
     log: LogNames = (CSV,)
     threads: Threads = None
     accelerator: Accelerator = "auto"
-    out: Annotated[str | None, "run folder (null: runs/TIME-DEVICE-BUDGET-SPACE)"] = None
+    out: Annotated[RunFolder, "run folder (null: runs/TIME-DEVICE-BUDGET-SPACE)"] = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -272,7 +302,7 @@ class TrainCommand:
     log: LogNames = (CSV,)
     threads: Threads = None
     accelerator: Accelerator = "auto"
-    out: Annotated[str | None, "folder of the results (null: runs/TIME-train-SPACE)"] = None
+    out: Annotated[RunFolder, "folder of the results (null: runs/TIME-train-SPACE)"] = None
 
     def __post_init__(self) -> None:
         if not self.architecture:
@@ -284,7 +314,7 @@ class TrainCommand:
 class PackCommand:
     """Options of `python -m nas.pack` beside data."""
 
-    out: Annotated[str | None, "a new folder"] = None
+    out: Annotated[RunFolder, "a new folder"] = None
     shard_mb: Annotated[float, Above(0), AtMost(10_000), "size of a shard, in MB"] = 100.0
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from nas.run.settings import SearchSettings, settings_from_dict
 from search_space.errors import UserError
+from search_space.files import plain_name
 
 
 def settings_of(options: Mapping[str, Any]) -> tuple[SearchSettings, ...]:
@@ -60,4 +61,4 @@ def options_of(each: Sequence[SearchSettings]) -> dict[str, Any]:
 
 def target_name(settings: SearchSettings) -> str:
     """Of a target's folder and of its gates in the checkpoint: 'vpu-30ms'."""
-    return f"{settings.device}-{settings.budget_ms:g}ms"
+    return f"{plain_name(settings.device)}-{settings.budget_ms:g}ms"

@@ -253,8 +253,12 @@ def origin_of(init: str) -> Origin:
 
 
 def with_init_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options completed by what the supernet was trained for, and by no epochs."""
+    """Options completed by what the supernet was trained for, and by no epochs.
+
+    Not by where it kept a cache: that is a place to write to, and the file may come from anywhere.
+    """
     trained = asdict(origin_of(options["init"]).settings)
+    trained["data"].pop("cache", None)
     defaults: dict[str, Any] = {
         **{name: trained[name] for name in KEPT},
         **{name: {"epochs": 0} for name in ("warmup", "finetune")},

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Annotated, Any
 
-from nas.run.settings import Count, NonNegative, Positive, Precision, SearchSettings, Share, settings_from_dict
+from nas.run.settings import BatchSize, Count, NonNegative, Precision, Rate, SearchSettings, Share, settings_from_dict
 from search_space.errors import UnknownName
-from search_space.reading import AtLeast, Between, check, read_yaml
+from search_space.reading import Between, check, read_yaml
 
 FOLDER = resources.files("nas.conf").joinpath("recipe")
 
@@ -21,25 +21,27 @@ class Recipe:
     """How to train a network. The defaults are the small recipe; the ImageNet one is in nas/conf/recipe."""
 
     epochs: Annotated[Count, "passes over the training images"] = 30
-    warmup_epochs: Annotated[float, "of the linear rise to the peak learning rate"] = 1.0
-    batch_size: Annotated[int, AtLeast(2), "images a step"] = 64
+    warmup_epochs: Annotated[NonNegative, "of the linear rise to the peak learning rate"] = 1.0
+    batch_size: BatchSize = 64
     accumulate: Annotated[Count, "steps whose gradients are averaged before the weights move"] = 1
-    lr: Annotated[Positive, "peak learning rate (AdamW, falls as a half cosine)"] = 2e-3
-    final_lr: Annotated[float, "learning rate at the end"] = 1e-6
+    lr: Annotated[Rate, "peak learning rate (AdamW, falls as a half cosine)"] = 2e-3
+    final_lr: Annotated[NonNegative, "learning rate at the end"] = 1e-6
     weight_decay: Annotated[NonNegative, "AdamW's, of matrices and kernels"] = 0.05
     label_smoothing: Annotated[Share, "share of the target spread over all classes"] = 0.1
     gradient_clip: Annotated[NonNegative, "largest norm of the gradient (0: off)"] = 1.0
     mixup: Annotated[NonNegative, "the Beta distribution's parameter (0: off)"] = 0.0
     cutmix: Annotated[NonNegative, "the Beta distribution's parameter (0: off)"] = 0.0
-    randaugment: Annotated[float, "magnitude of RandAugment (0: off)"] = 0.0
-    colour_jitter: Annotated[float, "strength of changes of brightness, contrast and saturation (0: off)"] = 0.0
+    randaugment: Annotated[float, Between(0, 30), "magnitude of RandAugment (0: off)"] = 0.0
+    colour_jitter: Annotated[
+        float, Between(0, 1), "strength of changes of brightness, contrast and saturation (0: off)"
+    ] = 0.0
     random_erasing: Annotated[float, Between(0, 1), "probability that a part of an image is erased"] = 0.0
     ema: Annotated[Share, "decay of the weights' moving average, used when the training ends (0: off)"] = 0.0
     precision: Annotated[Precision, "bf16: layers compute in bfloat16 while they train"] = "fp32"
     drop_path: Annotated[Share, "stochastic depth: probability that the last block is left out"] = 0.0
     teacher_share: Annotated[Share, "share of the loss that a teacher's soft labels have, where there is one"] = 0.5
     keep_statistics: Annotated[bool, "BatchNorms keep the statistics that they start with"] = False
-    layer_scale: Annotated[float, "what residual branches are multiplied by at the start"] = 1.0
+    layer_scale: Annotated[float, Between(-1000, 1000), "what residual branches are multiplied by at the start"] = 1.0
 
     def __post_init__(self) -> None:
         check(self, "recipe.")

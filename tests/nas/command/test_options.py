@@ -61,7 +61,7 @@ def test_an_option_in_words() -> None:
     options = {option.name: option for option in describe("search")}
     assert [f.name for f in fields(Option)] == ["name", "type", "default", "wanted", "help"]
     budget = options["budget_ms"]
-    assert (budget.type, budget.default, budget.wanted) == ("a number", "30", "above 0")
+    assert (budget.type, budget.default, budget.wanted) == ("a number", "30", "above 0 and at most 1000000000")
     assert options["confidence"].wanted == "above 0.5 and below 1" and options["confidence"].default == "null"
     assert (options["epochs"].default, options["warmup.epochs"].default) == ("5", "4"), "as data=digits has them"
     for name, known in (("gates.mode", GATE_MODES), ("strategy", STRATEGIES), ("penalty.form", FORMS)):

@@ -331,7 +331,7 @@ def test_threads_given_with_resume_are_used(
     (stopped / "run.json").write_text(json.dumps({**begun, "kind": kind}))
     monkeypatch.setattr(sys, "argv", ["command", f"resume={stopped}", "threads=0"])
     values = {"resume": str(stopped), "threads": 0, "data": {"epochs": {}}}
-    with pytest.raises(UserError, match="threads=0 is not 1 or more"):
+    with pytest.raises(UserError, match="threads=0 is not between 1 and 1024"):
         {"search": _search, "train": _train}[kind](values)
 
 

@@ -169,8 +169,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
     asked = options("quadra", tmp_path)
     for more, wanted in (
         ({"optuna": {"sampler": "cma"}}, "unknown optuna.sampler"),
-        ({"trials": 0}, "trials=0 is not 1 or more"),
-        ({"trial_images": 0}, "trial_images=0 is not 1 or more"),
+        ({"trials": 0}, "trials=0 is not between 1 and 1000000"),
+        ({"trial_images": 0}, "trial_images=0 is not between 1 and 1000000"),
     ):
         with pytest.raises(UserError, match=wanted):
             search(strategy="optuna", **{**asked, **more})
