@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from device_profiles import load_profile
-from experiments.results import Row
+from experiments.results import Row, Value
 from latency_models import LatencyModel, fit_latency_model, latency_table
 from nas.data.registry import find
 from nas.pretrained.sources import load_trained
@@ -205,11 +205,11 @@ class Worker:
         for device in DEVICES:
             for space in (*self.scale.spaces, whole.space.name):
                 table = latency_table(model_of(device), load_space(space), RESOLUTION, classes)
-                ends = {"minimum_ms": table.minimum_ms, "maximum_ms": table.maximum_ms}
+                ends: dict[str, Value] = {"minimum_ms": table.minimum_ms, "maximum_ms": table.maximum_ms}
                 yield {"what": space, "device": device, **ends}
             for budget_ms in BUDGETS_MS[device]:
                 for kind, (dropped, ratio, ms) in nearest_cuts(whole, device, budget_ms, classes).items():
-                    cut = {"dropped": dropped, "ratio": ratio, "network": cut_name(dropped, ratio)}
+                    cut: dict[str, Value] = {"dropped": dropped, "ratio": ratio, "network": cut_name(dropped, ratio)}
                     yield {"what": kind, "device": device, "budget_ms": budget_ms, "ms": ms, **cut}
 
     def _whole(self, job: Job) -> Iterator[Row]:
