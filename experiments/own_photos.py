@@ -45,7 +45,7 @@ from experiments.own_photos_work import (
     Worker,
     model_of,
 )
-from experiments.results import NOT_MEASURED, Results, Row, Value, markdown, shown
+from experiments.results import NOT_MEASURED, Results, Row, Value, earlier_profiles, markdown, profile_digests, shown
 from experiments.truth import number
 from latency_models.options import Options
 from search_space.errors import UnknownName, UserError
@@ -162,7 +162,7 @@ def settings_of(scale: Scale) -> dict[str, Value]:
     plain |= {name: EPOCHS[name] for name in EPOCHS if plain[name] is None}
     plain["pixels"] = scale.pixels or PIXELS
     given = {f"{group}.{name}": value for group, values in TRANSFER.items() for name, value in values.items()}
-    profiles = {f"profile_{device}": model_of(device).profile.digest for device in DEVICES}
+    profiles = profile_digests(DEVICES)
     return {**images, **plain, **given, "spaces": ",".join(scale.spaces), **profiles}
 
 
@@ -297,7 +297,7 @@ def render(results: Results) -> str:
     parts.append(
         "Latencies are predicted, at 224 pixels and batch 1. Networks that were found together share a supernet; its "
         "images count for each. CPU-minutes were taken on a machine that did other work too. Quadratic terms on "
-        "trained weights are not built, so they have no row."
+        f"trained weights are not built, so they have no row. {earlier_profiles(settings)}".rstrip()
     )
     parts.append(f"{', '.join(f'{name} {value}' for name, value in settings.items())}.\n{results.provenance}")
     return "\n\n".join(parts)
