@@ -93,7 +93,9 @@ def test_recipes_of_the_command_are_those_of_python() -> None:
         assert settings_from_dict(Recipe, values, "recipe.") == load_recipe(name)
 
 
-@pytest.mark.parametrize("option", [option for option in describe("search") if option.wanted and option.name != "data"])
+@pytest.mark.parametrize(
+    "option", [option for option in describe("search") if option.wanted and option.name not in ("data", "out")]
+)
 def test_what_is_outside_the_limits_is_refused_by_name(option: Option) -> None:
     """Each limit that documents list is one that is kept."""
     outside = "warp" if option.wanted.startswith("one of") else -1e9 if "number" in option.type else -(10**9)

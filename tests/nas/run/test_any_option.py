@@ -21,8 +21,8 @@ NEEDED: dict[type, dict[str, Any]] = {
     Recipe: {},
     DataSettings: {},
 }
-NEVER = (math.nan, math.inf, -math.inf, 1e308, -1e308, "many", [1, [2]], {"a": 1}, True)
-LARGE = (2**31, 2**63, -1, 0, 1e-320, None)
+NEVER: tuple[Any, ...] = (math.nan, math.inf, -math.inf, 1e308, -1e308, "many", [1, [2]], {"a": 1}, True)
+LARGE: tuple[Any, ...] = (2**31, 2**63, -1, 0, 1e-320, None)
 TAKES_MORE = {"seed": 2**32, "params": 1e18, "macs": 1e18, "peak_activation": 1e18}  # than 2**31
 
 
