@@ -196,7 +196,7 @@ def test_a_search_that_fails_says_so_to_its_loggers(tmp_path: Path) -> None:
     with pytest.raises(NotFinite):
         search(
             data={"name": "digits", "limit": 60, "resolution": 32}, budget_ms=30, warmup={"epochs": 1}, epochs=1,
-            train={"lr": 1e30, "gradient_clip": 0}, threads=1, log=TOY, out=str(tmp_path / "run"), progress=False,
+            train={"lr": 1000.0, "gradient_clip": 0}, threads=1, log=TOY, out=str(tmp_path / "run"), progress=False,
         )  # fmt: skip
     assert lines_of(tmp_path / "run")[-1] == {"finished": False}
 

@@ -35,7 +35,7 @@ from nas.run.finished import load_finished
 from nas.run.front_table import FRONT, load_front
 from nas.run.log import TRAIN_LOG, TrainLog, load_train_log
 from nas.run.progress import SearchProgress
-from nas.run.result import ALONE, Accuracy, SearchResult, load_result, save_result
+from nas.run.result import ALONE, Accuracy, SearchResult, class_name, load_result, save_result
 from nas.run.settings import TrainCommand
 from nas.train import full_training
 from nas.training.recipes import Recipe
@@ -392,4 +392,4 @@ def test_images_from_python_are_compared_too(tmp_path: Path) -> None:
     baseline, why = fit_baseline(pixels, 2)
     assert baseline is not None and not why
     assert sorted(baseline(batch).tolist()) == [0] * 4 + [1] * 4
-    assert [concluding._name(data.class_names, n) for n in (0, 1)] == ["same (0)", "same (1)"]
+    assert [class_name(data.class_names, n) for n in (0, 1)] == ["same (0)", "same (1)"]

@@ -46,7 +46,10 @@ def test_all_options_are_described_with_the_values_that_hydra_composes(command: 
     assert all(name.startswith("data.") for name in set(options) - set(values)), "what digits has no need of"
     for name, value in values.items():
         shown = options[name].default
-        assert (shown == value) if isinstance(value, str) else json.loads(shown) == value, name
+        if isinstance(value, list):
+            assert shown == f"[{','.join(value)}]", name
+        else:
+            assert (shown == value) if isinstance(value, str) else json.loads(shown) == value, name
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
