@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from nas.data import DataSet
+from nas.options import DataOptions, SearchOptions
 from nas.run.defaults import with_defaults
 from nas.run.finished import Finished, load_finished
 from nas.run.plan import check_out, plan_targets
@@ -20,15 +21,15 @@ __all__ = ["Finished", "load_finished", "search"]
 
 def search(
     *,
-    data: str | Mapping[str, Any] | DataSet | None = None,
+    data: str | DataOptions | Mapping[str, Any] | DataSet | None = None,
     resolution: int | None = None,
     progress: bool | None = None,
     resume: str | Path | None = None,
-    **options: Any,
+    **given: Unpack[SearchOptions],
 ) -> Finished:
     """Search a network for every target and write the run's folder.
 
-    Options and defaults are those of `python -m nas.search`; nested ones are dicts:
+    Options and defaults are those of `python -m nas.search`, typed in `nas.options`; nested ones are dicts:
     `search(device="cpu", budget_ms=25, warmup={"epochs": 2}, out="runs/mine")`. Several targets are lists, as there:
     `search(device=["cpu", "vpu"], budget_ms=[[20, 30], [25]])`.
 
@@ -37,7 +38,7 @@ def search(
     with its own options (your own `data` is given again); a finished one is read back.
     Raises `UserError` with a one-line message for anything that cannot be done.
     """
-    own = data if isinstance(data, DataSet) else None
+    own, options = data if isinstance(data, DataSet) else None, dict[str, Any](given)
     begun = None
     if resume is not None:
         if options or resolution is not None or (own is None and data is not None):

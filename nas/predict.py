@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from nas.command.options import fail
 from nas.data.reduced import Purpose
-from nas.data.sources import GROUNDS, EncodedSource
-from nas.run.result import FOR_TIMING, RESIZE
+from nas.data.sources import GROUNDS, OF_DECODING, EncodedSource, upright
+from nas.run.result import FOR_TIMING, RESIZE, class_name
 from search_space.errors import BadFile, UserError, one_line
 
 if TYPE_CHECKING:
@@ -119,6 +120,29 @@ class Predictor:
         powers = np.exp(logits - logits.max())
         return np.asarray(powers / powers.sum(), np.float64)
 
+    def by_name(self, image: str | Path | Image.Image | NDArray[np.uint8]) -> dict[str, float]:
+        """The probability of every class by its name, the largest first, of a picture or its file.
+
+        Raises `BadFile`, `UserError` for an array that is no picture.
+        """
+        if isinstance(image, str | Path):
+            path = Path(image).expanduser()
+            if not path.is_file():
+                raise BadFile(f"no file '{path}'")
+            pixels = self.read(path)
+        elif isinstance(image, Image.Image):
+            try:
+                pixels = upright(image, GROUNDS[self.ground])[0]
+            except OF_DECODING as error:
+                raise BadFile(f"the picture cannot be read: {one_line(error)}") from error
+        else:
+            pixels = np.asarray(image)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise UserError(f"a picture is (H, W, 3) of uint8, not {pixels.shape} of {pixels.dtype}")
+        found = self.probabilities(pixels)
+        names = [class_name(self.class_names, number) for number in range(len(found))]
+        return {names[number]: float(found[number]) for number in np.argsort(-found, kind="stable")}
+
 
 def _bilinear(n: int, resolution: int, antialiased: bool) -> NDArray[np.float64]:
     """(R, n): the share of each of n pixels in each of R, by a triangle as wide as a new pixel where antialiased."""
@@ -141,17 +165,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(f"which network? '{asked.model}' comes without model=RUN; add it")
         predictor = Predictor.load(Path(asked.model.removeprefix("model=")).expanduser())
         for name in asked.images:
-            path = Path(name).expanduser()
-            if not path.is_file():
-                raise BadFile(f"no file '{path}'")
-            print(f"{name}: {_words(predictor, predictor.probabilities(predictor.read(path)))}")
+            print(f"{name}: {_words(predictor.by_name(name))}")
     except UserError as error:
         fail(error)
 
 
-def _words(predictor: Predictor, probabilities: NDArray[np.float64]) -> str:
-    best = np.argsort(-probabilities, kind="stable")[:SHOWN]
-    return ", ".join(f"{predictor.class_names[number]} {probabilities[number]:.1%}" for number in best)
+def _words(probabilities: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {share:.1%}" for name, share in list(probabilities.items())[:SHOWN])
 
 
 if __name__ == "__main__":

@@ -419,6 +419,7 @@ def run_small(script: Path, cwd: Path) -> str:
 def test_a_python_block_runs(block: Shown, workshop: Workshop, tmp_path: Path) -> None:
     if "runs/RUN" in block.text:
         shutil.copytree(workshop.run, tmp_path / "runs/RUN")
+    if "photo.jpg" in block.text:
         shutil.copy(workshop.photo, tmp_path / "photo.jpg")
     (tmp_path / "block.py").write_text(block.text, encoding="utf-8")
     said = run_small(tmp_path / "block.py", tmp_path)

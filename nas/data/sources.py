@@ -214,7 +214,7 @@ class Decoder:
                 if scale > 1:  # of other formats than JPEG it changes nothing
                     image.draft(None, (width // scale, height // scale))
                 image.load()
-                pixels, transparent = _upright(image, GROUNDS[self.ground])
+                pixels, transparent = upright(image, GROUNDS[self.ground])
                 if self.kept is not None and purpose and image.size != size:
                     self.kept.add(key, purpose, pixels)
                 return pixels, Seen(transparent, several)
@@ -242,7 +242,7 @@ def _sketch(pixels: NDArray[np.uint8]) -> bytes | None:
     return small.convert("L").tobytes()
 
 
-def _upright(image: Image.Image, ground: int) -> tuple[NDArray[np.uint8], bool]:
+def upright(image: Image.Image, ground: int) -> tuple[NDArray[np.uint8], bool]:
     """(H, W, 3), and whether parts of it are transparent."""
     turn = _turn(image)
     upright = image if turn is None else image.transpose(turn)

@@ -1,7 +1,11 @@
 """MLflow: a run of the experiment `quadranas` for every network, with its options as parameters and rows as metrics.
 
-It goes to $MLFLOW_TRACKING_URI, or to MLflow's file store in `./mlruns` (`mlflow ui` shows it). Not for the run's
-files: they stay in its folder.
+It goes to $MLFLOW_TRACKING_URI, or to MLflow's file store in `./mlruns`, which needs no database. Newer versions open
+that one only where MLFLOW_ALLOW_FILE_STORE=true, which is set here for this process; to look at it:
+
+    MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri ./mlruns
+
+Not for the run's files: they stay in its folder.
 """
 
 from __future__ import annotations
@@ -27,7 +31,10 @@ class MlflowLogger:
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
-        store = os.environ.get("MLFLOW_TRACKING_URI") or (Path.cwd() / "mlruns").as_uri()
+        store = os.environ.get("MLFLOW_TRACKING_URI")
+        if not store:
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            store = (Path.cwd() / "mlruns").as_uri()
         self.client = MlflowClient(tracking_uri=store)
         kept = folder / RUN_FILE
         if after is not None and kept.is_file():

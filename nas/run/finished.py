@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,12 @@ from search_space import UserError
 from search_space.errors import BadFile
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
+    from PIL.Image import Image
 
+    from nas.predict import Predictor
     from search_space.build import Network
 
 
@@ -44,6 +49,33 @@ class FinishedTarget:
 
         return load_network(self.result, self.folder / "weights.safetensors")
 
+    def module(self) -> Network:
+        """The same as `network()`, by torch's word for it."""
+        return self.network()
+
+    def predict(self, image: str | Path | Image | NDArray[np.uint8]) -> dict[str, float]:
+        """The probability of every class, by its name, the largest first; as `python -m nas.predict` works them out.
+
+        image: a picture's file, a Pillow image, or (H, W, 3) uint8. Raises `BadFile` for a file that is no picture.
+        """
+        return self._predictor.by_name(image)
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        from nas.predict import Predictor
+
+        return Predictor.load(self.folder)
+
+    @property
+    def confusion(self) -> pd.DataFrame:
+        """Test images by class (a row each) and the answer of model.onnx (a column each). Raises `UserError`."""
+        from nas.run.confusion import FILE, load_confusion
+
+        found = load_confusion(self.folder)
+        if found is None:
+            raise UserError(f"'{self.folder}' has no {FILE}: nothing was measured, or by an earlier version")
+        return found.table()
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -69,6 +101,19 @@ class Finished:
         """The only target's. Raises `UserError` for a run over several: `targets` has them."""
         return self._only.network()
 
+    def module(self) -> Network:
+        """The only target's. Raises `UserError` for a run over several: `targets` has them."""
+        return self._only.module()
+
+    def predict(self, image: str | Path | Image | NDArray[np.uint8]) -> dict[str, float]:
+        """The only target's (see `FinishedTarget.predict`). Raises `UserError` for a run over several."""
+        return self._only.predict(image)
+
+    @property
+    def confusion(self) -> pd.DataFrame:
+        """The only target's. Raises `UserError` for a run over several: `targets` has them."""
+        return self._only.confusion
+
     @property
     def front(self) -> pd.DataFrame:
         """All targets beside each other, a row a target."""
@@ -91,11 +136,12 @@ def _of_target(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def load_finished(folder: Path) -> Finished:
+def load_finished(folder: str | Path) -> Finished:
     """A finished run, read back from its folder; a folder with one network's files alone, as `nas.train` leaves, too.
 
     Raises `BadFile`.
     """
+    folder = Path(folder)
     alone = not (folder / FRONT.name).is_file()
     targets = [folder] if alone else [_of_target(folder, row.folder) for row in load_front(folder)]
     return Finished(tuple(FinishedTarget(load_result(t / RESULT), t) for t in targets), folder)
