@@ -43,7 +43,6 @@ from experiments.own_photos_work import (
     Job,
     Scale,
     Worker,
-    model_of,
 )
 from experiments.results import NOT_MEASURED, Results, Row, Value, earlier_profiles, markdown, profile_digests, shown
 from experiments.truth import number

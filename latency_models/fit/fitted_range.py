@@ -27,7 +27,7 @@ def kernels_range(kernels: Iterable[Kernel]) -> dict[str, Ends]:
     """The `fitted_range` of one kind whose measured rows are these kernels; empty without any."""
     rows = list(kernels)
     values = {name: [read(kernel) for kernel in rows] for name, read in SHAPES.items()}
-    return {name: (min(found), max(found)) for name, found in values.items() if found}
+    return {name: (float(min(found)), float(max(found))) for name, found in values.items() if found}
 
 
 def with_ranges(models: Mapping[str, KindModel], measured: Iterable[Kernel]) -> dict[str, KindModel]:

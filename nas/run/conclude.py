@@ -20,6 +20,7 @@ from nas.run.export import export_network, onnx_predictor
 from nas.run.result import BASELINE, Accuracy, SearchResult, class_name, save_result
 from nas.training.loop import accuracy, recalibrate
 from search_space.build import Network
+from search_space.reading import to_plain
 
 TEST_BATCH = 128  # images
 
@@ -73,7 +74,7 @@ def conclude(
         accuracy=measured,
         gate_path=chosen.gate_path,
         notes=(*notes, *chosen.unpriced, *without),
-        provenance=provenance,
+        provenance=to_plain(provenance),  # as it is read back
     )
     save_result(result, folder / "architecture.json")
     return result

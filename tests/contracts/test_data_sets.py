@@ -313,7 +313,7 @@ def test_a_path_without_a_data_set_is_one_line(
 def supernet_file(path: Path, data: dict[str, Any]) -> str:
     """A file that says it is a supernet trained on the data; it has no weights."""
     whole = SearchSettings(data=DataSettings(data["name"], resolution=data["resolution"]))
-    said = trained_for(whole, InputFormat((0.5,) * 3, (0.25,) * 3, ("a", "b")), "")
+    said = trained_for(whole, InputFormat((0.5,) * 3, (0.25,) * 3, ("dark", "light")), "")
     save_file({TRAINED_FOR: np.frombuffer(said, np.uint8)}, path)
     return str(path)
 

@@ -62,7 +62,7 @@ def test_shipped_profiles_load_and_hold_what_they_promise(name: str) -> None:
         assert math.isfinite(row.latency_ms) and row.latency_ms > 0
         assert row.origin in ORIGINS
     assert {row.origin for row in profile.rows} <= set(profile.header.row_origins)
-    assert sum(file.stat().st_size for file in (SHIPPED / name).iterdir()) < 300_000
+    assert sum(file.stat().st_size for file in (SHIPPED / name).iterdir()) < 400_000
     assert sorted(file.name for file in (SHIPPED / name).iterdir()) == ["device.yaml", "kernels.csv"]
 
 

@@ -121,7 +121,10 @@ def rebuild(folder: Path, variant: Variant = FP32) -> tuple[Header, list[KernelR
         },
         fitted_range={
             "network_ms": _ends(sample.latency_ms for sample in data.together),
-            "resolution": (RESOLUTION, max(kernel.spec.height for kernel in kernels if kernel.spec.in_channels == 3)),
+            "resolution": (
+                float(RESOLUTION),
+                float(max(kernel.spec.height for kernel in kernels if kernel.spec.in_channels == 3)),
+            ),
         },
     )
     return header, rows
