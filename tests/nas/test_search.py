@@ -49,6 +49,7 @@ def test_the_run_leaves_all_files(finished: Finished) -> None:
     assert names == {
         "architecture.json",
         "checkpoint.safetensors",
+        "confusion.json",
         "front.csv",
         "gates.csv",
         "latency_224.onnx",
@@ -228,6 +229,7 @@ def test_full_training_of_a_found_network_exports_again(finished: Finished, tmp_
     assert result.budget == finished.result.budget
     assert (result.resolution.training, result.resolution.deployment) == (48, 224)
     names = {"architecture.json", "model.onnx", "latency_224.onnx", "weights.safetensors", "train.csv", "report.html"}
+    names |= {"confusion.json"}
     assert {p.name for p in folder.iterdir()} == names
 
 

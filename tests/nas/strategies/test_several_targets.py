@@ -33,7 +33,15 @@ SMALL: dict[str, Any] = {
     "checkpoint": {"steps": 1},
 }
 TARGETS: dict[str, Any] = {"device": ["cpu", "gpu"], "budget_ms": [[35, 70], [0.6]]}
-PLAIN = {"architecture.json", "gates.csv", "latency_224.onnx", "model.onnx", "report.html", "search.csv"}
+PLAIN = {
+    "architecture.json",
+    "confusion.json",
+    "gates.csv",
+    "latency_224.onnx",
+    "model.onnx",
+    "report.html",
+    "search.csv",
+}
 
 
 @pytest.fixture(scope="module")
