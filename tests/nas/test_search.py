@@ -152,15 +152,15 @@ def test_a_budget_that_does_not_bind_is_said(tmp_path: Path) -> None:
 class Watched:
     """A source that notes which split is read, in order."""
 
-    def __init__(self, source: Any, name: str, order: list[str]) -> None:
-        self.source, self.name, self.order = source, name, order
+    def __init__(self, source: Any, split: str, order: list[str]) -> None:
+        self.source, self.split, self.order = source, split, order
 
     def __len__(self) -> int:
         return len(self.source)
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        if not self.order or self.order[-1] != self.name:
-            self.order.append(self.name)
+        if not self.order or self.order[-1] != self.split:
+            self.order.append(self.split)
         image: NDArray[np.uint8] = self.source.read(index)
         return image
 

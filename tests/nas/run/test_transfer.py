@@ -166,7 +166,7 @@ def test_a_run_s_folder_teaches_a_space_without_trained_weights_and_a_full_train
     )
     (folder / "quadra.yaml").write_text(quadra)
     taught = search(
-        **{**SHORT, "budget_ms": 2.5},
+        **{**SHORT, "budget_ms": 4.0},
         space=str(folder / "quadra.yaml"),
         data=pictures(folder),
         train={"batch_size": 16},
@@ -211,7 +211,7 @@ def test_what_cannot_be_started_from_is_one_line(folder: Path, options: dict[str
     options = {name: value.format(folder=folder) for name, value in options.items()}
     out = folder / "refused"
     with pytest.raises(UserError) as error:
-        search(**{**SHORT, "budget_ms": 25}, data=pictures(folder), **options, out=str(out))
+        search(**{**SHORT, "budget_ms": 30}, data=pictures(folder), **options, out=str(out))
     assert said in str(error.value) and "\n" not in str(error.value)
     assert not out.exists()
 
