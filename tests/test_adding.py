@@ -21,6 +21,7 @@ CONTRACTS = {  # kind in README -> where its toy is; None: below
     "penalty": "test_penalties.py",
     "runtime": "test_runtimes.py",
     "source of weights": "test_weight_sources.py",
+    "logger": "test_loggers.py",
     "block family": "test_block_families.py",
     "searcher": "test_searchers.py",
 }
