@@ -367,8 +367,8 @@ def small(module: str, arguments: list[str]) -> list[str]:
     options = SMALL.get(module, "").split()
     if "resume" in given:
         options = []
-    elif "init" in given:
-        options = ["threads=1", "trial_images=40"]
+    elif "init" in given and not any(a.startswith("init=efficientnet") for a in arguments):
+        options = ["threads=1", "trial_images=40"]  # nothing is trained
     for key, names in TAKEN.items():
         if module == "latency_models.profile" and key in given:
             options = [option for option in options if option.partition("=")[0] in names]
