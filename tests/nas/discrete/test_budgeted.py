@@ -61,7 +61,7 @@ def test_the_walk_counts_every_network_within(table: LatencyTable, share: float)
     for floor_ms in (0.0, 0.9 * budget_ms):
         within = int(((every >= floor_ms) & (every <= budget_ms)).sum())
         counted = Budgeted(table, NO_LIMITS, budget_ms, floor_ms).ways[0][0, 0]
-        assert within <= counted <= within * 1.05 + 2
+        assert within <= counted <= within * 1.15 + 2
 
 
 def test_effort_is_the_macs_of_the_network(table: LatencyTable) -> None:
