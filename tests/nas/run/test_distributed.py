@@ -88,13 +88,13 @@ def assert_same_course(one: Path, two: Path, mixed: bool = False) -> None:
         "gate_loss": 0,
         "expected_ms": 0.03 * mixed,
         "val_accuracy": 0.1 * mixed,
-        "multiplier": 0.02,
+        "multiplier": 0.02 + 0.08 * mixed,
     }
     for column, atol in columns.items():
         ours, theirs = (column_of(folder / "search.csv", column) for folder in (one, two))
         assert np.allclose(ours, theirs, rtol=1e-3, atol=atol), column
     ours, theirs = (column_of(folder / "gates.csv", "probability") for folder in (one, two))  # 0.5 % apart on some CPUs
-    assert len(ours) > 10 and np.allclose(ours, theirs, rtol=0.05 if mixed else 0.02)
+    assert len(ours) > 10 and np.allclose(ours, theirs, rtol=0.2 if mixed else 0.02)
 
 
 def assert_same_weights(one: Path, two: Path) -> None:
