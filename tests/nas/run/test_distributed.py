@@ -110,8 +110,8 @@ def column_of(path: Path, name: str) -> list[float]:
         return [float(row[name] or 0) for row in csv.DictReader(file)]
 
 
-FRONT = ["device=cpu", "budget_ms=[4,5]", "space=space.yaml", "accelerator=cpu", *SMALL]
-TARGETS = ("cpu-4ms", "cpu-5ms")
+FRONT = ["device=cpu", "budget_ms=[2.6,2.8]", "space=space.yaml", "accelerator=cpu", *SMALL]
+TARGETS = ("cpu-2.6ms", "cpu-2.8ms")
 
 
 @pytest.mark.slow
@@ -169,7 +169,6 @@ def error_lines(stderr: str) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["out=new", "train.lr=1e38", "train.gradient_clip=0"], "the loss became nan in weight step 1"),
         (["out=here"], "the run folder 'here' exists"),
     ],
 )
