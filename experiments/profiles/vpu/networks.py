@@ -65,8 +65,11 @@ EFFICIENTNET_B0 = (
 )
 
 
-def resnet(depth: int) -> list[Op]:
-    """ResNet-18 to -152 (arXiv 1512.03385) at 224; in bottlenecks the 3x3 has the stride."""
+def resnet(depth: int, squeezes: bool = False) -> list[Op]:
+    """ResNet-18 to -152 (arXiv 1512.03385) at 224; in bottlenecks the 3x3 has the stride.
+
+    squeezes: SE-ResNet (arXiv 1709.01507) of 50 layers and more, with a squeeze by 16 before every addition.
+    """
     net, bottleneck = KernelList(3, 224), depth >= 50
     net.conv(64, 7, 2)
     net.max_pool()
@@ -82,33 +85,13 @@ def resnet(depth: int) -> list[Op]:
             if bottleneck:
                 net.conv(width)
                 net.conv(width, 3, stride)
-                net.conv(out, adds=True)
+                net.conv(out, adds=not squeezes)
+                if squeezes:
+                    net.squeeze_excite(width // 4)
+                    net.ops.append(square(Kind.ADD, out, out, net.size, inputs=2))
             else:
                 net.conv(width, 3, stride)
                 net.conv(out, 3, adds=True)
-    net.global_pool()
-    net.linear(1000)
-    return net.ops
-
-
-def se_resnet50() -> list[Op]:
-    """SE-ResNet-50 (arXiv 1709.01507) at 224: ResNet-50 with a squeeze by 16 before every addition."""
-    net = KernelList(3, 224)
-    net.conv(64, 7, 2)
-    net.max_pool()
-    for stage, blocks in enumerate(RESNET_BLOCKS[50]):
-        width = 64 * 2**stage
-        for block in range(blocks):
-            stride = 2 if block == 0 and stage else 1
-            if block == 0:
-                shortcut = KernelList(net.channels, net.size)
-                shortcut.conv(4 * width, 1, stride)
-                net.ops += shortcut.ops
-            net.conv(width)
-            net.conv(width, 3, stride)
-            net.conv(4 * width)
-            net.squeeze_excite(width // 4)
-            net.ops.append(square(Kind.ADD, net.channels, net.channels, net.size, inputs=2))
     net.global_pool()
     net.linear(1000)
     return net.ops

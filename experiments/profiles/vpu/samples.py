@@ -40,7 +40,6 @@ from experiments.profiles.vpu.networks import (
     efficientnet_b0,
     mobilenet_v3,
     resnet,
-    se_resnet50,
     squeezenet_1_1,
 )
 from latency_models.fit.regression import Form, Sample, Terms
@@ -235,7 +234,7 @@ def _listed(folder: Path) -> Mapping[tuple[str, str], Sequence[Op]]:
         ("mobilenet-v3", "mobilenet-v3-large-1.0-224-tf"): mobilenet_v3(MOBILENET_V3_LARGE, 960, 1280),
         ("mobilenet-v3", "mobilenet-v3-small-1.0-224-tf"): mobilenet_v3(MOBILENET_V3_SMALL, 576, 1024),
         ("efficientnet", "efficientnet-b0"): efficientnet_b0(),
-        ("se-resnet", "se-resnet-50"): se_resnet50(),
+        ("se-resnet", "se-resnet-50"): resnet(50, squeezes=True),
     }
 
 

