@@ -22,7 +22,6 @@ from experiments.profiles.vpu.networks import (
     mobilenet_v3,
     mobileone_s0,
     resnet,
-    se_resnet50,
     squeezenet_1_1,
 )
 from experiments.profiles.vpu.oak import passes_saved_by_hard_swish
@@ -90,7 +89,7 @@ def test_a_network_of_one_channel_or_a_very_wide_image_is_priced() -> None:
         ("MobileNetV3-Large", mobilenet_v3(MOBILENET_V3_LARGE, 960, 1280), 0.217),
         ("MobileNetV3-Small", mobilenet_v3(MOBILENET_V3_SMALL, 576, 1024), 0.0565),
         ("EfficientNet-B0", efficientnet_b0(), 0.386),
-        ("SE-ResNet-50", se_resnet50(), 4.09),
+        ("SE-ResNet-50", resnet(50, squeezes=True), 4.09),
         ("MobileOne-S0", mobileone_s0(), 0.275),
     ],
 )
