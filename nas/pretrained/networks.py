@@ -9,14 +9,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from itertools import pairwise
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from nas.data.settings import Colour
 from search_space import SearchSpace, UserError, load_space
 from search_space.reading import Above, AtLeast, read, read_yaml
 from search_space.space import Count
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
 
 T = TypeVar("T")
 TIMM = "timm:"
@@ -112,6 +114,8 @@ def published() -> Mapping[str, Published]:
 
 def package_of(name: str) -> Distribution:
     """The installed distribution that holds a network's weights. Raises `UserError` where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, distribution  # a search that needs no package imports none
+
     asked = published()[name].package or ""
     try:
         return distribution(asked)

@@ -6,7 +6,7 @@ Resolves space, device and latency table, and refuses an infeasible budget at on
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from nas.penalties import penalty_form
 from nas.pretrained.networks import INSTALL, package_of, packaged
 from nas.run.settings import SearchSettings
 from nas.supernet.origin import images_at_hand, is_published, origin_of, published_origin
-from search_space import SearchSpace, UserError, available_spaces, load_space, lower, lower_space
+from search_space import Architecture, SearchSpace, UserError, available_spaces, load_space, lower, lower_space
 
 PHOTOGRAPHS = ("imagefolder", "webdataset")  # data sets of the user's own pictures
 
@@ -91,11 +91,11 @@ def _priced(settings: SearchSettings, num_classes: int | None) -> Priced:
 
 
 def _plan(settings: SearchSettings, priced: Priced) -> Plan:
-    space, model, table, limits = priced.space, priced.model, priced.table, priced.limits
+    space, table, limits = priced.space, priced.table, priced.limits
     budget = settings.budget_ms
     if budget < table.minimum_ms:
-        others = _spaces_where(settings, model, priced.num_classes, lambda t: t.minimum_ms <= budget)
-        hint = f"; it can be met in space={others[0]}" if others else ""
+        other = _space_where(settings, priced, binds=False)
+        hint = f"; it can be met in space={other}" if other else ""
         raise UserError(
             f"budget_ms={budget:g} cannot be met: the fastest network of '{space.name}' takes "
             f"{table.minimum_ms:.4g} ms on {settings.device} ({what_is_kept(settings)}, "
@@ -122,8 +122,8 @@ def _plan(settings: SearchSettings, priced: Priced) -> Plan:
         notes.append(_could_start_trained())
     binds = budget < table.maximum_ms
     if not binds:
-        others = _spaces_where(settings, model, priced.num_classes, lambda t: t.minimum_ms <= budget < t.maximum_ms)
-        hint = f"; it would bind in space={others[0]}" if others else "; it binds in no shipped space"
+        other = _space_where(settings, priced, binds=True)
+        hint = f"; it would bind in space={other}" if other else "; it binds in no shipped space"
         notes.append(
             f"budget_ms={budget:g} does not bind: the slowest network of '{space.name}' takes "
             f"{table.maximum_ms:.4g} ms on {settings.device}{hint}. "
@@ -211,12 +211,19 @@ def _table(settings: SearchSettings, model: LatencyModel, space: SearchSpace, nu
     return table.upper_end() if settings.confidence else table
 
 
-def _spaces_where(
-    settings: SearchSettings, model: LatencyModel, num_classes: int, holds: Callable[[LatencyTable], bool]
-) -> list[str]:
-    found = []
+def _space_where(settings: SearchSettings, priced: Priced, binds: bool) -> str | None:
+    """Another shipped space that has a network within the budget; binds: and one that is not."""
+
+    def takes_ms(network: Architecture) -> float:
+        price = priced.model.predict(lower(network, settings.deployment_resolution, priced.num_classes))
+        return price.high_ms if settings.confidence else price.latency_ms
+
     for name in available_spaces():
-        table = _table(settings, model, load_space(name), num_classes)
-        if name != settings.space and holds(table):
-            found.append(name)
-    return found
+        if name == settings.space:
+            continue
+        space = load_space(name)
+        if takes_ms(space.smallest()) <= settings.budget_ms and (
+            not binds or settings.budget_ms < takes_ms(space.largest())
+        ):
+            return name
+    return None

@@ -14,11 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from nas.data.record import Record
 from nas.data.registry import settings_from_file
 from nas.data.settings import DataSettings
 from nas.pretrained.networks import TIMM, Published, package_of, packaged, published
@@ -28,6 +27,9 @@ from search_space import load_space
 from search_space.errors import BadFile, UnknownName, UserError
 from search_space.named import is_dotted, load_named
 from search_space.reading import read
+
+if TYPE_CHECKING:
+    from nas.data.record import Record
 
 CHECKPOINT = "checkpoint.safetensors"  # of a run folder: the supernet and its gates
 SOURCES = {"pretrained": "nas.supernets:quadranet_cifar10"}
@@ -135,6 +137,8 @@ class Origin:
         data = self.settings.data
         if splits == self.splits:
             return ()
+        from nas.data.record import Record
+
         before = Record.load(self.path.parent)
         changes = before.changes(now) if before and now else ""
         if before and now and not (met := before.met_again(now)):

