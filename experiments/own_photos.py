@@ -16,10 +16,11 @@ Cost       About 20 CPU-minutes a run over five budgets and 10 for each network 
 Expected   Trained weights are worth tens of points; a search beats the best uniform cut of equal latency by one.
 
 A cut by hand has the recipe, the teacher and the soft labels of the searched networks, their way to keep the channels
-that matter and the norms' statistics, and sees as many images as supernet and chosen network together. Three cuts: all
-expansions to one ratio, the last blocks of all stages, or the last block of every stage and one ratio, each the slowest
-that keeps the budget. Random starts have the defaults of `data=imagefolder` but the crop, which is `shift` for all.
-Latencies are predictions at 224 pixels, batch 1.
+that matter and the norms' statistics, and sees as many images as a search in all; "fitted", it starts as searched
+networks do, with the last layer of every block fitted anew. Three cuts: all expansions to one ratio, the last blocks of
+all stages, or the last block of every stage and one ratio, each the slowest that keeps the budget. Random starts have
+the defaults of `data=imagefolder` but the crop, which is `shift` for all. Latencies are predictions at 224 pixels,
+batch 1.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from experiments.truth import number
 from latency_models.options import Options
 from search_space.errors import UnknownName, UserError
 
-KINDS = ("searched", "cut", "scratch")
+KINDS = ("searched", "cut", "fitted", "scratch")
 IMAGENETTE, CIFAR10 = "imagenette", "cifar10"
 OPTIONS = {
     "data": f"{IMAGENETTE} (default), {CIFAR10}, or a folder with a folder for each class",
@@ -90,12 +91,12 @@ class Wanted:
     def _on_device(self, device: str, budgets: tuple[float, ...], seed: int, rows: Sequence[Row]) -> Iterator[Job]:
         if "searched" in self.kinds:
             yield Job("searched", device, budgets, seed=seed)
-        if "cut" in self.kinds:
+        for kind in (kind for kind in ("cut", "fitted") if kind in self.kinds):
             at = [[str(row["network"]) for cut in (DEPTH, BOTH, EXPANSION) for row in rows if row["kind"] == "price"
                    and (row["what"], row["device"], row.get("budget_ms")) == (cut, device, budget)]
                   for budget in budgets]  # fmt: skip
             for networks in zip_longest(*at):  # one of every budget, then another
-                yield from (Job("cut", what=network, seed=seed) for network in networks if network)
+                yield from (Job(kind, what=network, seed=seed) for network in networks if network)
         if "scratch" in self.kinds:
             for taught in (False, True):
                 for space in self.spaces:
@@ -154,11 +155,11 @@ def _budgets(options: Options, device: str, quick: bool) -> tuple[float, ...]:
 
 def settings_of(scale: Scale) -> dict[str, Value]:
     """What all rows of a file have in common: the scale, with the defaults that it leaves open, and the profiles."""
-    from nas.run.defaults import EPOCHS, PIXELS, TRANSFER
+    from nas.run.defaults import CUT, PIXELS, TRANSFER
 
     plain = {name: value for name, value in asdict(scale).items() if name not in ("images", "spaces")}
     images = {f"images_{name}": value for name, value in asdict(scale.images).items() if name != "root"}
-    plain |= {name: EPOCHS[name] for name in EPOCHS if plain[name] is None}
+    plain |= {name: CUT[name] for name in CUT if plain[name] is None}
     plain["pixels"] = scale.pixels or PIXELS
     given = {f"{group}.{name}": value for group, values in TRANSFER.items() for name, value in values.items()}
     profiles = profile_digests(DEVICES)
@@ -209,8 +210,10 @@ def lines_of(results: Results) -> list[Line]:
                     found.append(Line(device, budget, label, [], impossible=why))
                     continue
                 (price,) = priced
-                those = [row for row in rows if row["kind"] == "cut" and row["what"] == price["network"]]
-                found.append(Line(device, budget, f"{label} ({price['network']})", those, number(price, "ms")))
+                for kind, how in (("cut", ""), ("fitted", ", fitted")):
+                    those = [row for row in rows if row["kind"] == kind and row["what"] == price["network"]]
+                    named = f"{label}{how} ({price['network']})"
+                    found.append(Line(device, budget, named, those, number(price, "ms")))
             those = [row for row in at if row["kind"] == "searched"]
             found.append(Line(device, budget, "weights searched", those))
     return found
@@ -250,23 +253,25 @@ def minutes(rows: Sequence[Row]) -> str:
     return f"{fmean(known):.1f}{f' for {networks[-1]}' if networks else ''}"
 
 
-def against_cuts(lines: Sequence[Line]) -> str:
-    """Points of the searched networks over the best uniform cut of the same budget, with seeds that both have."""
+def against_cuts(lines: Sequence[Line], fitted: bool) -> str:
+    """Points of the searched networks over the best uniform cut of the same budget, by their means over seeds.
+
+    fitted: cuts that start as searched networks do.
+    """
     gains = {}
     for line in lines:
         if line.label == "weights searched" and line.rows:
             cuts = [other for other in lines if (other.device, other.budget_ms) == (line.device, line.budget_ms)
-                    and "by hand" in other.label and other.rows]  # fmt: skip
-            missing = any(not other.rows and not other.impossible for other in lines if "by hand" in other.label
-                          and (other.device, other.budget_ms) == (line.device, line.budget_ms))  # fmt: skip
-            if cuts:
-                best = max(fmean(number(row, "test") for row in other.rows) for other in cuts)
-                gain = 100 * (fmean(number(row, "test") for row in line.rows) - best)
+                    and "by hand" in other.label and (", fitted" in other.label) is fitted]  # fmt: skip
+            missing = any(not other.rows and not other.impossible for other in cuts)
+            if reached := [fmean(number(row, "test") for row in other.rows) for other in cuts if other.rows]:
+                gain = 100 * (fmean(number(row, "test") for row in line.rows) - max(reached))
                 gains[f"{line.budget_ms:g} ms on {line.device}{' (some cuts not measured)' if missing else ''}"] = gain
+    against = f"Searched networks against the best uniform cut{', fitted' if fitted else ''}"
     if not gains:
-        return f"Searched networks against the best uniform cut: {NOT_MEASURED}."
+        return f"{against}: {NOT_MEASURED}."
     listed = ", ".join(f"{gain:+.1f} at {name}" for name, gain in gains.items())
-    return f"Searched networks against the best uniform cut, points: {listed}; on average {fmean(gains.values()):+.1f}."
+    return f"{against}, points: {listed}; on average {fmean(gains.values()):+.1f}."
 
 
 def render(results: Results) -> str:
@@ -275,7 +280,7 @@ def render(results: Results) -> str:
     for device in DEVICES:
         body = [cells(line) for line in lines if line.device == device]
         parts.append(f"On `{device}`:\n\n{markdown(HEADER, body)}")
-    parts.append(against_cuts(lines))
+    parts += [against_cuts(lines, fitted) for fitted in (False, True)]
     for row in results.rows:
         if row["kind"] == "whole":
             parts.append(
@@ -294,8 +299,8 @@ def render(results: Results) -> str:
             f"images, {sizes['test_images']} test images."
         )
     parts.append(
-        "Latencies are predicted, at 224 pixels and batch 1. Networks that were found together share a supernet; its "
-        "images count for each. CPU-minutes were taken on a machine that did other work too. Quadratic terms on "
+        "Latencies are predicted, at 224 pixels and batch 1. Networks that were found together share teacher and costs "
+        "of candidates. CPU-minutes were taken on a machine that did other work too. Quadratic terms on "
         f"trained weights are not built, so they have no row. {earlier_profiles(settings)}".rstrip()
     )
     parts.append(f"{', '.join(f'{name} {value}' for name, value in settings.items())}.\n{results.provenance}")

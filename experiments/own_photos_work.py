@@ -79,7 +79,8 @@ class Job:
     """A part of the experiment that is done in one go and then kept.
 
     kind: 'price' (what budgets every row can keep), 'whole' (the published network with a new classifier), 'searched'
-    (from trained weights, all of `budgets` in one run), 'cut' (`what` by hand) or 'scratch' (`what` is the space).
+    (from trained weights, all of `budgets` in one run), 'cut' (`what` by hand), 'fitted' (the same, started as searched
+    networks are: `nas.supernet.refit`) or 'scratch' (`what` is the space).
     """
 
     kind: str
@@ -225,9 +226,12 @@ class Worker:
         yield {"what": "whole", "test": reached, "validation": teacher.validation, "images_seen": 0, **ms,
                **_sizes(data, pixels)}  # fmt: skip
 
+    def _fitted(self, job: Job) -> Iterator[Row]:
+        yield from self._cut(job)
+
     def _cut(self, job: Job) -> Iterator[Row]:
-        """Trained for as many epochs as the supernet and a chosen network together, by the recipe of the latter."""
-        from nas.strategies.start import inheriting, some_images
+        """Trained for as many epochs as a search trains in all, by the recipe of its chosen network."""
+        from nas.strategies.start import MEASURED_ON, Start, inheriting, some_images
         from nas.training.loop import accuracy, train_network
         from nas.training.recipes import finetune_recipe
         from search_space.build import to_channels_last
@@ -239,8 +243,10 @@ class Worker:
         plan, data = self._plan_of_weights(cut, job.seed)
         settings, pixels = plan.settings, plan.settings.data.resolution
         teacher, lessons = self._taught(data, pixels)
-        supernet = inheriting(plan, data, trained, teacher, some_images(data, pixels))
-        network = to_channels_last(supernet.extract(plan.space.path(cut))).eval()
+        images = some_images(data, pixels)
+        supernet = inheriting(plan, data, trained, teacher, images[:MEASURED_ON])
+        start = Start(lessons, supernet, images=images if job.kind == "fitted" else None)
+        network = to_channels_last(start.extract(plan.space.path(cut))).eval()
         before = accuracy(network, data.batches(data.validation, pixels, 128))
         epochs = settings.warmup.epochs + settings.epochs + settings.finetune.epochs
         recipe = replace(finetune_recipe(settings, keep_statistics=True), epochs=epochs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ def load_trained(name: str) -> Trained:
     path = Path(name).expanduser()
     if not path.suffix and not path.exists():
         raise UnknownName("trained network", name, packaged(), f"Or {TIMM}NAME, or a file: .pth, .pt or .safetensors")
+    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+    return _from_file(path, stamp)
+
+
+@lru_cache(maxsize=1)
+def _from_file(path: Path, stamp: tuple[int, int] | None) -> Trained:
+    """Read once for the plan and the start of a search; stamp: of the file, so that another one is read."""
     trained = trained_from(read_state_dict(path), f"'{path}'")
     return replace(trained, licence=f"not stated in the file; the published {trained.name} is {trained.licence}")
 

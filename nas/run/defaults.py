@@ -22,6 +22,8 @@ TRANSFER: Mapping[str, Mapping[str, Any]] = {
 }
 """Of a search whose weights were trained on other images, with how long it is: `EPOCHS`."""
 EPOCHS = {"warmup": 1, "search": 2, "finetune": 8}
+CUT = {"warmup": 0, "search": 0, "finetune": 6}
+"""The same of `strategy=cut`, which trains no supernet: the default with a published network."""
 PIXELS = 160  # EfficientNet-Lite0 as published, on Imagenette: 88.5 % at 128 pixels, 92.0 % at 160 and at 224
 
 
@@ -40,7 +42,8 @@ def with_defaults(options: Mapping[str, Any], class_names: tuple[str, ...] | Non
     if is_published(init):
         _, network = published_origin(init)
         shown = {"resolution": PIXELS, "mean": network.mean, "std": network.std}
-        return _transferring({"space": network.space, "space_width": network.width}, options, shown)
+        own: dict[str, Any] = {"space": network.space, "space_width": network.width, "strategy": "cut"}
+        return _transferring(own, options, shown)
     if class_names is None and "name" in data:
         class_names = _classes(_by_data_set(options)["data"])
     origin = origin_of(init)
@@ -89,4 +92,5 @@ def _transferring(named: Mapping[str, Any], options: Mapping[str, Any], shown: M
     """
     data = {**shown, "crop": "shift", **options.get("data", {})}
     groups = {group: {**named.get(group, {}), **values, **options.get(group, {})} for group, values in TRANSFER.items()}
-    return _by_data_set({**named, **options, **groups, "data": data}, EPOCHS)
+    complete = {**named, **options, **groups, "data": data}
+    return _by_data_set(complete, CUT if complete.get("strategy") == "cut" else EPOCHS)

@@ -22,7 +22,7 @@ from nas.run.settings import SearchSettings
 from nas.supernet.origin import images_at_hand, is_published, origin_of, published_origin
 from search_space import Architecture, SearchSpace, UserError, available_spaces, load_space, lower, lower_space
 
-PHOTOGRAPHS = ("imagefolder", "webdataset")  # data sets of the user's own pictures
+PHOTOGRAPHS = ("huggingface", "imagefolder", "table", "webdataset")  # data sets of the user's own pictures
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def _measure_inherited(task: Task, say: Callable[[str], None]) -> None:
     start, facts = task.start, task.checkpoints.facts
     if start is None or start.supernet is None or not task.data.at_hand or "inherited" in facts:
         return
-    facts["inherited"] = found = accuracy_before_training(task.plan, task.data, start.supernet)
+    facts["inherited"] = found = accuracy_before_training(task.plan, task.data, start)
     for log in task.logs:
         for value in found.values():
             log.add(Row(0, "inherited", 0, val_accuracy=value))
@@ -181,7 +181,8 @@ def _finish(task: Task, number: int, supernet: Supernet, models: LatencyModels, 
         return FinishedTarget(load_result(log.folder / RESULT), log.folder) if data.place.first else None
     found = checkpoints.facts["found"][number]
     path = GatePath(tuple(found["path"]))
-    network = supernet.extract(path)
+    cut = task.start is not None and task.start.supernet is not None and not checkpoints.facts["trained"]
+    network = task.start.extract(path) if cut and task.start else supernet.extract(path)
     with joined(data.place):
         _finetune(task, number, network, found, plan.table.path_ms(path), supernet.kept_statistics)
     if not data.place.first:

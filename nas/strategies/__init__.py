@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nas.strategies.base import Strategy
 
 STRATEGIES = {
+    "cut": "nas.strategies.cut:strategy",
     "evolution": "nas.strategies.subnetworks:evolution",
     "optuna": "nas.strategies.subnetworks:optuna",
     "proxyless": "nas.strategies.proxyless:strategy",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,18 @@ from nas.supernet.damage import damage
 from nas.supernet.inherit import inherit, measure_statistics, some_paths
 from nas.supernet.network import Supernet
 from nas.supernet.origin import Origin, is_published, origin_of
+from nas.supernet.refit import Cuts
 from nas.supernet.saved import load_supernet
 from nas.training.lessons import Lessons
 from nas.training.loop import accuracy, recalibrate
 from nas.training.teacher import Teacher, fit_classifier, lessons_of
-from search_space import Architecture, lower
+from search_space import Architecture, GatePath, lower
 from search_space.build import Network
 from search_space.errors import BadFile
 
 MEASURED_ON = 64  # images that statistics and damage of smaller candidates are measured on
+FITTED_TO = 320  # that a chosen network is fitted to
+SKETCHED_ON = 192  # the same of networks that are only compared, a third of them to compare on
 CLASSIFIER = "head.classifier."
 
 
@@ -39,27 +43,43 @@ CLASSIFIER = "head.classifier."
 class Start:
     """lessons: what the training images teach. supernet: filled, where it does not start at random.
 
-    damage: (slots, candidates), what each candidate costs the largest path (`nas.supernet.damage`), where known.
+    damage: (slots, candidates), what each candidate costs the largest path (`nas.supernet.damage`), where gates start
+    by it. images: (N, 3, R, R), where networks are fitted to what a published one makes of them.
     facts: for architecture.json, where the weights and the soft labels come from.
     """
 
     lessons: Lessons
     supernet: Supernet | None = None
     damage: Tensor | None = None
+    images: Tensor | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def sketch(self) -> Cuts:
+        """Networks cut out of the published one, fitted to few images: to compare them."""
+        assert self.supernet is not None and self.images is not None
+        images = self.images[:SKETCHED_ON]
+        return Cuts(self.supernet, images, max(1, len(images) // 3))
+
+    def extract(self, path: GatePath) -> Network:
+        """The network of a path as it starts to train: cut out of the supernet and, of a published one's, fitted."""
+        assert self.supernet is not None
+        if self.images is None:
+            return self.supernet.extract(path)
+        return Cuts(self.supernet, self.images).network(path)
 
 
 def start_of(plan: Plan, data: DataSet) -> Start:
     """The start of a search by its settings; `data` is at its place. Raises `UserError`, `BadFile`."""
-    settings, supernet, teacher, harm = plan.settings, None, None, None
+    settings, supernet, teacher, harm, images = plan.settings, None, None, None, None
     facts: dict[str, Any] = {}
     pixels = settings.data.resolution
     if settings.init is not None and is_published(settings.init):
         trained = load_trained(settings.init)
         teacher = teacher_of(trained.name, trained, data, pixels)
         images = some_images(data, pixels)
-        supernet = inheriting(plan, data, trained, teacher, images)
-        harm = damage(supernet, images)
+        supernet = inheriting(plan, data, trained, teacher, images[:MEASURED_ON])
+        if settings.warmup.epochs + settings.epochs:
+            harm = damage(supernet, images[:MEASURED_ON])
         facts["weights"] = about(trained)
     elif settings.init is not None:
         origin = origin_of(settings.init)
@@ -77,7 +97,7 @@ def start_of(plan: Plan, data: DataSet) -> Start:
         facts["teacher"] = {"name": teacher.name, "validation": teacher.validation}
     train, finetune = settings.train, settings.finetune
     mixing = (train.mixup, train.cutmix, finetune.mixup, finetune.cutmix)
-    return Start(lessons_of(data, pixels, teacher, any(mixing)), supernet, harm, facts)
+    return Start(lessons_of(data, pixels, teacher, any(mixing)), supernet, harm, images, facts)
 
 
 def about(trained: Trained) -> dict[str, Any]:
@@ -132,7 +152,7 @@ def teacher_of(name: str, trained: Trained | _Earlier, data: DataSet, resolution
 def some_images(data: DataSet, resolution: int) -> Tensor:
     """The same training images in every process, of all classes, as they are evaluated."""
     alone = replace(data, place=Place(data.place.device))
-    images, _ = next(alone.batches(data.train, resolution, MEASURED_ON))
+    images, _ = next(alone.batches(data.train, resolution, FITTED_TO))
     return images
 
 
@@ -164,10 +184,15 @@ def _take_classifier(supernet: Supernet, teacher: Teacher) -> None:
     own.load_state_dict(teacher.classifier.state_dict())
 
 
-def accuracy_before_training(plan: Plan, data: DataSet, supernet: Supernet) -> dict[str, float]:
-    """Share of right answers on validation images with inherited weights: of the largest, the smallest, and some."""
-    found = {}
+def accuracy_before_training(plan: Plan, data: DataSet, start: Start) -> dict[str, float]:
+    """Share of right answers on validation images with inherited weights: of the largest, the smallest, and some.
+
+    Where they are cut out of a published network they are fitted, to few images.
+    """
+    assert start.supernet is not None
+    found, cuts = {}, None if start.images is None else start.sketch()
     for name, path in some_paths(plan.space, plan.settings.seed).items():
+        network = cuts.network(path) if cuts else partial(start.supernet, path=path)
         batches = data.batches(data.validation, plan.settings.data.resolution, 128)
-        found[name] = accuracy(lambda x, path=path: supernet(x, path), batches)  # type: ignore[misc]
+        found[name] = accuracy(network, batches)
     return found

@@ -202,12 +202,17 @@ def test_own_pictures_and_random_weights_meet_a_hint(folder: Path) -> None:
 @needs_lite0
 def test_a_published_network_starts_a_search(folder: Path) -> None:
     found = search(
-        **{**SHORT, "budget_ms": 20},
+        device="cpu",
+        budget_ms=20,
+        finetune={"epochs": 1},
+        rerank=2,
         data=pictures(folder, limit=48),
         init="efficientnet_lite0",
         out=str(folder / "published"),
+        progress=False,
     )
     result = found.result
+    assert result.provenance["settings"]["strategy"] == "cut"
     assert result.architecture.space.name == "efficientnet_lite0" and result.num_classes == 3
     assert result.input.mean == result.input.std == (0.5, 0.5, 0.5)
     assert result.provenance["weights"]["licence"] == "Apache-2.0"
