@@ -61,9 +61,7 @@ OPTIONS = {
     **{f"budgets.{d}": f"ms (default: {','.join(f'{b:g}' for b in BUDGETS_MS[d])})" for d in DEVICES},
     "kinds": f"which rows (default: {','.join(KINDS)})",
     "resolution": "pixels of training from the weights (default: that of nas.search)",
-    "warmup": "epochs, from the weights (default: those of nas.search)",
-    "search": "the same",
-    "finetune": "the same",
+    "finetune": "epochs, from the weights (default: those of nas.search)",
     "seeds": "of every row (default: 3)",
     "runs": "a folder to keep the runs of searches in (default: nowhere)",
     "threads": "of each job (default: 1)",
@@ -130,9 +128,9 @@ def scale_of(options: Options, quick: bool) -> Scale:
         images = replace(images, train=options.integer("images", 1, least=40))
     scale = Scale(images, options.text("weights", Scale.weights))
     if quick:
-        scale = replace(scale, batch_size=8, pixels=32, warmup=0, search=1, finetune=1, scratch_pixels=32,
+        scale = replace(scale, batch_size=8, pixels=32, finetune=1, scratch_pixels=32,
                         scratch_epochs=1, spaces=("quadranet_lite",))  # fmt: skip
-    said = {"pixels": "resolution", "warmup": "warmup", "search": "search", "finetune": "finetune"}
+    said = {"pixels": "resolution", "finetune": "finetune"}
     given: dict[str, Any] = {
         name: options.integer(option, 1, least=16 if name == "pixels" else 0)
         for name, option in said.items()
@@ -159,7 +157,7 @@ def settings_of(scale: Scale) -> dict[str, Value]:
 
     plain = {name: value for name, value in asdict(scale).items() if name not in ("images", "spaces")}
     images = {f"images_{name}": value for name, value in asdict(scale.images).items() if name != "root"}
-    plain |= {name: CUT[name] for name in CUT if plain[name] is None}
+    plain["finetune"] = CUT["finetune"] if scale.finetune is None else scale.finetune
     plain["pixels"] = scale.pixels or PIXELS
     given = {f"{group}.{name}": value for group, values in TRANSFER.items() for name, value in values.items()}
     profiles = profile_digests(DEVICES)

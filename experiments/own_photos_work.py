@@ -58,16 +58,14 @@ class Images:
 class Scale:
     """How large the experiment is; None: the defaults of `nas.search`.
 
-    weights: what `init=` and `teacher=` are. pixels, warmup, search, finetune (epochs): of searches that start from the
-    weights, and in sum of the networks cut by hand; scratch_*: of those that start at random.
+    weights: what `init=` and `teacher=` are. pixels, finetune (epochs): of searches that start from the weights, and of
+    the networks cut by hand; scratch_*: of those that start at random.
     """
 
     images: Images = Images()
     weights: str = "efficientnet_lite0"
     batch_size: int = 32
     pixels: int | None = None
-    warmup: int | None = None
-    search: int | None = None
     finetune: int | None = None
     scratch_pixels: int | None = None
     scratch_epochs: int | None = None
@@ -230,7 +228,7 @@ class Worker:
         yield from self._cut(job)
 
     def _cut(self, job: Job) -> Iterator[Row]:
-        """Trained for as many epochs as a search trains in all, by the recipe of its chosen network."""
+        """Trained by the recipe of a search's chosen network."""
         from nas.strategies.start import MEASURED_ON, Start, inheriting, some_images
         from nas.training.loop import accuracy, train_network
         from nas.training.recipes import finetune_recipe
@@ -248,8 +246,7 @@ class Worker:
         start = Start(lessons, supernet, images=images if job.kind == "fitted" else None)
         network = to_channels_last(start.extract(plan.space.path(cut))).eval()
         before = accuracy(network, data.batches(data.validation, pixels, 128))
-        epochs = settings.warmup.epochs + settings.epochs + settings.finetune.epochs
-        recipe = replace(finetune_recipe(settings, keep_statistics=True), epochs=epochs)
+        recipe = finetune_recipe(settings, keep_statistics=True)
         train_network(network, data, data.train, pixels, recipe, settings.seed, lessons=lessons)
         reached = {
             name: accuracy(network, data.batches(split, pixels, 128))
@@ -257,7 +254,7 @@ class Worker:
         }
         ms = {f"{device}_ms": _ms(cut, device, data.num_classes) for device in DEVICES}
         yield {"what": job.what, "architecture": str(cut), **ms, **reached, "before_training": before,
-               "images_seen": epochs * _epoch(data, recipe.batch_size), **_sizes(data, pixels)}  # fmt: skip
+               "images_seen": recipe.epochs * _epoch(data, recipe.batch_size), **_sizes(data, pixels)}  # fmt: skip
 
     def _searched(self, job: Job) -> Iterator[Row]:
         yield from self._search(job, self._options_of_weights())
@@ -338,8 +335,7 @@ class Worker:
     def _options_of_weights(self) -> dict[str, Any]:
         """Of a search that starts from the weights, as far as they are not the defaults."""
         scale = self.scale
-        epochs = {"warmup": {"epochs": scale.warmup}, "epochs": scale.search, "finetune": {"epochs": scale.finetune}}
-        given = {name: value for name, value in epochs.items() if value not in (None, {"epochs": None})}
+        given = {} if scale.finetune is None else {"finetune": {"epochs": scale.finetune}}
         pixels = {} if scale.pixels is None else {"resolution": scale.pixels}
         return {"init": scale.weights, "data": {"name": PHOTOGRAPHS, **pixels}, **given}
 

@@ -218,8 +218,8 @@ class SearchOptions(TypedDict, total=False):
     """multiplies the space's widths (null: as the space says) [between 0.1 and 10]"""
 
     strategy: str
-    """proxyless (gates, by gradient); or trials of single networks: evolution, optuna, random [one of evolution,
-    optuna, proxyless, random]"""
+    """proxyless (gates, by gradient); cut (where a trained network loses least; the default with one as init); or
+    trials of single networks: evolution, optuna, random [one of cut, evolution, optuna, proxyless, random]"""
 
     init: str | None
     """start from a supernet: pretrained (ships with this), a search's folder or its checkpoint; or from a trained

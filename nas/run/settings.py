@@ -243,7 +243,8 @@ class SearchSettings:
     strategy: Annotated[
         str,
         Named(STRATEGIES),
-        "proxyless (gates, by gradient); or trials of single networks: evolution, optuna, random",
+        "proxyless (gates, by gradient); cut (where a trained network loses least; the default with one as init); or "
+        "trials of single networks: evolution, optuna, random",
     ] = "proxyless"
     init: Annotated[
         str | None,

@@ -2,8 +2,8 @@
 
 Every candidate is put into the trained network alone and what it costs is measured (`nas.supernet.refit`). Sums of
 these costs rank whole networks, and the exact choice lists the cheapest within the budget. Those are then measured as
-they are; by what was measured the costs of each slot are weighed anew, and the choice is repeated. The network whose
-answers are nearest to the trained one's is found. Not for weights that start at random.
+they are; by what was measured the costs are weighed anew, and the choice is repeated. The network whose answers are
+nearest to the trained one's is found. Not for weights that start at random.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from search_space.space import ZERO
 
 PHASE = "cut"  # of checkpoints
 ROUNDS = 4  # of choosing `rerank` networks, measuring them and weighing the costs anew
-HELD = 0.02  # how strongly a weight is held to 1, in squares of a measured network's relative error
 
 Array = NDArray[np.float64]
 
@@ -107,7 +106,7 @@ class _Run:
         known = {path.choices: self._divergence(path) for path in self._uniform(plan)}
         offered: dict[tuple[int, ...], float] = {}
         for _ in range(ROUNDS):
-            costs = weighed(plan.space, alone, {**known, **offered})
+            costs = weighed(plan.space, alone, {**known, **offered}) if offered else alone
             cheapest = derive(plan.space, plan.table, -costs, settings.budget_ms, settings.use_at_least,
                               count + len(offered), plan.limits)  # fmt: skip
             for one in [one for one in cheapest if one.path.choices not in offered][:count]:
@@ -158,23 +157,21 @@ def _size(block: BlockChoice) -> tuple[int, int]:
 
 
 def weighed(space: SearchSpace, alone: Array, measured: Mapping[tuple[int, ...], float]) -> Array:
-    """Costs of candidates, weighed so that their sums are what networks have cost.
+    """Costs of candidates, so that their sums are what networks have cost.
 
-    alone: (slots, candidates) -> the same; measured: networks' costs by their choices. A slot has two weights, one for
-    leaving its block out and one for smaller blocks: found by non-negative least squares on relative errors.
+    alone: (slots, candidates) -> the same; measured: networks' costs by their choices. A block that is left out costs
+    so many times what it does alone and a constant, a smaller block has a factor and a constant of its own: the four
+    are found by non-negative least squares on relative errors.
     """
     from scipy.optimize import nnls
 
-    slots = np.arange(len(alone))
-    left_out = np.array([[c < len(s.candidates) and s.candidates[c] == ZERO for c in range(alone.shape[1])]
-                         for s in space.slots])  # fmt: skip
+    whole = np.array(space.path(space.largest()).choices)
+    slots, candidates = np.arange(len(alone)), np.arange(alone.shape[1])
+    gone = np.array([[c < len(s.candidates) and s.candidates[c] == ZERO for c in candidates] for s in space.slots])
+    smaller = (candidates != whole[:, None]) & ~gone
+    terms = np.stack([alone * smaller, alone * gone, smaller, gone], axis=2)  # (slots, candidates, 4)
     chosen = np.array(list(measured), dtype=np.intp).reshape(-1, len(alone))
-    each, gone = alone[slots, chosen], left_out[slots, chosen]
     reached = np.maximum(np.array(list(measured.values())), 1e-9)
-    together = float((each.sum(1) / reached).mean()) if measured else 1.0
-    costs = np.hstack([each * ~gone, each * gone]) / reached[:, None] / max(together, 1e-9)
-    rows = np.vstack([costs, HELD**0.5 * np.eye(2 * len(alone))])
-    weights, _ = nnls(rows, np.concatenate([np.ones(len(reached)), np.full(2 * len(alone), HELD**0.5)]))
-    smaller, none = weights[: len(alone), None], weights[len(alone) :, None]
-    found: Array = alone * np.where(left_out, none, smaller)
+    factors, _ = nnls(terms[slots, chosen].sum(1) / reached[:, None], np.ones(len(reached)))
+    found: Array = terms @ factors
     return found

@@ -82,8 +82,8 @@ def cells_at(rows: tuple[Row, ...], label: str) -> list[str]:
 
 def test_the_table_says_what_was_measured_what_was_not_and_what_cannot_be() -> None:
     assert cells_at(ROWS, "weights searched") == ["24.9", "91.5 (91.0..92.0)", "16000", "10.0 for 5", "0, 1"]
-    assert cells_at(ROWS, "depth") == ["24.0", "89.0 (88.0..90.0)", "16000", "10.0", "0, 1"]
-    assert cells_at(ROWS, "both") == ["20.7", *[NOT_MEASURED] * 4]
+    assert cells_at(ROWS, "depth (") == ["24.0", "89.0 (88.0..90.0)", "16000", "10.0", "0, 1"]
+    assert cells_at(ROWS, "both (") == ["20.7", *[NOT_MEASURED] * 4]
     assert cells_at(ROWS, "expansion")[0] == "none is so fast"
     assert cells_at(ROWS, "`proxyless` from random weights |") == [NOT_MEASURED] * 5
     assert cells_at(ROWS, "`quadranet` from random weights, taught")[0] == "none: the fastest takes 27.0 ms"
@@ -96,6 +96,13 @@ def test_the_gain_over_the_best_cut_says_that_cuts_are_missing() -> None:
     text = render(Results("own_photos", PROVENANCE, SETTINGS, whole))
     assert "-1.5 at 25 ms on cpu; on average -1.5" in text
     assert f"best uniform cut: {NOT_MEASURED}" in render(Results("own_photos", PROVENANCE, SETTINGS, ROWS[:4]))
+
+
+def test_cuts_that_start_as_searched_networks_do_are_compared_apart() -> None:
+    fitted = measured("fitted", 0.905, what="1 less a stage, ratio 6")
+    text = render(Results("own_photos", PROVENANCE, SETTINGS, (*ROWS, fitted)))
+    assert "| weights cut by hand: depth, fitted (1 less a stage, ratio 6) | 24.0 | 90.5 |" in text
+    assert "uniform cut, points: +2.5 at 25 ms" in text and "uniform cut, fitted, points: +1.0 at 25 ms" in text
 
 
 def test_seeds_follow_each_other_and_a_network_is_cut_once_for_all_budgets() -> None:
@@ -151,7 +158,7 @@ def test_the_whole_in_miniature_on_own_pictures(
     out = tmp_path / "own_photos.json"
     options = ["--quick", f"data={folder}", f"out={out}", f"runs={tmp_path / 'runs'}"]
     assert main([*options, "kinds=searched"]) == 0
-    assert main([*options, "kinds=searched,cut,scratch"]) == 0
+    assert main([*options, "kinds=searched,cut,fitted,scratch"]) == 0
     rows = load_results(out, "own_photos").rows
     assert {str(row["job"]) for row in rows} >= {
         "price",
@@ -160,9 +167,11 @@ def test_the_whole_in_miniature_on_own_pictures(
         "scratch quadranet_lite cpu 20 seed 0",
         "scratch quadranet_lite taught cpu 20 seed 0",
     }
-    trained = [row for row in rows if row["kind"] in ("searched", "scratch", "cut")]
+    trained = [row for row in rows if row["kind"] in ("searched", "scratch", "cut", "fitted")]
     assert all(0 <= float(str(row["test"])) <= 1 for row in trained)
-    cuts = [row for row in trained if row["kind"] == "cut"]
+    cuts, fitted = ([row for row in trained if row["kind"] == kind] for kind in ("cut", "fitted"))
+    assert [row["what"] for row in cuts] == [row["what"] for row in fitted]
+    assert [row["before_training"] for row in cuts] != [row["before_training"] for row in fitted]
     (from_weights,) = [row for row in trained if row["kind"] == "searched"]
     assert {row["images_seen"] for row in cuts} == {from_weights["images_seen"]}
     assert len(cuts) == 3 and all(float(str(row["cpu_ms"])) <= 20 for row in cuts)
