@@ -153,13 +153,13 @@ def _budgets(options: Options, device: str, quick: bool) -> tuple[float, ...]:
 
 def settings_of(scale: Scale) -> dict[str, Value]:
     """What all rows of a file have in common: the scale, with the defaults that it leaves open, and the profiles."""
-    from nas.run.defaults import CUT, PIXELS, TRANSFER
+    from nas.run.defaults import CUT, CUT_EPOCHS, PIXELS
 
     plain = {name: value for name, value in asdict(scale).items() if name not in ("images", "spaces")}
     images = {f"images_{name}": value for name, value in asdict(scale.images).items() if name != "root"}
-    plain["finetune"] = CUT["finetune"] if scale.finetune is None else scale.finetune
+    plain["finetune"] = CUT_EPOCHS["finetune"] if scale.finetune is None else scale.finetune
     plain["pixels"] = scale.pixels or PIXELS
-    given = {f"{group}.{name}": value for group, values in TRANSFER.items() for name, value in values.items()}
+    given = {f"{group}.{name}": value for group, values in CUT.items() for name, value in values.items()}
     profiles = profile_digests(DEVICES)
     return {**images, **plain, **given, "spaces": ",".join(scale.spaces), **profiles}
 
