@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latency_models.support import derived_words
-from nas.command.options import fail
+from nas.command.options import as_command
 from nas.report.front import render_front
 from nas.run.finished import load_finished
 from nas.run.front_table import FrontRow, front_table, save_front_table
@@ -48,11 +48,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m nas.compare", description="Several runs beside each other.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--out", type=Path, help="write front.csv and report.html to this folder")
-    options = parser.parse_args()
-    try:
+    with as_command():
+        options = parser.parse_args()
         print(_compared(options.runs, options.out))
-    except UserError as error:
-        fail(error)
 
 
 def _compared(runs: Sequence[Path], out: Path | None) -> str:

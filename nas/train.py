@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.command.options import fail, print_first, run_command
+from nas.command.options import as_command, print_first, run_command
 from nas.data.addresses import hidden_in, redacted
 from nas.data.settings import DataSettings
 from nas.loggers import check_loggers
@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command; a bare path stands for architecture=PATH."""
-    sys.argv[1:] = [f"architecture={a}" if _is_bare_path(a) else a for a in sys.argv[1:]]
-    named = [a.partition("=")[2] for a in sys.argv[1:] if a.startswith("architecture=")]
-    if len(named) > 1:
-        fail(UserError(f"one network is trained at a time, not '{named[0]}' and '{named[1]}'; name one of them"))
-    run_command("train", _train)
+    with as_command():
+        sys.argv[1:] = [f"architecture={a}" if _is_bare_path(a) else a for a in sys.argv[1:]]
+        named = [a.partition("=")[2] for a in sys.argv[1:] if a.startswith("architecture=")]
+        if len(named) > 1:
+            raise UserError(f"one network is trained at a time, not '{named[0]}' and '{named[1]}'; name one of them")
+        run_command("train", _train)
 
 
 def _is_bare_path(argument: str) -> bool:
