@@ -18,7 +18,7 @@ from nas.data.addresses import hidden_in, redacted
 from nas.data.settings import DataSettings
 from nas.loggers import check_loggers
 from nas.run.resume import Begun, options_to_resume
-from nas.run.settings import CheckpointSettings, TrainCommand, settings_from_dict
+from nas.run.settings import CheckpointSettings, Resumable, TrainCommand, settings_from_dict
 from nas.training.recipes import Recipe
 from search_space import UserError
 
@@ -44,7 +44,7 @@ def _is_bare_path(argument: str) -> bool:
 def _train(values: dict[str, Any]) -> None:
     values["data"] = hidden_in(values["data"])
     values["data"].pop("epochs")
-    resume = values.pop("resume")
+    resume = settings_from_dict(Resumable, {"resume": values.pop("resume")}).resume
     begun, begun_in = None, Path(str(resume)).expanduser()
     if resume is not None:
         begun = Begun.load(begun_in, "train")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from search_space.cost import Cost, cost_of
-from search_space.errors import UnknownName
+from search_space.errors import UnknownName, UserError
 from search_space.last_words import status_of
 from search_space.lower import lower
 from search_space.space import Architecture, BlockChoice, SearchSpace, Stage

@@ -1,5 +1,6 @@
-"""How every command ends: what is wrong is one line on the error stream, and no reader that left, no full disk and no
-missing folder shows a traceback. Not for what a command does. Bugs keep their traceback.
+"""How every command ends: in one line on what is wrong, whatever leaves, fills up or is missing around it.
+
+No reader that left, no full disk and no folder that is gone shows a traceback; bugs do. Not for what a command does.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from search_space.errors import Stopped, UserError, one_line
@@ -37,20 +39,33 @@ def last_words(end: Callable[[UserError], NoReturn] = say_and_exit) -> Iterator[
     """
     with _streams_that_take_all():
         try:
-            _require_folder()
-            yield
+            with in_words():
+                _require_folder()
+                yield
         except UserError as error:
             end(error)
-        except KeyboardInterrupt:
-            end(Stopped("stopped"))
-        except MemoryError:
-            end(UserError("there is not enough memory"))
-        except OSError as error:  # of a file, folder or connection that nothing nearer to it has put into words
-            end(UserError(_in_words(error)))
-        except UnicodeEncodeError as error:
-            if error.encoding != sys.getfilesystemencoding():
-                raise
-            end(UserError(f"a file's name cannot be written in {error.encoding}, which is set here; set PYTHONUTF8=1"))
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Within, what is no mistake of the program and nothing nearer to it has put into words is raised as `UserError`.
+
+    A stop is `Stopped`.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Stopped("stopped") from error
+    except MemoryError as error:
+        raise UserError("there is not enough memory") from error
+    except OSError as error:  # of a file, a folder or a connection
+        raise UserError(_in_words(error)) from error
+    except UnicodeEncodeError as error:
+        if error.encoding != sys.getfilesystemencoding():
+            raise
+        raise UserError(
+            f"a file's name cannot be written in {error.encoding}, which is set here; set PYTHONUTF8=1"
+        ) from error
 
 
 def status_of(work: Callable[[], None]) -> int:
@@ -70,13 +85,13 @@ def _in_words(error: OSError) -> str:
 
 def _require_folder() -> None:
     try:
-        os.getcwd()
+        Path.cwd()
     except OSError as error:
         raise UserError("the folder that this was started in is gone; change to one that exists") from error
 
 
 class _Raw(io.FileIO):
-    """A stream of this process that takes everything. lost: why something did not arrive where somebody waits for it."""
+    """A stream that takes everything. lost: why something did not arrive where somebody waits for it."""
 
     lost: OSError | None = None
 

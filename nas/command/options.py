@@ -14,14 +14,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nas.data import registry as data_sets
 from nas.data.settings import DataSettings
-from nas.run.settings import CheckpointSettings, PackCommand, SearchSettings, TrainCommand
+from nas.run.settings import CheckpointSettings, PackCommand, Resumable, SearchSettings, TrainCommand
 from nas.training.recipes import Recipe
 from search_space.errors import Stopped, UnknownName, UserError, one_line
-from search_space.last_words import STOPPED, WRONG, last_words, say, say_and_exit
+from search_space.last_words import STOPPED, WRONG, in_words, last_words, say, say_and_exit
 from search_space.reading import declared, read_yaml, to_plain
 
 if TYPE_CHECKING:
@@ -32,15 +32,6 @@ PATHS = {"architecture", "init", "optuna.storage", "out", "resume", "space", "te
 
 
 WIDTH = 120  # characters a line of --help
-
-
-@dataclass(frozen=True)
-class Resumable:
-    """What commands have whose runs can be stopped."""
-
-    resume: Annotated[str | None, "the folder of a run that was stopped or killed: resumed with that run's options"] = (
-        None
-    )
 
 
 # command -> the dataclasses of its options, each with the group that it stands in
@@ -384,7 +375,8 @@ def _compose_and_run(config: str, task: Callable[[dict[str, Any]], None], data: 
         try:
             values = OmegaConf.to_container(cfg, resolve=True)
             assert isinstance(values, dict)
-            task({str(key): value for key, value in values.items()})
+            with in_words():
+                task({str(key): value for key, value in values.items()})
         except OmegaConfBaseException as error:
             _give_up(UserError(f"options do not fit together: {one_line(error)}"), sweeping)
         except UserError as error:

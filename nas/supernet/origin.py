@@ -24,7 +24,7 @@ from nas.pretrained.networks import TIMM, Published, package_of, packaged, publi
 from nas.run.result import InputFormat, load_result
 from nas.run.settings import SearchSettings, settings_from_dict
 from search_space import load_space
-from search_space.errors import BadFile, UnknownName, UserError
+from search_space.errors import BadFile, UnknownName, UserError, one_line
 from search_space.named import is_dotted, load_named
 from search_space.reading import read
 
@@ -231,7 +231,7 @@ def published_origin(init: str) -> tuple[str, Published]:
 def origin_of(init: str) -> Origin:
     """What `init=` names: a weight source, a run's folder or a supernet's file. Raises `UserError`, `BadFile` too."""
     named = init in SOURCES or is_dotted(init)
-    path, gates = load_named("init", init, SOURCES, 0)() if named else Path(init).expanduser(), gates_key()
+    path, gates = _from_source(init) if named else Path(init).expanduser(), gates_key()
     if path.is_dir():
         path, gates = find_checkpoint(path)
     try:
@@ -254,6 +254,17 @@ def origin_of(init: str) -> Origin:
         ) from error
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise BadFile(f"init={init}: '{path}' is not the supernet of a search of this version") from error
+
+
+def _from_source(init: str) -> Path:
+    """The file that a weight source gives, whose every failure is said on one line."""
+    source = load_named("init", init, SOURCES, 0)
+    try:
+        return Path(source())
+    except UserError:
+        raise
+    except Exception as error:  # anybody's function may raise anything
+        raise UserError(f"init={init}: the weight source failed, {type(error).__name__}: {one_line(error)}") from error
 
 
 def with_init_defaults(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,9 +58,12 @@ def test_a_reader_that_leaves_ends_nothing(stream: str, nobody: int, tmp_path: P
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         done = ran("print('x')", tmp_path, stdout=full)
-        assert (done.returncode, done.stderr) == (2, "error: the output could not be written: No space left on device\n")
+        assert (done.returncode, done.stderr) == (
+            2,
+            "error: the output could not be written: No space left on device\n",
+        )
         done = ran("print('x'); raise SystemExit(0)", tmp_path, stdout=full)
         assert done.returncode == 2
 
