@@ -16,9 +16,10 @@ from latency_models.support import derived_words
 from nas.command.options import as_command
 from nas.report.front import render_front
 from nas.run.finished import load_finished
-from nas.run.front_table import FrontRow, front_table, save_front_table
+from nas.run.front_table import FRONT, FrontRow, front_table, save_front_table
 from search_space import UserError
 from search_space.files import ensure_folder, write_whole
+from search_space.sums import renew_sum
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -76,6 +77,8 @@ def _compared(runs: Sequence[Path], out: Path | None) -> str:
         beside = _rows(runs, out)
         save_front_table(out, beside)
         write_whole(out / "report.html", render_front(beside, heading=f"{len(runs)} runs"))
+        for name in (FRONT.name, "report.html"):
+            renew_sum(out / name)
         lines.append(f"-> {out / 'report.html'}")
     return "\n".join(lines)
 

@@ -22,6 +22,7 @@ from nas.data.reduced import Purpose
 from nas.data.sources import GROUNDS, OF_DECODING, EncodedSource, upright
 from nas.run.result import FOR_TIMING, RESIZE, class_name
 from search_space.errors import BadFile, UserError, one_line
+from search_space.sums import require_sum
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -54,9 +55,13 @@ class Predictor:
 
         path = model / MODEL if model.is_dir() else model
         try:
-            session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+            content = path.read_bytes()
+            require_sum(path, content)
+            session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         except FileNotFoundError as error:
             raise BadFile(f"no file '{path}'; give the folder of a finished run, or its {MODEL}") from error
+        except BadFile:
+            raise
         except Exception as error:  # onnxruntime raises its own unexported kinds
             raise BadFile(f"onnxruntime cannot load '{path}': {one_line(error)}") from error
         said = session.get_modelmeta().custom_metadata_map

@@ -17,7 +17,7 @@ from nas.command.options import as_command, print_first, run_command
 from nas.data.addresses import hidden_in, redacted
 from nas.data.settings import DataSettings
 from nas.loggers import check_loggers
-from nas.run.resume import Begun, options_to_resume
+from nas.run.resume import IMAGES, Begun, content_of, options_to_resume
 from nas.run.settings import CheckpointSettings, Resumable, TrainCommand, settings_from_dict
 from nas.training.recipes import Recipe
 from search_space import UserError
@@ -97,7 +97,7 @@ def full_training(
     from nas.run.conclude import conclude
     from nas.run.distributed import joined, place, with_global_norms
     from nas.run.export import load_weights
-    from nas.run.folder import run_folder
+    from nas.run.folder import finish, run_folder
     from nas.run.log import TrainLog
     from nas.run.progress import SearchProgress
     from nas.run.provenance import provenance
@@ -139,16 +139,21 @@ def full_training(
         "recipe": asdict(recipe),
         "checkpoint": asdict(checkpoint),
     }
-    begun = resume[1] if resume else Begun("train", options, line, datetime.now(UTC))
+    inputs = {
+        IMAGES: data.digest,
+        "files of the images": data.files,
+        "architecture": str(found.architecture),
+        "weights": content_of(command.weights),
+        "teacher": content_of(command.teacher),
+    }
+    begun = resume[1] if resume else Begun("train", options, line, datetime.now(UTC), inputs)
     stem = f"{begun.started:%Y%m%d-%H%M%S}-train-{plain_name(found.architecture.space.name)}"
     per_epoch = steps_per_epoch(data, data.train, recipe)
     with run_folder(command.out, stem, begun, resume[0] if resume else None, here) as folder, ExitStack() as at_the_end:
         checkpoints = Checkpoints(
             folder, checkpoint.minutes, checkpoint.steps, say, resume is not None, writes=here.first
         )
-        checkpoints.require_same(
-            {"data": data.digest, "architecture": str(found.architecture)}, data.changed_since(folder)
-        )
+        begun.require_same(folder, inputs, data.changed_since(folder))
         if here.first:
             data.save_found(folder)
         log, facts = TrainLog(folder, checkpoints, per_epoch, command.log, options), dict[str, Any]()
@@ -195,8 +200,7 @@ def full_training(
         )
         log.end(recipe.epochs, result.accuracy.validation if result.accuracy else None)
         write_report(folder)
-        checkpoints.clear()
-        begun.forget(folder)
+        finish(folder, begun, checkpoints)
     return result, folder
 
 

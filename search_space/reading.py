@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from search_space.bounds import DEEPEST, TEXT_BYTES, YAML_BYTES, YAML_NODES
 from search_space.errors import BadFile, UnknownName, UserError, one_line
+from search_space.sums import require_sum
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -569,13 +570,18 @@ def read_text(path: Path | Traversable, name: str | None = None) -> str:
 
 
 def read_bytes(path: Path | Traversable, most: int) -> bytes:
-    """The content of a file. Raises `BadFile` for one of more bytes, and for a pipe or device; `OSError`."""
+    """The content of a file.
+
+    Raises `BadFile` for one of more bytes, for a pipe or device, and where a checksum beside it is another; `OSError`.
+    """
     if isinstance(path, Path):
         require_file(path)
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise BadFile(f"'{path}' has more than {most / 2**20:g} MiB, the most of such a file")
+    if isinstance(path, Path):
+        require_sum(path, content)
     return content
 
 

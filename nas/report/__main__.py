@@ -11,6 +11,7 @@ from nas.report.front import write_front_report
 from nas.report.page import write_report
 from nas.run.front_table import FRONT, load_front
 from search_space.last_words import status_of
+from search_space.sums import renew_sum
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def render() -> None:
         folder = parser.parse_args(arguments).folder
         several = (folder / FRONT.name).is_file() and len(load_front(folder)) > 1
-        print(write_front_report(folder) if several else write_report(folder))
+        page = write_front_report(folder) if several else write_report(folder)
+        renew_sum(page)
+        print(page)
 
     return status_of(render)
 
