@@ -149,7 +149,15 @@ def _using(storage: str | None) -> Iterator[None]:
     except UserError:
         raise
     except (
-        *(OSError, ValueError, ImportError, AssertionError, KeyError),  # of a journal with lines that are not its own
+        *(
+            OSError,
+            ValueError,
+            ImportError,
+            AssertionError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ),  # of a journal with lines that are not its own
         *(optuna.exceptions.OptunaError, SQLAlchemyError),
     ) as error:
         if storage is None:
