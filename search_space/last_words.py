@@ -90,12 +90,12 @@ def _require_folder() -> None:
         raise UserError("the folder that this was started in is gone; change to one that exists") from error
 
 
-class _Raw(io.FileIO):  # type: ignore[misc]
+class _Raw(io.FileIO):
     """A stream that takes everything. lost: why something did not arrive where somebody waits for it."""
 
     lost: OSError | None = None
 
-    def write(self, data: Any, /) -> int:  # type: ignore[override]
+    def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError as error:

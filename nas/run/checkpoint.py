@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from nas.run.distributed import is_joined, total
-from nas.run.resume import CHECKPOINTS as FOLDER
+from nas.run.resume import CHECKPOINTS
 from search_space.errors import BadFile, CannotWrite, one_line
 from search_space.files import write_whole
 
@@ -107,7 +107,7 @@ class Checkpoints:
         """
         self.writes, self.resumed = writes, resume
         self.run_folder = run_folder
-        self.folder = run_folder / FOLDER
+        self.folder = run_folder / CHECKPOINTS
         self.minutes, self.steps, self.say = minutes, steps, say
         self.journals: dict[str, Callable[[], str]] = {}
         self.restored = self._newest() if resume else None

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from nas.data.record import FILE as IMAGES
 from nas.data.soundness import FILE as DAMAGED
-from nas.run.checkpoint import FOLDER as CHECKPOINTS
 from nas.run.checkpoint import Checkpoints
 from nas.run.distributed import OtherStopped, Place, from_first
 from nas.run.plan import taken
+from nas.run.resume import CHECKPOINTS, Begun, only_process
 from nas.run.resume import NAME as RUN
-from nas.run.resume import Begun, only_process
 from nas.training.loop import NotFinite
 from search_space import UserError
 from search_space.errors import CannotWrite, Stopped

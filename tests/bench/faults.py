@@ -20,7 +20,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,10 +106,8 @@ def in_process(work: Callable[[], Any], seconds: float, kill_after: float | None
     said, begun, status = b"", time.monotonic(), None
     while status is None:
         with_more = b""
-        try:
+        with suppress(BlockingIOError):
             with_more = os.read(read, 2**20)
-        except BlockingIOError:
-            pass
         said += with_more
         ended, raw = os.waitpid(child, os.WNOHANG)
         if ended:
@@ -121,11 +119,9 @@ def in_process(work: Callable[[], Any], seconds: float, kill_after: float | None
             status = -signal.SIGKILL if kill_after is not None and passed <= seconds else None
             break
         time.sleep(0 if with_more else 0.002)
-    try:
+    with suppress(BlockingIOError):
         while more := os.read(read, 2**20):
             said += more
-    except BlockingIOError:
-        pass
     os.close(read)
     return status, said.decode(errors="replace")
 
@@ -138,8 +134,8 @@ def command(module: str, *arguments: str, folder: Path) -> Callable[[], None]:
 
         os.chdir(folder)
         sys.argv = [module, *arguments]
-        sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115, PTH123
-        sys.stderr = sys.__stderr__ = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115, PTH123
+        sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = sys.__stderr__ = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 
     return work
@@ -184,12 +180,9 @@ class Workshop:
 
     def _stopped(self) -> None:
         """A run that was killed when it had two checkpoints."""
-        while True:
-            work = command("nas.search", *SMALL, "epochs=200", "out=stopped", folder=self.folder)
-            kept = self.folder / "stopped" / "checkpoints"
-            in_process(lambda: _until(work, lambda: kept.is_dir() and len(list(kept.glob("*.safetensors"))) == 2), 120)
-            if kept.is_dir() and list(kept.glob("*.safetensors")):
-                return
+        work = command("nas.search", *SMALL, "epochs=200", "out=stopped", folder=self.folder)
+        kept = self.folder / "stopped" / "checkpoints"
+        in_process(lambda: _until(work, lambda: len(list(kept.glob("*.safetensors"))) == 2), 2 * WAIT_S)
 
 
 TRAIN = (
