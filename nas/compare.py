@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latency_models.support import derived_words
-from nas.command.options import fail
+from nas.command.options import as_command
 from nas.report.front import render_front
 from nas.run.finished import load_finished
-from nas.run.front_table import FrontRow, front_table, save_front_table
+from nas.run.front_table import FRONT, FrontRow, front_table, save_front_table
 from search_space import UserError
 from search_space.files import ensure_folder, write_whole
+from search_space.sums import renew_sum
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -50,11 +51,9 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--out", type=Path, help="write front.csv and report.html to this folder; or out=FOLDER")
     words = [f"--{word}" if word.startswith("out=") else word for word in sys.argv[1:]]
-    options = parser.parse_args(words)
-    try:
+    with as_command():
+        options = parser.parse_args(words)
         print(_compared(options.runs, options.out))
-    except UserError as error:
-        fail(error)
 
 
 def _compared(runs: Sequence[Path], out: Path | None) -> str:
@@ -80,6 +79,8 @@ def _compared(runs: Sequence[Path], out: Path | None) -> str:
         beside = _rows(runs, out)
         save_front_table(out, beside)
         write_whole(out / "report.html", render_front(beside, heading=f"{len(runs)} runs"))
+        for name in (FRONT.name, "report.html"):
+            renew_sum(out / name)
         lines.append(f"-> {out / 'report.html'}")
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from nas.data.folders import ROLES, PassedOver, listed, printable
 from nas.data.named import Epochs, NamedDataSet, Peeked
 from nas.data.settings import ImageFileSettings
 from search_space.errors import BadFile, UserError, one_line
+from search_space.reading import PATH
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,7 @@ PARQUET = (".parquet", ".pq")
 class TableSettings(ImageFileSettings):
     """root: the folder that paths start from (null: that of the table)."""
 
-    file: Annotated[str | None, "the table, CSV or Parquet (null: ROOT/labels.csv)"] = None
+    file: Annotated[str | None, PATH, "the table, CSV or Parquet (null: ROOT/labels.csv)"] = None
     path_column: Annotated[str, "column of the images' paths"] = "path"
     label_column: Annotated[str, "column of their classes"] = "label"
     split_column: Annotated[str, "column of train, validation or test, if there is one"] = "split"

@@ -12,7 +12,7 @@ from nas.data.folders import NOTHING_PASSED
 from nas.data.named import Epochs, NamedDataSet, Peeked
 from nas.data.settings import ImageFileSettings
 from search_space.errors import UserError
-from search_space.reading import Above, AtLeast
+from search_space.reading import PATH, Above, AtMost, Between
 
 if TYPE_CHECKING:
     from nas.data.dataset import DataSet
@@ -29,12 +29,14 @@ class WebDatasetSettings(ImageFileSettings):
     )
     test: Annotated[str | None, "the same (null: a fifth of the images is held out)"] = None
     cache: Annotated[
-        str | None, "where remote shards, and the indices of those that have none, are kept (null: ~/.cache/quadranas)"
+        str | None,
+        PATH,
+        "where remote shards, and the indices of those that have none, are kept (null: ~/.cache/quadranas)",
     ] = None
     cache_gb: Annotated[
-        float, Above(0), "and how much of them, in GB; those that were read longest ago are removed first"
+        float, Above(0), AtMost(1e6), "and how much of them, in GB; those that were read longest ago are removed first"
     ] = 10.0
-    shuffle_shards: Annotated[int, AtLeast(1), "images are mixed within so many shards"] = 8
+    shuffle_shards: Annotated[int, Between(1, 1_000_000), "images are mixed within so many shards"] = 8
 
 
 def _peek(settings: WebDatasetSettings) -> Peeked:
