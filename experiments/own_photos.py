@@ -296,10 +296,12 @@ def render(results: Results) -> str:
             f"{told.get(str(settings['images_name']), 'A folder of photographs')}. {sizes['train_images']} training "
             f"images, {sizes['test_images']} test images."
         )
+    shared = "a supernet, whose images count for each" if settings.get("search") else "teacher and costs of candidates"
     parts.append(
-        "Latencies are predicted, at 224 pixels and batch 1. Networks that were found together share teacher and costs "
-        "of candidates. CPU-minutes were taken on a machine that did other work too. Quadratic terms on "
-        f"trained weights are not built, so they have no row. {earlier_profiles(settings)}".rstrip()
+        f"Latencies are predicted, at 224 pixels and batch 1. Networks that were found together share {shared}. "
+        "CPU-minutes were taken on a machine that did other work too. "
+        "Quadratic terms on trained weights are not built, "
+        f"so they have no row. {earlier_profiles(settings)}".rstrip()
     )
     parts.append(f"{', '.join(f'{name} {value}' for name, value in settings.items())}.\n{results.provenance}")
     return "\n\n".join(parts)

@@ -207,7 +207,8 @@ def _finish(task: Task, number: int, supernet: Supernet, models: LatencyModels, 
     }
     if inherited := checkpoints.facts.get("inherited"):
         origin["validation before training"] = inherited
-    notes = (*_notes(plan, chosen, len(task.plans) > 1), *data.found)
+    together = len(task.plans) > 1 and checkpoints.facts["trained"]
+    notes = (*_notes(plan, chosen, together), *data.found)
     result = conclude(log.folder, network, chosen, data, notes, origin, supernet.kept_statistics)
     last = log.rows[-1].step if log.rows else 0
     reached = result.accuracy.validation if result.accuracy else None
@@ -260,9 +261,9 @@ def _finetune_steps(plan: Plan, data: DataSet) -> int:
     return plan.settings.finetune.epochs * data.steps(data.train, plan.settings.train.batch_size)
 
 
-def _notes(plan: Plan, chosen: Chosen, several: bool) -> tuple[str, ...]:
+def _notes(plan: Plan, chosen: Chosen, together: bool) -> tuple[str, ...]:
     settings, budget, notes = plan.settings, chosen.budget, list(plan.notes)
-    if several:
+    if together:
         notes.append("Its supernet was trained together with other targets'")
     assert budget is not None
     if budget.binds and budget.used < settings.use_at_least - 1e-9:

@@ -199,6 +199,7 @@ def test_own_pictures_and_random_weights_meet_a_hint(folder: Path) -> None:
     assert not any("init=" in note for note in plan_search(digits).notes)
 
 
+@pytest.mark.slow
 @needs_lite0
 def test_a_published_network_starts_a_search(folder: Path) -> None:
     found = search(
