@@ -31,8 +31,8 @@ SEARCH_LOG = Schema(
         Column(
             "step", "int", "optimizer steps and trials since the run began; never less than in the row before", least=0
         ),
-        Column("phase", "str", "warmup, weights, search, trials or finetune"),
-        Column("epoch", "int", "of the phase, from 1 (of trials: the trial)", least=0),
+        Column("phase", "str", "inherited, warmup, weights, search, trials, cut or finetune"),
+        Column("epoch", "int", "of the phase, from 1 (of trials and cut: the network)", least=0),
         Column("train_loss", "float", "of a weight step, its minibatch's mean", empty=True),
         Column("gate_loss", "float", "of an architecture step, the latency's part included", empty=True),
         Column("val_accuracy", "float", "on validation images, a share of 1", empty=True, least=0, most=1),

@@ -8,7 +8,7 @@ nearest to the trained one's is found. Not for weights that start at random.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -110,9 +110,9 @@ class _Run:
             cheapest = derive(plan.space, plan.table, -costs, settings.budget_ms, settings.use_at_least,
                               count + len(offered), plan.limits)  # fmt: skip
             for one in [one for one in cheapest if one.path.choices not in offered][:count]:
-                offered[one.path.choices] = self._divergence(one.path)
-                step = len(offered)
-                log.add(Row(step, PHASE, step, expected_ms=one.latency_ms, budget_ms=settings.budget_ms))
+                step = len(offered) + 1
+                row = Row(step, PHASE, step, expected_ms=one.latency_ms, budget_ms=settings.budget_ms)
+                offered[one.path.choices] = self._divergence(one.path, lambda row=row: log.add(row))
         path = GatePath(min(offered, key=lambda choices: (offered[choices], choices)))
         network, data = self.cuts.network(path), self.task.data
         batches = data.batches(data.validation, settings.data.resolution, 128)
@@ -126,9 +126,11 @@ class _Run:
             paths = (plan.space.path(cut) for cut in cuts)
             yield from islice((path for path in paths if plan.table.path_ms(path) <= plan.settings.budget_ms), 1)
 
-    def _divergence(self, path: GatePath) -> float:
+    def _divergence(self, path: GatePath, measured: Callable[[], None] = lambda: None) -> float:
+        """measured: called where it was not known yet, also not before the run was stopped."""
         if path.choices not in self.measured:
             self.measured[path.choices] = self.cuts.divergence(path)
+            measured()
             self._keep()
         return self.measured[path.choices]
 

@@ -13,6 +13,7 @@ import torch
 
 from nas.api import search
 from nas.data import DataSettings, load
+from nas.run.log import Row
 from nas.run.plan import plan_search
 from nas.run.settings import SearchSettings, WarmupSettings
 from nas.strategies.cut import PHASE, _Run, strategy, uniform, weighed
@@ -93,10 +94,13 @@ def test_a_stopped_run_measures_nothing_again_and_finds_the_same(
     real = Cuts.divergence
     monkeypatch.setattr(Cuts, "divergence", lambda self, path: (measured.append(path), real(self, path))[1])
 
+    rows: list[Row] = []
+
     def run(checkpoints: Stops) -> tuple[list[Any], _Run]:
-        nothing = SimpleNamespace(advance=lambda *a, **k: None, skip=lambda *a: None, add=lambda row: None)
+        nothing = SimpleNamespace(advance=lambda *a, **k: None, skip=lambda *a: None)
+        logs = [SimpleNamespace(add=rows.append)] * 2
         task: Any = SimpleNamespace(
-            plans=plans, plan=plans[0], logs=[nothing] * 2, checkpoints=checkpoints, progress=nothing, data=data
+            plans=plans, plan=plans[0], logs=logs, checkpoints=checkpoints, progress=nothing, data=data
         )
         own = _Run(task, Cuts(supernet, images, 4))
         if checkpoints.saved is not None:
@@ -105,17 +109,19 @@ def test_a_stopped_run_measures_nothing_again_and_finds_the_same(
         return [own.found(number) for number in range(2)], own
 
     whole, _ = run(Stops())
-    count = len(measured)
+    count, logged = len(measured), list(rows)
     assert count == len(set(measured))
     for found, plan in zip(whole, plans, strict=True):
         assert plan.table.path_ms(found.path) <= plan.settings.budget_ms
-    stops = Stops(at=4)
+    rows.clear()
+    stops = Stops(at=7)
     with pytest.raises(KeyboardInterrupt):
         run(stops)
     stops.at = 10**6
     measured.clear()
     again, _ = run(stops)
-    assert again == whole and len(measured) == count - 3
+    assert again == whole and len(measured) == count - 6
+    assert rows == logged  # each network once
 
 
 def test_it_needs_a_published_network(tmp_path: Path) -> None:
