@@ -9,6 +9,7 @@ nearest to the trained one's is found. Not for weights that start at random.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -112,7 +113,7 @@ class _Run:
             for one in [one for one in cheapest if one.path.choices not in offered][:count]:
                 step = len(offered) + 1
                 row = Row(step, PHASE, step, expected_ms=one.latency_ms, budget_ms=settings.budget_ms)
-                offered[one.path.choices] = self._divergence(one.path, lambda row=row: log.add(row))
+                offered[one.path.choices] = self._divergence(one.path, partial(log.add, row))
         path = GatePath(min(offered, key=lambda choices: (offered[choices], choices)))
         network, data = self.cuts.network(path), self.task.data
         batches = data.batches(data.validation, settings.data.resolution, 128)
