@@ -37,6 +37,8 @@ TITLES = {
     "ground_truth": "How near searches come to the best network",
     "training": "Mixing and averaging in short trainings",
     "budget": "Budgets kept and used",
+    "budget_buys": "What a budget buys",
+    "reference_networks": "Known networks, before and after the refits",
     "own_photos": "A network for own photographs",
 }
 

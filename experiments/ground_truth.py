@@ -27,7 +27,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from experiments.jobs import Work, run_jobs
-from experiments.results import Value
+from experiments.results import Value, profile_digests
 from experiments.truth_tables import render
 from experiments.truth_work import Job, Scale, Worker, all_paths
 from search_space.errors import UnknownName
@@ -68,6 +68,7 @@ def prepare(options: Options, quick: bool) -> Work[Job]:
     scale = QUICK if quick else Scale()
     device, seeds = options.text("device", "cpu"), options.integer("seeds", 2 if quick else 3)
     settings: dict[str, Value] = {**{key: str(value) for key, value in asdict(scale).items()}, "device": device}
+    settings |= profile_digests([device])
     kinds = options.names("kinds", KINDS)
     for kind in kinds:
         if kind not in KINDS:

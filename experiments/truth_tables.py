@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from experiments.results import NOT_MEASURED, Results, Row, markdown, shown
+from experiments.results import NOT_MEASURED, Results, Row, earlier_profiles, markdown, shown
 from experiments.truth import Supernet, SupernetKey, Truth, equal_draws, kendall, number, supernets_of
 from nas.run.settings import SearchSettings
 
@@ -53,7 +53,11 @@ def render(results: Results) -> str:
     cpu_s = sum({str(row["job"]): number(row, "cpu_s") for row in results.rows}.values())
     settings = ", ".join(f"{name} {value}" for name, value in results.settings.items())
     commits = sorted({str(row["commit"])[:7] for row in results.rows})
-    parts += [f"{cpu_s / 60:.0f} CPU-minutes so far; commits {', '.join(commits)}; {settings}.\n{results.provenance}"]
+    earlier = earlier_profiles(results.settings)
+    parts += [
+        f"{cpu_s / 60:.0f} CPU-minutes so far; commits {', '.join(commits)}; {settings}.{earlier and f' {earlier}'}\n"
+        f"{results.provenance}"
+    ]
     return "\n\n".join(parts)
 
 

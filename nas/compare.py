@@ -1,6 +1,6 @@
 """The command `python -m nas.compare RUN RUN ...`: the networks of several finished runs beside each other.
 
-Prints a table; `--out FOLDER` writes it as front.csv, with a page that links to the runs' own. Nothing is measured
+Prints a table; `out=FOLDER` writes it as front.csv, with a page that links to the runs' own. Nothing is measured
 again, so runs of other images, or of other sizes of the test split, are compared as they say they are.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,9 +49,10 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m nas.compare", description="Several runs beside each other.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
-    parser.add_argument("--out", type=Path, help="write front.csv and report.html to this folder")
+    parser.add_argument("--out", type=Path, help="write front.csv and report.html to this folder; or out=FOLDER")
+    words = [f"--{word}" if word.startswith("out=") else word for word in sys.argv[1:]]
     with as_command():
-        options = parser.parse_args()
+        options = parser.parse_args(words)
         print(_compared(options.runs, options.out))
 
 

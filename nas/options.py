@@ -80,6 +80,9 @@ class FinetuneOptions(TypedDict, total=False):
     label_smoothing: float | None
     """null: as in train [0 or more and below 1]"""
 
+    balance: float | None
+    """null: as in train [between 0 and 1]"""
+
     gradient_clip: float | None
     """null: as in train [0 or more and at most 1000]"""
 
@@ -113,6 +116,10 @@ class TrainOptions(TypedDict, total=False):
 
     label_smoothing: float
     """share of the target spread over all classes [0 or more and below 1]"""
+
+    balance: float
+    """of the loss: an image counts in proportion to n ** -balance for n of its class (0: off, 1: classes alike)
+    [between 0 and 1]"""
 
     gradient_clip: float
     """largest norm of the gradient (0: off) [0 or more and at most 1000]"""

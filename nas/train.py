@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Run the command; a bare path stands for architecture=PATH."""
+    """Run the command; a bare path, of a file or of a run's folder, stands for architecture=PATH."""
     with as_command():
         sys.argv[1:] = [f"architecture={a}" if _is_bare_path(a) else a for a in sys.argv[1:]]
         named = [a.partition("=")[2] for a in sys.argv[1:] if a.startswith("architecture=")]
@@ -38,6 +38,8 @@ def main() -> None:
 
 def _is_bare_path(argument: str) -> bool:
     """Whether it stands for architecture=PATH."""
+    if "=" not in argument and Path(argument).expanduser().is_dir():
+        return True
     return argument.endswith(".json") and ("=" not in argument or Path(argument).is_file())
 
 
@@ -97,6 +99,7 @@ def full_training(
     from nas.run.conclude import conclude
     from nas.run.distributed import joined, place, with_global_norms
     from nas.run.export import load_weights
+    from nas.run.finished import RESULT, WEIGHTS
     from nas.run.folder import finish, run_folder
     from nas.run.log import TrainLog
     from nas.run.progress import SearchProgress
@@ -113,7 +116,7 @@ def full_training(
     checkpoint = checkpoint or CheckpointSettings()
     if command.threads:
         torch.set_num_threads(command.threads)
-    found = load_result_or_architecture(Path(command.architecture).expanduser())
+    found = load_result_or_architecture(_inside(command.architecture, RESULT))
     here = place(command.accelerator)
     data = replace(load(data_settings), place=here)
     for line in data.said:
@@ -128,7 +131,7 @@ def full_training(
     notes = [f"Trained in full at {command.resolution} pixels for {recipe.epochs} epochs"]
     notes += [ALONE] if ALONE in found.notes else []
     if command.weights is not None:
-        weights = Path(command.weights).expanduser()
+        weights = _inside(command.weights, WEIGHTS)
         load_weights(network, weights, f"data={data_settings.name}")
         if other := _other_head(weights, data.class_names):
             notes.append(other)
@@ -202,6 +205,12 @@ def full_training(
         write_report(folder)
         finish(folder, begun, checkpoints)
     return result, folder
+
+
+def _inside(path: str, name: str) -> Path:
+    """A file, or the one of this name in a run's folder."""
+    found = Path(path).expanduser()
+    return found / name if found.is_dir() else found
 
 
 def _shown_as_before(settings: DataSettings, classes: tuple[str, ...], before: InputFormat) -> DataSettings:

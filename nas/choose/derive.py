@@ -10,20 +10,21 @@ re-ranking by validation images is the strategy's business.
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latency_models import LatencyTable
-from nas.choose.knapsack import Sum, TooManyNodes, best_first
+from nas.choose.knapsack import Sum, TooManyNodes, best_first, by_programs
 from nas.choose.limits import Limits, fastest_within
 from search_space import GatePath, SearchSpace, UserError
 
 LOWER_FLOORS = (0.95, 0.93, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # tried in turn when no network is nearer to the budget
 MAX_SOLUTIONS = 50_000  # paths looked at: where Zeros may stand anywhere, many paths are one network
-MAX_NODES = 20_000  # partial paths looked at before networks at the very ends are passed over
+MAX_NODES = 10_000  # partial paths looked at before networks at the very ends are passed over
+MAX_PROGRAMS = 200  # integer programs solved after that, a path each
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,11 @@ def _best(
     allowed = np.isfinite(table.slot_ms) if limits is None else limits.allowed
     others = limits.sums if limits else ()
     found: dict[object, Derived] = {}
-    for rounded, nodes in ((False, MAX_NODES), (True, 5 * MAX_NODES), (False, math.inf)):
+    asked = (log_probabilities, allowed, latency, others)
+    nearly = partial(best_first, rounded=True, nodes=10 * MAX_NODES)
+    for search in (partial(best_first, nodes=MAX_NODES), *(() if others else (nearly,)), by_programs):
         try:
-            paths = best_first(log_probabilities, allowed, latency, others, rounded, nodes)
-            for choices in itertools.islice(paths, MAX_SOLUTIONS):
+            for choices in itertools.islice(search(*asked), MAX_PROGRAMS if search is by_programs else MAX_SOLUTIONS):
                 path = GatePath(choices)
                 latency_ms = table.path_ms(path)
                 if floor_ms <= latency_ms <= budget_ms:
@@ -92,11 +94,11 @@ def _best(
                 if len(found) == count:
                     break
             else:
-                if rounded and not found:
+                if search is nearly and not found:
                     continue
             break
         except TooManyNodes:
-            if rounded and found:
+            if search is nearly and found:
                 break
     return sorted(found.values(), key=lambda derived: -derived.log_probability)
 

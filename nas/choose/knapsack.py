@@ -5,7 +5,8 @@ their limits. Best-first search (A*); its bounds are knapsack tables on the firs
 others left out, or priced into the score by multipliers (Lagrange), or asked for alone (can they still be
 kept?). None of the bounds cuts off a solution, so that rounding changes speed and not results; but where scores
 follow the first sum, very many nodes at its ends promise more than they hold. With `rounded` the question itself is
-asked in buckets, which the tables answer without a detour.
+asked in buckets, which the tables answer without a detour. Where few solutions keep all sums at once, no bound on
+single sums sees it; `by_programs` asks scipy's solver of integer programs, which is slower at everything else.
 Plain arrays: not for networks, see `nas.choose.derive`.
 """
 
@@ -23,11 +24,13 @@ Array = NDArray[np.float64]
 
 GRID = 20_000  # buckets of a table between 0 and the upper end of the first sum
 COARSE = 2_000  # the same while multipliers are sought
-GOLDEN, SECTIONS = (5**0.5 - 1) / 2, 10
+GOLDEN, SECTIONS = (5**0.5 - 1) / 2, 6
+SCALES = (1.0, 0.7, 1.4)  # of the multipliers: where part of the choices is made, others bound what is left better
+PROGRAM_NODES = 5_000  # of the branch and bound that solves one integer program
 IMPOSSIBLE = -1e9  # score of a candidate that is taken only if nothing else fits
 EPSILON = 1e-9  # of a limit: sums that differ by floating-point noise are equal
 
-Node = tuple[float, int, int, float, float, tuple[float, ...], tuple[int, ...]]
+Node = tuple[float, int, int, float, float, Array, tuple[int, ...]]
 """In the queue: minus its bound, minus its depth, a running number, first sum, score, shares left, choices."""
 
 
@@ -76,34 +79,35 @@ def best_first(
     if rounded:
         width, grid = first.high / GRID, GRID - slots
         first = Sum(np.floor(first.values / width), grid, np.ceil(first.low / width))
-    bounds = [_Bound(scores, allowed, first, [], grid, rounded)]
-    if multipliers.any():
-        bounds.append(_Bound(scores, allowed, first, list(zip(multipliers, shares, strict=True)), grid, rounded))
+    scales = SCALES if multipliers.any() else ()
+    prices = [[0.0] * len(shares), *([float(scale * m) for m in multipliers] for scale in scales)]
+    bounds = [_Bound(scores, allowed, first, list(zip(price, shares, strict=True)), grid, rounded) for price in prices]
     pairs = [[(1.0, share)] for share in shares] + ([[(1.0, share) for share in shares]] if len(shares) > 1 else [])
-    prices = [[0.0] * len(shares), [float(m) for m in multipliers]]
     possible = [_Bound(np.zeros_like(scores), allowed, first, pair, grid, rounded) for pair in pairs]
     weights = [[1.0 if i == k else 0.0 for i in range(len(shares))] for k in range(len(shares))] + [[1.0] * len(shares)]
 
-    ms, gain = first.values.tolist(), scores.tolist()
-    parts = [share.tolist() for share in shares]
-    ends = range(len(shares))
+    ends = [*possible, *bounds]
+    tables = np.stack([bound.tables for bound in ends])
+    paid = np.array([*weights[: len(possible)], *prices]).reshape(len(ends), len(shares))
+    slots_ms = [first.values[slot, options[slot]] for slot in range(slots)]
+    gains = [scores[slot, options[slot]] for slot in range(slots)]
+    stacked = np.array(shares).reshape(len(shares), *scores.shape)
+    parts = [stacked[:, slot, options[slot]] for slot in range(slots)]
+    over = first.high * (1 + 1e-12)
 
-    def best(slot: int, spent: float, left: tuple[float, ...]) -> float:
-        """Upper bound of what slots from `slot` on can add to the score; -inf where no solution is left."""
-        if spent > first.high * (1 + 1e-12):
-            return -np.inf
-        for bound, weight in zip(possible, weights, strict=False):
-            if bound(slot, spent) + sum(weight[k] * left[k] for k in ends) < -EPSILON:
-                return -np.inf
-        return min(
-            bound(slot, spent) + sum(price[k] * left[k] for k in ends)
-            for bound, price in zip(bounds, prices, strict=False)
-        )
+    def best(slot: int, spent: Array, left: Array) -> Array:
+        """(N,) sums, (shares, N) -> (N,): upper bounds of what slots from `slot` on add; -inf where none is left."""
+        bucket = ((first.high - np.minimum(spent, first.high)) / bounds[0].width).astype(np.intp) + bounds[0].above
+        each = tables[:, slot, bucket] + paid @ left
+        least: Array = each[len(possible) :].min(axis=0)
+        least[(spent > over) | (each[: len(possible)] < -EPSILON).any(axis=0)] = -np.inf
+        return least
 
     order = itertools.count()  # ties go to the deeper node, then to the earlier one
-    none_spent = tuple(1.0 for _ in shares)
+    none_spent = np.ones(len(shares))
 
-    heap: list[Node] = [(-best(0, 0.0, none_spent), 0, next(order), 0.0, 0.0, none_spent, ())]
+    start = best(0, np.zeros(1), none_spent[:, None])
+    heap: list[Node] = [(-float(start[0]), 0, next(order), 0.0, 0.0, none_spent, ())]
     taken = 0
     while heap:
         negative, _, _, spent, score, left, choices = heapq.heappop(heap)
@@ -116,13 +120,47 @@ def best_first(
             continue
         if (taken := taken + 1) > nodes:
             raise TooManyNodes
-        for j in options[slot]:
-            after = tuple(left[k] - parts[k][slot][j] for k in ends)
-            estimate = score + gain[slot][j] + best(slot + 1, spent + ms[slot][j], after)
-            if estimate > -np.inf:
-                key = round(-estimate, 9)  # sums that differ by floating-point noise are ties
-                node: Node = (key, -slot, next(order), spent + ms[slot][j], score + gain[slot][j], after, (*choices, j))
-                heapq.heappush(heap, node)
+        sums, reached, after = spent + slots_ms[slot], score + gains[slot], left[:, None] - parts[slot]
+        estimates = reached + best(slot + 1, sums, after)
+        keys = np.round(-estimates, 9).tolist()  # sums that differ by floating-point noise are ties
+        for i in np.flatnonzero(estimates > -np.inf).tolist():
+            node = (keys[i], -slot, next(order), sums[i], reached[i], after[:, i], (*choices, options[slot][i]))
+            heapq.heappush(heap, node)
+
+
+def by_programs(
+    scores: Array, allowed: NDArray[np.bool_], first: Sum, others: Sequence[Sum] = ()
+) -> Iterator[tuple[int, ...]]:
+    """What `best_first` lists, by one integer program (HiGHS) a solution, found ones cut off; ties in any order.
+
+    Ends where no solution is left, or where the solver has none after `PROGRAM_NODES` nodes.
+    """
+    if first.high <= 0 or any(s.high < 0 for s in others) or not allowed.any(1).all():
+        return
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    finite = np.isfinite(scores) & allowed
+    span = sum(float(np.ptp(row[kept])) if kept.any() else 0.0 for row, kept in zip(scores, finite, strict=True))
+    last = float(scores[finite].min(initial=0.0)) - span - 1  # a candidate taken only if nothing else fits
+    variables = np.argwhere(allowed)
+    cost = -np.where(finite, scores, last)[allowed]
+    one_a_slot = (variables[:, 0] == np.arange(len(scores))[:, None]).astype(float)
+    unit = {id(s): s.high if s.high > 0 else 1.0 for s in (first, *others)}
+    kept = [LinearConstraint(one_a_slot, 1, 1)]
+    for s, low in ((first, first.low), *((s, -np.inf) for s in others)):
+        kept.append(LinearConstraint(s.values[allowed] / unit[id(s)], low / unit[id(s)], s.high / unit[id(s)]))
+    while True:
+        options = {"mip_rel_gap": 0.0, "node_limit": PROGRAM_NODES}
+        found = milp(cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1), constraints=kept, options=options)
+        if found.x is None:
+            return
+        taken = found.x > 0.5
+        kept.append(LinearConstraint(taken.astype(float), -np.inf, len(scores) - 1))
+        # the solver keeps sums to a millionth only
+        if first.low <= first.values[allowed][taken].sum() <= first.high and all(
+            s.values[allowed][taken].sum() <= s.high for s in others
+        ):
+            yield tuple(variables[taken, 1].tolist())
 
 
 class _Bound:

@@ -172,6 +172,12 @@ def _load(settings: TableSettings) -> DataSet:
     if rows.repeated:
         passed.reasons["rows of an image that has one before"] += rows.repeated
     kept = [number for number in range(len(rows.paths)) if number not in undecoded]
+    if kept and not any((root / rows.paths[number]).exists() for number in kept):
+        raise BadFile(
+            f"'{file}' names {len(kept)} images and none of them is there, the first as "
+            f"'{printable(str(root / rows.paths[kept[0]]))}'; data.root=FOLDER says where paths start, and paths have "
+            "endings such as .jpg"
+        )
     number_of = {name: number for number, name in enumerate(rows.class_names)}
     pictures = Pictures(
         [root / rows.paths[i] for i in kept],

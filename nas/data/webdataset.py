@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from nas.data.folders import NOTHING_PASSED
 from nas.data.named import Epochs, NamedDataSet, Peeked
 from nas.data.settings import ImageFileSettings
 from search_space.errors import UserError
@@ -64,6 +65,8 @@ def _load(settings: WebDatasetSettings) -> DataSet:
     images, cache = _find(settings)
     parts = [index for index in (images.train, images.test) if index is not None]
     _check_room(parts, cache, settings.shuffle_shards)
+    others = sum(int(index.others.sum()) for index in parts)
+    passed = f"passed over: {others} files that are neither an image nor its label" if others else NOTHING_PASSED
     kept = KeptImages()
     trained, *tests = (
         Split(
@@ -98,7 +101,9 @@ def _load(settings: WebDatasetSettings) -> DataSet:
     def assembled(parts: Sequence[Split | None]) -> DataSet:
         trained, test = parts
         assert trained is not None
-        return assemble(data, trained, test, settings.validation_share, settings.limit)
+        divided = assemble(data, trained, test, settings.validation_share, settings.limit)
+        counts, *notes = divided.found
+        return replace(divided, found=(f"{counts}; {passed}", *notes))
 
     return sound((trained, tests[0] if tests else None), settings.damaged, look, assembled)
 

@@ -119,6 +119,8 @@ def load_weights(network: Network, weights: Path, classes_of: str = "the archite
         network.load_state_dict(state)
     except FileNotFoundError as error:
         raise BadFile(f"no file '{weights}'") from error
+    except OSError as error:
+        raise BadFile(f"cannot read '{weights}': {one_line(error)}") from error
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise BadFile(f"'{weights}' does not fit the architecture: {reason}") from error

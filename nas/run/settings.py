@@ -50,6 +50,8 @@ Minutes = Annotated[float, AtLeast(0), AtMost(1e6)]
 Share = Annotated[float, AtLeast(0), Below(1)]
 Count = Annotated[int, Between(1, 1_000_000)]
 Epochs = Annotated[int, Between(0, 1_000_000)]
+Balance = Annotated[float, Between(0, 1)]
+BALANCE = "of the loss: an image counts in proportion to n ** -balance for n of its class (0: off, 1: classes alike)"
 BatchSize = Annotated[int, Between(2, 1_000_000), "images a step"]
 MOST_THREADS = 1024
 Precision = Annotated[str, OneOf(PRECISIONS)]
@@ -89,6 +91,7 @@ class FinetuneSettings:
     lr: Annotated[Rate, "peak learning rate"] = 2e-3
     weight_decay: Annotated[NonNegative | None, AS_IN_TRAIN] = None
     label_smoothing: Annotated[Share | None, AS_IN_TRAIN] = None
+    balance: Annotated[Balance | None, AS_IN_TRAIN] = None
     gradient_clip: Annotated[NonNegative | None, AS_IN_TRAIN] = None
     mixup: Annotated[NonNegative | None, AS_IN_TRAIN] = None
     cutmix: Annotated[NonNegative | None, AS_IN_TRAIN] = None
@@ -112,6 +115,7 @@ class TrainSettings:
     lr: Annotated[Rate, "peak learning rate (AdamW, falls as a half cosine)"] = 2e-3
     weight_decay: Annotated[NonNegative, "AdamW's, of matrices and kernels"] = 0.05
     label_smoothing: Annotated[Share, "share of the target spread over all classes"] = 0.1
+    balance: Annotated[Balance, BALANCE] = 0.0
     gradient_clip: Annotated[NonNegative, "largest norm of the gradient (0: off)"] = 1.0
     mixup: Annotated[NonNegative, "of train images: the Beta distribution's parameter, 0.2 is usual (0: off)"] = 0.0
     cutmix: Annotated[NonNegative, "the same, 1.0 is usual (0: off)"] = 0.0
@@ -288,8 +292,10 @@ class SearchSettings:
 class TrainCommand:
     """Options of `python -m nas.train` beside data, recipe and checkpoint: which network, and how."""
 
-    architecture: Annotated[FileName, "architecture.json of a search"] = None
-    weights: Annotated[FileName, "start from this safetensors file (null: from scratch)"] = None
+    architecture: Annotated[FileName, "architecture.json of a search, or the folder that holds it"] = None
+    weights: Annotated[
+        FileName, "start from this safetensors file, or from that in a run's folder (null: from scratch)"
+    ] = None
     teacher: Annotated[
         FileName,
         "learn from a trained network's answers too: efficientnet_lite0, a file of weights, timm:NAME, a run's folder",

@@ -76,6 +76,7 @@ class Subnetworks:
         if plan.settings.optuna.storage and data.place.ranks > 1:
             raise UserError("optuna.storage= is for searches of one process each; leave it out under torchrun")
         region = within_budget(plan.space, plan.table, plan.limits, plan.settings.budget_ms, plan.settings.use_at_least)
+        searcher = self.searcher(plan, region, study_name(plan, data))  # a storage that cannot be used is refused now
         run = _Run(task, region)
         if saved := checkpoints.saved_in(PHASE):
             run.restore(saved)
@@ -85,7 +86,7 @@ class Subnetworks:
             if checkpoints.writes and run.weights.total:
                 purpose = trained_for(plan.settings, data.inputs, data.digest)
                 save_supernet(checkpoints.run_folder / CHECKPOINT, run.supernet, {}, purpose)
-            trials = run.look(self.searcher(plan, region, study_name(plan, data)))
+            trials = run.look(searcher)
         return run.supernet, [run.best(trials)]
 
 

@@ -86,7 +86,8 @@ class Origin:
 
     def _check_supernet(self, settings: SearchSettings) -> None:
         own = self.settings
-        if load_space(settings.space, settings.space_width) != load_space(own.space, own.space_width):
+        known = not _is_elsewhere(own.space)  # otherwise weights that do not fit are refused when they are loaded
+        if known and load_space(settings.space, settings.space_width) != load_space(own.space, own.space_width):
             if settings.space == own.space:
                 raise UserError(
                     f"'{self.path}' holds a supernet of space={own.space} with space_width={_shown(own.space_width)}, "
@@ -258,7 +259,10 @@ def origin_of(init: str) -> Origin:
     except BadFile:
         raise
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise BadFile(f"init={init}: '{path}' is not the supernet of a search of this version") from error
+        raise BadFile(
+            f"init={init}: '{path}' is not the supernet of a search of this version; give a search's folder or its "
+            f"{CHECKPOINT}"
+        ) from error
 
 
 def _from_source(init: str) -> Path:
@@ -278,6 +282,11 @@ def with_init_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     Not by where it kept a cache: that is a place to write to, and the file may come from anywhere.
     """
     trained = asdict(origin_of(options["init"]).settings)
+    if "space" not in options and _is_elsewhere(trained["space"]):
+        raise UserError(
+            f"init={options['init']}: its supernet is of space={trained['space']}, a file that is not here; say where "
+            "it is with space=PATH"
+        )
     trained["data"].pop("cache", None)
     defaults: dict[str, Any] = {
         **{name: trained[name] for name in KEPT},
@@ -289,6 +298,11 @@ def with_init_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
         name: {**defaults[name], **options.get(name, {})} for name in defaults if isinstance(defaults[name], dict)
     }
     return {**defaults, **options, **groups}
+
+
+def _is_elsewhere(space: str) -> bool:
+    """Whether it is a file that is not there, as seen from the folder that this process runs in."""
+    return space.endswith((".yaml", ".yml")) and not Path(space).is_file()
 
 
 def images_at_hand(data: DataSettings) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nas.data import DataSet, Split
 from nas.run.checkpoint import Checkpoint, Checkpoints, load_optimizer, optimizer_tensors, part, under
 from nas.run.distributed import average_gradients, total
-from nas.training.lessons import Lessons, taught_loss
+from nas.training.lessons import Lessons, class_weights, taught_loss
 from nas.training.mixing import mix
 from nas.training.moving_average import MovingAverage
 from nas.training.recipes import Recipe
@@ -159,6 +159,8 @@ def train_network(
     steps = recipe.epochs * per_epoch
     warmup = min(round(recipe.warmup_epochs * per_epoch), steps // 2)
     augment = _augmentation(recipe, data)
+    weights = class_weights(split.labels, data.num_classes, recipe.balance)
+    weights = None if weights is None else weights.to(data.place.device)
     if checkpoints and (saved := checkpoints.saved_in(phase)):
         run.restore(saved)
     with checkpoints.stopping_between_steps() if checkpoints else nullcontext():
@@ -188,7 +190,7 @@ def train_network(
                     with computing_in(recipe.precision, images.device):
                         soft = lessons.soft_labels(given, images)
                         logits = network(images)
-                        loss = taught_loss(logits, targets, soft, recipe.teacher_share, recipe.label_smoothing)
+                        loss = taught_loss(logits, targets, soft, recipe.teacher_share, recipe.label_smoothing, weights)
                     loss = loss / len(group)  # the last of an epoch may be smaller
                     value = value.to(loss.device) + loss.detach()
                     loss.backward()

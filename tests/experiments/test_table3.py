@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,11 @@ def test_the_whole_in_miniature(tmp_path: Path) -> None:
     found = load_results(out, "table3")
     kinds = [str(row["kind"]) for row in found.rows]
     assert kinds == [*["range"] * 3, *["scale"] * 18, *["searched"] * 3, *["training"] * 3]
-    assert "infeasible: the fastest network takes 33.2 ms" in render(found)
+    too_slow = tuple(
+        {**row, "minimum_ms": 33.21} if row["kind"] == "range" and row["device"] == "vpu" else row for row in found.rows
+    )
+    said = "infeasible: the fastest network takes 33.2 ms"
+    assert said in render(replace(found, rows=too_slow)) and said not in render(found)
     searches = [row for row in found.rows if row["kind"] == "searched"]
     for device, row in zip(DEVICES, searches, strict=True):
         assert Story(found).training(row), device

@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from device_profiles import load_profile
 from latency_models import LatencyTable, fit_latency_model, latency_table
 from nas.choose.derive import LOWER_FLOORS, Derived, derive
+from nas.choose.knapsack import Sum, by_programs
 from search_space import ZERO, Architecture, GatePath, SearchSpace, Stage, UserError, available_spaces, load_space
 from tests.search_space.test_stages import STAGED
 
@@ -255,7 +257,7 @@ def test_the_budget_is_used(device: str, name: str) -> None:
         assert least * budget_ms <= found.latency_ms <= budget_ms
 
 
-@pytest.mark.parametrize("name", available_spaces())
+@pytest.mark.parametrize("name", ["quadranet", "proxyless", "efficientnet_lite0"])
 @pytest.mark.parametrize("strength", [-10.0, -0.1, 0.1, 10.0])
 def test_gates_that_follow_the_latency_are_no_trap(name: str, strength: float) -> None:
     """Billions of networks at an end of what is allowed are then better than all within: the floor holds all the same,
@@ -269,6 +271,40 @@ def test_gates_that_follow_the_latency_are_no_trap(name: str, strength: float) -
         end = 0.97 if strength < 0 else 1.0
         assert 0.97 * budget_ms <= found.latency_ms <= budget_ms
         assert abs(found.latency_ms - end * budget_ms) < 0.003 * budget_ms
+
+
+@given(
+    seed=seeds,
+    slots=st.integers(1, 4),
+    shares=st.lists(st.floats(0.2, 1), min_size=1, max_size=3),
+    low=st.floats(0, 0.9),
+    spread=st.sampled_from([0.01, 1.0, 50.0]),
+)
+@settings(max_examples=30, deadline=None)
+def test_programs_list_what_brute_force_lists(
+    seed: int, slots: int, shares: list[float], low: float, spread: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    allowed = rng.random((slots, 3)) < 0.8
+    scores = np.where(rng.random((slots, 3)) < 0.1, -np.inf, rng.normal(0, spread, (slots, 3)))
+    first, *others = [Sum(values := rng.uniform(0, 1, (slots, 3)), share * values.max(1).sum()) for share in shares]
+    first = replace(first, low=low * first.high)
+
+    def total(values: NDArray[np.float64], choices: tuple[int, ...]) -> float:
+        return float(values[np.arange(slots), list(choices)].sum())
+
+    kept = [
+        choices
+        for choices in itertools.product(range(3), repeat=slots)
+        if allowed[np.arange(slots), list(choices)].all()
+        and first.low <= total(first.values, choices) <= first.high
+        and all(total(s.values, choices) <= s.high for s in others)
+    ]
+    least = -1e9  # a candidate taken only if nothing else fits
+    score = {choices: total(np.nan_to_num(scores, neginf=least), choices) for choices in kept}
+    found = list(by_programs(scores, allowed, first, others))
+    assert sorted(found) == sorted(kept)
+    assert [score[choices] for choices in found] == pytest.approx(sorted(score.values(), reverse=True), abs=1e-5)
 
 
 def test_the_same_question_has_the_same_answer() -> None:

@@ -101,6 +101,16 @@ def test_the_budget_is_kept_and_every_file_is_there(
     assert {"architecture.json", "model.onnx", "search.csv", "checkpoint.safetensors", "weights.safetensors"} <= names
 
 
+def test_a_storage_that_cannot_be_used_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "study.log").write_bytes(b"no journal\n")
+    monkeypatch.delattr("nas.strategies.weights.WeightTraining.train_path")
+    with pytest.raises(UserError, match=r"study\.log': line 1"):
+        storage = {"storage": str(tmp_path / "study.log")}
+        search(strategy="optuna", optuna=storage, out=str(tmp_path / "run"), **options("quadra", tmp_path))
+
+
 def test_hard_limits_hold_for_every_trial(tmp_path: Path) -> None:
     free = search(strategy="random", out=str(tmp_path / "free"), **options("quadra", tmp_path)).result
     most = 0.95 * free.cost.params
