@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.deploy import Convertible, Delegation, Files, Pixels
+from search_space.errors import UserError
 
 ENDING = ".tflite"
 
@@ -103,21 +104,24 @@ def _in_precision(path: Path, precision: str, images: Sequence[Pixels]) -> bytes
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe
 
     quantised = quantizer.Quantizer(str(path))
-    every, soft = qtyping.TFLOperationName.ALL_SUPPORTED, qtyping.TFLOperationName.SOFTMAX
-    algorithm = algorithm_manager.AlgorithmName
+    operation, algorithm = qtyping.TFLOperationName, algorithm_manager.AlgorithmName
     if precision == "fp16":
         weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
         config = qtyping.OpQuantizationConfig(
             weight_tensor_config=weights, compute_precision=qtyping.ComputePrecision.FLOAT, explicit_dequantize=True
         )
-        quantised.update_quantization_recipe(".*", every, config, algorithm.FLOAT_CASTING)
+        quantised.update_quantization_recipe(".*", operation.ALL_SUPPORTED, config, algorithm.FLOAT_CASTING)
     elif precision == "dynamic_int8":
         quantised.load_quantization_recipe(recipe.dynamic_wi8_afp32())
     else:
         quantised.load_quantization_recipe(recipe.static_wi8_ai8())
-        quantised.update_quantization_recipe(".*", soft, algorithm_key=algorithm.NO_QUANTIZE)
-    ranges = quantised.calibrate(_calibration(path, images)) if quantised.need_calibration else None
-    return bytes(quantised.quantize(ranges).quantized_model)
+        for left in (operation.SOFTMAX, operation.OUTPUT):
+            quantised.update_quantization_recipe(".*", left, algorithm_key=algorithm.NO_QUANTIZE)
+    ranges = quantised.calibrate(_calibration(path, images)) if quantised.need_calibration else {}
+    for name, found in ranges.items():
+        if not np.isfinite(np.asarray([found["min"], found["max"]], np.float64)).all():
+            raise UserError(f"values of '{name}' are not finite on the training images")
+    return bytes(quantised.quantize(ranges or None).quantized_model)
 
 
 def _calibration(path: Path, images: Sequence[Pixels]) -> dict[str, list[dict[str, Pixels]]]:

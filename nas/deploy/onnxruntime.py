@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import onnx
 
 INPUT = "image"
-QUANTISED = ("Conv", "Gemm")  # the rest stays in fp32, norms, GELU and products of two tensors among it
+NARROWEST = 1e-4  # range of a tensor; of a channel that is always 0 it would be none
 
 
 class OnnxRuntime:
@@ -66,6 +66,7 @@ def in_precision(model: bytes, precision: str, images: Sequence[Pixels]) -> byte
 
 def _quantised(model: bytes, images: Sequence[Pixels] | None) -> bytes:
     """int8 by QuantizeLinear and DequantizeLinear with ranges from images; without, by ranges found while it runs."""
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -80,8 +81,14 @@ def _quantised(model: bytes, images: Sequence[Pixels] | None) -> bytes:
     try:
         with tempfile.TemporaryDirectory() as folder:
             before, after = Path(folder, "before.onnx"), Path(folder, "after.onnx")
-            before.write_bytes(_with_norms_folded(model, Path(folder, "folded.onnx")))
-            common = {"per_channel": True, "weight_type": QuantType.QInt8, "op_types_to_quantize": list(QUANTISED)}
+            folded = _with_norms_folded(model, Path(folder, "folded.onnx"))
+            before.write_bytes(folded)
+            common = {
+                "per_channel": True,
+                "weight_type": QuantType.QInt8,
+                "nodes_to_exclude": _left_in_fp32(onnx.load_from_string(folded).graph.node),
+                "extra_options": {"MinimumRealRange": NARROWEST},
+            }
             if images is None:
                 quantize_dynamic(before, after, **common)
             else:
@@ -90,6 +97,23 @@ def _quantised(model: bytes, images: Sequence[Pixels] | None) -> bytes:
             return _with_metadata_of(model, after.read_bytes())
     finally:
         logging.getLogger().removeFilter(_without_advice)
+
+
+def _left_in_fp32(nodes: Sequence[onnx.NodeProto]) -> list[str]:
+    """Normalisation, softmax, and the parts of every GELU, which the runtime merges only as they are."""
+    maker = {name: node for node in nodes for name in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    left = [node.name for node in nodes if node.name.startswith(f"{INPUT}.") or node.op_type == "Softmax"]
+    for erf in (node for node in nodes if node.op_type == "Erf"):
+        parts = [maker[erf.input[0]], erf]
+        while len(parts) < 5:  # x / sqrt(2), erf, + 1, * x, / 2
+            (reader,) = readers[parts[-1].output[0]]
+            parts.append(reader)
+        left += [part.name for part in parts]
+    return left
 
 
 def _without_advice(record: logging.LogRecord) -> bool:

@@ -6,10 +6,12 @@ see the targets.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from latency_models.measure import timing
 from latency_models.measure.kernel_onnx import reference_item
-from nas.data import DataSet, load, no_images
+from nas.data import DataSet, Split, load, no_images
 from nas.data.record import Record
 from nas.data.registry import settings_from_file
 from nas.data.settings import DataSettings
@@ -30,7 +32,9 @@ from nas.run.export import TOLERANCE, OnnxPredictor, ParityError, load_network, 
 from nas.run.finished import load_finished
 from nas.run.provenance import versions
 from nas.run.result import FOR_TIMING, SearchResult
+from nas.training.loop import recalibrate
 from search_space import UserError, lower
+from search_space.build import Network
 from search_space.errors import BadFile, CannotWrite, one_line
 from search_space.files import ensure_folder, write_whole
 
@@ -81,7 +85,8 @@ def deploy(asked: Asked, say: Callable[[str], None] = lambda line: None) -> tupl
 
     def made(pixels: int, purpose: str, images: int) -> Mapping[str, Files]:
         segments = lower(result.architecture, pixels, result.num_classes)
-        model = Deployable(network, segments, data.inputs, pixels, purpose)
+        own = network if pixels == trained or precision != STATIC else _adjusted(network, data, pixels)
+        model = Deployable(own, segments, data.inputs, pixels, purpose)
         shown = list(_calibration(data, pixels, images)) if precision == STATIC else []
         say(f"converting at {pixels} pixels for {asked.target} ({', '.join(wanted)})")
         try:
@@ -93,9 +98,15 @@ def deploy(asked: Asked, say: Callable[[str], None] = lambda line: None) -> tupl
                 f"target={asked.target} precision={precision} cannot be made at {pixels} pixels: {one_line(error)}"
             ) from error
 
+    def opened(own: Files, name: str) -> Session:
+        try:
+            return target.open(own, asked.threads)
+        except Exception as error:  # of any runtime
+            raise UserError(f"{asked.target} does not open the file that it was given in {name}: {one_line(error)}") from error
+
     files = made(trained, "trained and accurate at this resolution", asked.calibration)
     of_time = files if deployed == trained else made(deployed, FOR_TIMING, FOR_RANGES_TIMED)
-    sessions = {name: target.open(own, asked.threads) for name, own in files.items()}
+    sessions = {name: opened(own, name) for name, own in files.items()}
     say("asking all forms about the test images")
     answers = _asked_all(data, trained, Handed(network, data.inputs).eval(), sessions, precision, finished.folder)
     if "fp32" == precision and not answers.parity.largest_difference <= TOLERANCE:
@@ -106,7 +117,7 @@ def deploy(asked: Asked, say: Callable[[str], None] = lambda line: None) -> tupl
     say(f"timing at {deployed} pixels")
     times, delegation, busy = _timed(
         finished.folder / f"latency_{deployed}.onnx",
-        {name: _opener(asked.target, own, asked.threads) for name, own in of_time.items()},
+        {name: partial(opened, own, name) for name, own in of_time.items()},
         deployed,
         settings,
         asked.accept_noise,
@@ -203,11 +214,24 @@ def _few(names: Sequence[str]) -> str:
 
 def _calibration(data: DataSet, pixels: int, count: int) -> Iterator[Pixels]:
     """Training images spread over the split, as evaluation shows them."""
-    count = min(count, len(data.train))
-    some = data.train.take(np.unique(np.linspace(0, len(data.train) - 1, count).round().astype(np.int64)))
-    for images, _ in data.batches(some, pixels, BATCH):
+    for images, _ in data.batches(_spread(data, count), pixels, BATCH):
         for image in as_pixels(images, data):
             yield image[None]
+
+
+def _spread(data: DataSet, count: int) -> Split:
+    count = min(count, len(data.train))
+    return data.train.take(np.unique(np.linspace(0, len(data.train) - 1, count).round().astype(np.int64)))
+
+
+def _adjusted(network: Network, data: DataSet, pixels: int) -> Network:
+    """A copy whose BatchNorms have the statistics of this resolution.
+
+    With those of another one values grow from layer to layer, and products of them overflow: ranges mean nothing then.
+    """
+    adjusted = copy.deepcopy(network)
+    recalibrate(adjusted, data.batches(_spread(data, FOR_RANGES_TIMED), pixels, FOR_RANGES_TIMED))
+    return adjusted.eval()
 
 
 def as_pixels(images: Tensor, data: DataSet) -> Pixels:
@@ -256,10 +280,6 @@ def _asked_all(
     compared = len(differences)
     parity = Parity(compared, float(min(max(differences), 1.0)), equal / compared, seen > 0)
     return _Answers({name: count / seen for name, count in right.items()} if seen else {}, parity, seen)
-
-
-def _opener(target: str, files: Files, threads: int) -> Callable[[], Session]:
-    return lambda: find_target(target).open(files, threads)
 
 
 def _timed(
