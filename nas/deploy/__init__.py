@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -34,7 +35,9 @@ Pixels = NDArray[np.uint8]
 class Convertible(Protocol):
     """A network at one resolution, in the forms that converters read. All take `Pixels` and give probabilities."""
 
-    metadata: Mapping[str, str]
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the files say of themselves, such as classes, resolution and how a picture is cropped."""
 
     def onnx(self) -> bytes:
         """An ONNX graph of fixed shape: input 'image', output 'probabilities' (1, classes)."""
@@ -90,7 +93,8 @@ def find_target(name: str) -> Target:
     found: Target = load_named("target", name, TARGETS, ROLE)
     if missing := [module for module in found.packages if find_spec(module) is None]:
         package = found.packages[missing[0]]
-        how = f"pip install torch=={_torch()} '.[{found.extra}]'" if found.extra else f"pip install {package}"
+        how = f"pip install torch=={version('torch').partition('+')[0]} -e '.[{found.extra}]'"
+        how = how if found.extra else f"pip install {package}"
         raise UserError(f"target={name} needs the package '{package}', which is not installed: {how}")
     return found
 
@@ -100,9 +104,3 @@ def check_precision(name: str, target: Target, asked: str) -> str:
     if asked and asked not in target.precisions:
         raise UserError(f"precision={asked}: target={name} has {', '.join(target.precisions)}")
     return asked or target.precisions[0]
-
-
-def _torch() -> str:
-    from importlib.metadata import version
-
-    return version("torch").partition("+")[0]

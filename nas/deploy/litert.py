@@ -66,9 +66,7 @@ class LiteRtSession:
             self._interpreter.allocate_tensors()
         (self._input,) = (one["index"] for one in self._interpreter.get_input_details())
         (self._output,) = (one["index"] for one in self._interpreter.get_output_details())
-        self.delegation: Delegation | None = delegation_of(
-            self._interpreter._get_ops_details(), [self._output]
-        )
+        self.delegation: Delegation | None = delegation_of(self._interpreter._get_ops_details(), [self._output])
 
     def __call__(self, image: Pixels) -> NDArray[np.float32]:
         """See `nas.deploy.Session`."""

@@ -32,6 +32,8 @@ class Handed(nn.Module):
     def __init__(self, network: Network, inputs: InputFormat) -> None:
         super().__init__()
         self.network = network
+        self.factor: Tensor
+        self.offset: Tensor
         factor, offset = factors(inputs)
         self.register_buffer("factor", torch.from_numpy(factor))
         self.register_buffer("offset", torch.from_numpy(offset))

@@ -67,7 +67,13 @@ def in_precision(model: bytes, precision: str, images: Sequence[Pixels]) -> byte
 def _quantised(model: bytes, images: Sequence[Pixels] | None) -> bytes:
     """int8 by QuantizeLinear and DequantizeLinear with ranges from images; without, by ranges found while it runs."""
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_dynamic,
+        quantize_static,
+    )
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self, pixels: Sequence[Pixels]) -> None:

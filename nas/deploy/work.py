@@ -102,14 +102,16 @@ def deploy(asked: Asked, say: Callable[[str], None] = lambda line: None) -> tupl
         try:
             return target.open(own, asked.threads)
         except Exception as error:  # of any runtime
-            raise UserError(f"{asked.target} does not open the file that it was given in {name}: {one_line(error)}") from error
+            raise UserError(
+                f"{asked.target} does not open the file that it was given in {name}: {one_line(error)}"
+            ) from error
 
     files = made(trained, "trained and accurate at this resolution", asked.calibration)
     of_time = files if deployed == trained else made(deployed, FOR_TIMING, FOR_RANGES_TIMED)
     sessions = {name: opened(own, name) for name, own in files.items()}
     say("asking all forms about the test images")
     answers = _asked_all(data, trained, Handed(network, data.inputs).eval(), sessions, precision, finished.folder)
-    if "fp32" == precision and not answers.parity.largest_difference <= TOLERANCE:
+    if precision == "fp32" and not answers.parity.largest_difference <= TOLERANCE:
         raise ParityError(
             f"the file for {asked.target} differs from torch by {answers.parity.largest_difference:.2e} in a "
             f"probability, more than {TOLERANCE:.0e}; nothing was written"
@@ -334,5 +336,3 @@ def _bytes(files: Files) -> int:
 
 def _size(path: Path) -> int:
     return path.stat().st_size
-
-
