@@ -87,4 +87,3 @@ class Ranker:
             row["synflow"] = synflow(network, scale.resolution)
             row["synflow_cpu_s"] = round(time.process_time() - clock, 3)
             yield row
-
