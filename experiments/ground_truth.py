@@ -65,7 +65,8 @@ def jobs_of(scale: Scale, seeds: int) -> list[Job]:
 def prepare(options: Options, quick: bool) -> Work[Job]:
     """The jobs asked for, seed by seed, and what does them; `quick`: at the scale of `QUICK`.
 
-    Raises `UnknownName` for a space without a file or a kind of job that is none of `KINDS`, `UserError` for an option of another type.
+    Raises `UnknownName` for a space without a file or a kind of job that is none of `KINDS`, `UserError` for an option
+    of another type.
     """
     space, spaces = options.text("space", Scale.space_name), sorted(path.stem for path in SPACES.glob("*.yaml"))
     if space not in spaces:

@@ -67,7 +67,12 @@ class Benchmark:
 
     def free(self, name: str, device: str) -> Array:
         """Of every cell, what a choice of `FREE` takes the largest of."""
-        scores = (self.params, self.macs, self.convolutions + self.macs / (self.macs.max() + 1), self.latency_ms[device])
+        scores = (
+            self.params,
+            self.macs,
+            self.convolutions + self.macs / (self.macs.max() + 1),
+            self.latency_ms[device],
+        )
         return scores[FREE.index(name)]
 
     def region(self, device: str, share: float) -> TabularRegion:
@@ -162,9 +167,7 @@ def prepare(options: Options, quick: bool) -> Work[Search]:
         for share in shares
         for strategy in STRATEGIES
     ]
-    jobs += [
-        Search(folder, name, device, share, 0, ()) for device in devices for share in shares for name in FREE
-    ]
+    jobs += [Search(folder, name, device, share, 0, ()) for device in devices for share in shares for name in FREE]
     settings = {"searched": SEARCHED, "unseen": UNSEEN, "looks": " ".join(map(str, looks))}
     return Work(settings, jobs, do)
 

@@ -21,8 +21,8 @@ MARK, SHARE_OF_RANDOM = 0.5, 0.5  # points of mean regret; of random search's at
 class Line:
     """A method's regret in points by budget, None where nothing was measured.
 
-    role: 'strategy', 'random' (search to be better than), 'free' (at no cost) or 'reference'; share_weights: None where no supernet
-    is asked; evaluations: of networks with inherited weights, None where gradients guide the search.
+    role: 'strategy', 'random' (search to be better than), 'free' (at no cost) or 'reference'; share_weights: None
+    where no supernet is asked; evaluations: of networks with inherited weights, None where gradients guide the search.
     """
 
     role: str
@@ -81,9 +81,7 @@ def _truth_lines(truth: Truth) -> str:
     return " ".join(lines)
 
 
-def _rank_table(
-    truth: Truth, supernets: Mapping[SupernetKey, Supernet], free: Mapping[str, Accuracies]
-) -> str:
+def _rank_table(truth: Truth, supernets: Mapping[SupernetKey, Supernet], free: Mapping[str, Accuracies]) -> str:
     by_kind: dict[tuple[bool, int], list[Supernet]] = defaultdict(list)
     for key, net in supernets.items():
         by_kind[key.share_weights, key.epochs].append(net)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def started(network: nn.Module, seed: int) -> None:
-    """torch's default weights: residual branches that start at zero would be missing from both scores."""
+    """Draw torch's default weights: residual branches that start at zero would be missing from both scores."""
     import torch
 
     torch.manual_seed(seed)

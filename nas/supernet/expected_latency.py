@@ -18,10 +18,10 @@ FAR = 1e12  # a tilt (times the budget) that leaves the fastest candidates alone
 
 
 def tilt_within(logits: NDArray[np.float64], slot_ms: NDArray[np.float64], fixed_ms: float, budget_ms: float) -> float:
-    """The smallest t (per ms, or per unit of another cost than latency) that brings E[lat] under softmax(logits - t * ms) within the budget; 0 if it is there.
+    """The smallest t (per ms) that brings E[lat] under softmax(logits - t * ms) within the budget; 0 if it is there.
 
     logits: (slots, candidates), -inf for padding; slot_ms: the same shape, finite. Where even the fastest
-    network exceeds the budget, a t that leaves it alone.
+    network exceeds the budget, a t that leaves it alone. Any other cost than latency will do, in a unit of its own.
     """
     fastest_ms = fixed_ms + float(np.where(np.isfinite(logits), slot_ms, np.inf).min(1).sum())
     goal_ms = budget_ms - min(ROOM * budget_ms, 0.5 * max(0.0, budget_ms - fastest_ms))
