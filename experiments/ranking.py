@@ -16,8 +16,9 @@ Expected   No single score is best at both tau and regret. A model of all looks 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -93,6 +94,10 @@ class Study:
     truth: Truth
     budgets: Sequence[float]
 
+    @cached_property
+    def _choices(self) -> Mapping[str, tuple[int, ...]]:
+        return {str(self.space.architecture(path)): path.choices for path in all_paths(self.space)}
+
     def scored(self, name: str, cpu_s: float | None, seeds: Sequence[Accuracies]) -> Method:
         """The largest of a score that all networks have."""
         taus = [kendall(scores, self.truth.accuracy) for scores in seeds]
@@ -120,7 +125,7 @@ class Study:
         return Method(name, cpu_s, [], [self._mean(lambda b, s=s: self._modelled(s, b)) for s in seeds])  # type: ignore[misc]
 
     def _modelled(self, scores: Accuracies, budget_ms: float) -> float:
-        choices = {str(self.space.architecture(path)): path.choices for path in all_paths(self.space)}
+        choices = self._choices
         widths = [len(slot.candidates) for slot in self.space.slots]
         names = self.truth.feasible(budget_ms)
         networks, values = np.array([choices[name] for name in names]), np.array([scores[name] for name in names])
@@ -192,7 +197,8 @@ def _by_loss(rows: Sequence[Row], study: Study) -> list[Method]:
         training, look = (fmean(number(row, part) for row in mine) for part in ("training_cpu_s", "cpu_s"))
         every = training + look * len(study.truth.latency_ms)
         for column, sign in (("accuracy", 1), ("loss", -1)):
-            seeds = _by_seed(mine, "supernet", column, sign)
+            if not (seeds := _by_seed(mine, "supernet", column, sign)):
+                continue
             name = f"{weights} weights, {epochs} epochs, 2,500 images: {'cross-entropy' if sign < 0 else column}"
             found.append(study.scored(name, every, seeds))
             found.append(study.by_model(f"{name}, model of {LOOKS} looks", training + look * LOOKS, seeds))
@@ -200,12 +206,12 @@ def _by_loss(rows: Sequence[Row], study: Study) -> list[Method]:
 
 
 def _by_seed(rows: Sequence[Row], kind: str, column: str, sign: int = 1) -> list[Accuracies]:
-    """A score of every network, one mapping a seed."""
+    """A score of every network, one mapping a seed; a trial's few networks are left out."""
     found: dict[float, dict[str, float]] = {}
     for row in rows:
         if row["kind"] == kind:
             found.setdefault(number(row, "seed"), {})[str(row["network"])] = sign * number(row, column)
-    return list(found.values())
+    return [scores for scores in found.values() if len(scores) == SCALE.space.architecture_count]
 
 
 def _mean_of(seeds: Sequence[Accuracies]) -> Accuracies:
