@@ -19,7 +19,12 @@ from search_space.errors import UserError
 from search_space.layer import SEGMENT_INPUT, Kind, LayerSpec, Node
 from search_space.lower import Segment
 
-OPSET = 20  # the first with Gelu
+OPSET, IR_VERSION = 17, 8
+"""What runtimes since 2022 read, OpenVINO 2022.3 (the last with Myriad) and onnxruntime 1.13 among them.
+
+17 is the first opset with LayerNormalization; Gelu, which came with 20, is written as the operators that runtimes merge
+into one again.
+"""
 Array = NDArray[np.float32]
 
 
@@ -89,7 +94,7 @@ class _Writer:
         """The checked model; `value` becomes its output."""
         self.add("Identity", [value], output.name)
         graph = helper.make_graph(self.nodes, "network", inputs, [output], self.initializers)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
         helper.set_model_props(model, dict(metadata))
         onnx.checker.check_model(model, full_check=True)
         return model
@@ -105,6 +110,13 @@ class _Writer:
             value = numpy_helper.from_array(array.ravel()[:1])
             return self.add("ConstantOfShape", [shape.name], name, value=value)
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def scalar(self, value: float) -> str:
+        """A constant that the whole graph shares."""
+        name = f"constant_{value:.6g}"
+        if all(one.name != name for one in self.initializers):
+            self.initializers.append(numpy_helper.from_array(np.array(value, np.float32), name))
         return name
 
     def nodes_of(self, block: str, nodes: Sequence[Node], inputs: Sequence[str]) -> str:
@@ -162,7 +174,10 @@ class _Writer:
                 high = self.constant(f"{name}.max", np.array(6, np.float32))
                 return self.add("Clip", [*inputs, low, high], name)
             case Kind.GELU:
-                return self.add("Gelu", inputs, name)
+                root, one, half = (self.scalar(value) for value in (2**0.5, 1.0, 0.5))
+                erf = self.add("Erf", [self.add("Div", [*inputs, root], f"{name}.div")], f"{name}.erf")
+                product = self.add("Mul", [*inputs, self.add("Add", [erf, one], f"{name}.add")], f"{name}.mul")
+                return self.add("Mul", [product, half], name)
             case Kind.HARD_SWISH:
                 return self.add("HardSwish", inputs, name)
             case Kind.SCALE:

@@ -43,6 +43,7 @@ NOT_HERE = {  # what a command of the docs matches -> why no test runs it
     r"(python3 -m venv|pip install) ": "set-up: .ci/run does it by make",
     r"hydra/launcher=submitit_slurm": "needs Slurm",
     r"data=huggingface": "needs the extra [huggingface]; tests/reports/test_tables.py tests it where it is installed",
+    r"target=(litert|openvino)": "needs an extra; tests/contracts/test_targets.py tests it where it is installed",
     r"recipe=imagenet": "needs the extra [train]; tests/nas/training/test_recipes.py tests it where it is installed",
     r"init=pretrained .*data=cifar10": "needs CIFAR-10 itself: other images than the supernet's are refused",
 }
@@ -65,6 +66,7 @@ BY_WORKSHOP = {  # commands that the workshop runs for the others to use -> what
     "python -m nas.pack data=imagefolder data.root=PATH out=shards shard_mb=100": "shards",
     "python -m latency_models.profile device=host space=quadranet": "devices",
     "python kit/measure.py": "kit",
+    "python -m nas.deploy runs/RUN target=onnxruntime precision=int8": "deployed",
 }
 LESS = {"trials": "4"}  # smaller where it is given
 TINY = """name: tiny
@@ -193,6 +195,13 @@ class Workshop:
         target = ["device=vpu", "budget_ms=30", "out=finished"]
         succeed(self.folder, ["-m", "nas.search", *target, *SMALL["nas.search"].split()])
         return self.folder / "finished"
+
+    @cached_property
+    def deployed(self) -> Path:
+        """What a runtime gets of the finished search."""
+        words = [str(self.run), "target=onnxruntime", "precision=int8", "calibration=8"]
+        succeed(self.folder, ["-m", "nas.deploy", *words])
+        return self.run / "deploy"
 
     @cached_property
     def stopped(self) -> Path:
@@ -419,6 +428,7 @@ def run_small(script: Path, cwd: Path) -> str:
 @pytest.mark.parametrize("block", PYTHON, ids=str)
 def test_a_python_block_runs(block: Shown, workshop: Workshop, tmp_path: Path) -> None:
     if "runs/RUN" in block.text:
+        assert "runs/RUN/deploy" not in block.text or workshop.deployed
         shutil.copytree(workshop.run, tmp_path / "runs/RUN")
     if "photo.jpg" in block.text:
         shutil.copy(workshop.photo, tmp_path / "photo.jpg")

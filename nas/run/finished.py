@@ -90,29 +90,29 @@ class Finished:
     @property
     def result(self) -> SearchResult:
         """The only target's. Raises `UserError` for a run over several: `targets` has them."""
-        return self._only.result
+        return self.only.result
 
     @property
     def log(self) -> pd.DataFrame:
         """The only target's. Raises `UserError` for a run over several: `targets` has them."""
-        return self._only.log
+        return self.only.log
 
     def network(self) -> Network:
         """The only target's. Raises `UserError` for a run over several: `targets` has them."""
-        return self._only.network()
+        return self.only.network()
 
     def module(self) -> Network:
         """The only target's. Raises `UserError` for a run over several: `targets` has them."""
-        return self._only.module()
+        return self.only.module()
 
     def predict(self, image: str | Path | Image | NDArray[np.uint8]) -> dict[str, float]:
         """The only target's (see `FinishedTarget.predict`). Raises `UserError` for a run over several."""
-        return self._only.predict(image)
+        return self.only.predict(image)
 
     @property
     def confusion(self) -> pd.DataFrame:
         """The only target's. Raises `UserError` for a run over several: `targets` has them."""
-        return self._only.confusion
+        return self.only.confusion
 
     @property
     def front(self) -> pd.DataFrame:
@@ -120,7 +120,8 @@ class Finished:
         return load_front_table(self.folder)
 
     @property
-    def _only(self) -> FinishedTarget:
+    def only(self) -> FinishedTarget:
+        """The only target. Raises `UserError` for a run over several: `targets` has them."""
         if len(self.targets) != 1:
             names = ", ".join(target.folder.name for target in self.targets)
             raise UserError(

@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nas.data import DataSet, Split
 from nas.run.checkpoint import Checkpoint, Checkpoints, load_optimizer, optimizer_tensors, part, under
@@ -86,15 +88,29 @@ def take_step(
     return value
 
 
+@dataclass(frozen=True)
+class Score:
+    """Of a network on images: the share that it has right, and its mean cross-entropy in nats."""
+
+    accuracy: float
+    loss: float
+
+
 @torch.no_grad()
+def score(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
+    """On all images of all processes. predict: (N, 3, R, R) -> (N, classes)."""
+    sums = torch.zeros(3, dtype=torch.float64)
+    for images, labels in batches:
+        logits = predict(images)
+        right, loss = (logits.argmax(1) == labels).sum(), F.cross_entropy(logits.float(), labels, reduction="sum")
+        sums = sums.to(labels.device) + torch.stack([right, loss, torch.full_like(right, len(labels))])
+    right, loss, seen = total(sums).tolist()
+    return Score(right / seen, loss / seen)
+
+
 def accuracy(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Share of images whose largest logit is their label, over all processes. predict: (N, 3, R, R) -> (N, classes)."""
-    counts = torch.zeros(2, dtype=torch.float64)
-    for images, labels in batches:
-        right = (predict(images).argmax(1) == labels).sum()
-        counts = counts.to(labels.device) + torch.stack([right, torch.full_like(right, len(labels))])
-    right, seen = total(counts).tolist()
-    return right / seen
+    return score(predict, batches).accuracy
 
 
 def hold_statistics(model: nn.Module) -> None:

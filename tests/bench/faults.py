@@ -149,6 +149,7 @@ class Workshop:
     """A folder with small inputs of every kind, and what the commands make of them when nothing happens."""
 
     folder: Path
+    seconds: dict[str, float] = field(default_factory=dict)  # that each result took
 
     def begin(self) -> None:
         """Write the inputs and run the commands once."""
@@ -174,7 +175,9 @@ class Workshop:
         self._stopped()
 
     def made(self, module: str, *arguments: str) -> None:
+        begun = time.monotonic()
         status, said = in_process(command(module, *arguments, folder=self.folder), 10 * WAIT_S)
+        self.seconds[arguments[-1].removeprefix("out=")] = time.monotonic() - begun
         if status:
             raise RuntimeError(f"{module} {' '.join(arguments)} ended with {status}: {said[-2000:]}")
 
@@ -236,7 +239,7 @@ def kills(workshop: Workshop, draws: random.Random, until: float, counts: Counts
         ("nas.compare", "compare", ("run", "trials", "--out"), "", "compared"),
         ("nas.build", "build", ("run/architecture.json", "--onnx"), "", "built.onnx"),
     ]
-    usual: dict[str, float] = {}
+    usual = dict(workshop.seconds)
     number = 0
     while time.monotonic() < until and (most is None or number < most):
         module, kind, arguments, option, unharmed = draws.choice(cases)
@@ -247,11 +250,11 @@ def kills(workshop: Workshop, draws: random.Random, until: float, counts: Counts
             number += 1
             begun = resumable and (out / "run.json").is_file()
             given = [f"resume={name}"] if begun else [*arguments, *([f"{option}{name}"] if option else [name])]
-            after = None if attempt == 39 else draws.uniform(0, usual.get(kind, 4.0) * (1.1 + attempt / 5))
+            after = None if attempt == 39 else draws.uniform(0, usual[unharmed] * (1.1 + attempt / 5))
             start = time.monotonic()
             status, said = in_process(command(module, *given, folder=folder), 4 * WAIT_S, after)
             if status == 0:
-                usual[kind] = max(0.2, min(usual.get(kind, 1e9), time.monotonic() - start))
+                usual[unharmed] = max(usual[unharmed] / 2, time.monotonic() - start)
                 break
             if status != -signal.SIGKILL:
                 counts.add(f"kill: {kind}", "FAILED", f"{' '.join(given)} ended with {status}: {said[-1500:]}")

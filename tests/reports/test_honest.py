@@ -41,6 +41,7 @@ from nas.train import full_training
 from nas.training.recipes import Recipe
 from search_space import load_space
 from search_space.errors import BadFile
+from search_space.sums import renew_sum
 from search_space.tables import read_table
 from tests import ROOT
 from tests.nas.report.test_report import write_sample
@@ -350,6 +351,7 @@ def test_weights_of_other_classes_are_said(bright: Path, tmp_path: Path) -> None
     before = load_result(first / "architecture.json")
     names = replace(before.input, class_names=("a", "owl", "c"))
     save_result(replace(before, input=names), first / "architecture.json")
+    renew_sum(first / "architecture.json")
     result, _ = trained_on(bright, tmp_path / "other", weights=str(first), say=said.append)
     (note,) = [note for note in result.notes if "other classes" in note]
     assert "'owl'" in note and "'b'" in note and "class 1" in note and f"note: {note}" in said

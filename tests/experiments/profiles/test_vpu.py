@@ -151,7 +151,7 @@ def test_figures_of_the_held_out_sets(evaluated: list[Evaluation]) -> None:
     layers, _, sums, depthwise, additions, relus, *others = evaluated
     shipped, nas_bench, networks, mobile, alone, from_frames, oak = others
     assert len(additions.names) == 16 and additions.mape < 20 and len(relus.names) == 13
-    assert np.median(relus.ratios) > 1.2  # a ReLU alone takes less than a pass of two tensors
+    assert relus.ratios.min() > 1 and relus.ratios.max() < 1.8  # a ReLU alone takes less than a pass
     assert len(layers.names) == 298 and layers.mape < 11.5
     assert sums.within(0.05) == 100
     assert len(depthwise.names) == 10 and depthwise.mape < 9.5

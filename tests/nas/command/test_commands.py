@@ -1,7 +1,10 @@
 """The commands as a user meets them: bad input is one line and a non-zero exit, before anything heavy."""
 
+import importlib
+import inspect
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -197,3 +200,12 @@ def test_truncated_architecture_is_one_line(command: str, tmp_path: Path) -> Non
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "not JSON" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_console_scripts_are_the_modules_of_the_same_names() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert {"nas-search", "nas-train", "nas-predict", "nas-deploy", "nas-compare", "nas-pack"} <= set(scripts)
+    for script, place in scripts.items():
+        module, _, function = place.partition(":")
+        assert module.removesuffix(".__main__") == script.replace("-", ".")
+        inspect.signature(getattr(importlib.import_module(module), function)).bind()  # called without arguments

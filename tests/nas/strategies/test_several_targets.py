@@ -34,6 +34,7 @@ SMALL: dict[str, Any] = {
 }
 TARGETS: dict[str, Any] = {"device": ["cpu", "gpu"], "budget_ms": [[35, 70], [0.6]]}
 PLAIN = {
+    "SHA256SUMS",
     "architecture.json",
     "confusion.json",
     "gates.csv",
