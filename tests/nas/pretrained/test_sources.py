@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import Namespace
 from importlib.metadata import PackageNotFoundError
@@ -50,6 +51,17 @@ def test_a_file_is_told_by_its_content_whatever_its_name(tmp_path: Path, state: 
         )
         assert torch.equal(trained.state["stem.conv.weight"], state["features.0.0.weight"])
         assert trained.licence == "not stated in the file; the published torchvision:mobilenet_v2 is BSD-3-Clause"
+
+
+def test_a_file_is_read_once_unless_it_changes(tmp_path: Path, state: State) -> None:
+    path = tmp_path / "file.safetensors"
+    save_file(state, path)
+    first = load_trained(str(path))
+    assert load_trained(str(path)) is first
+    save_file({**state, "classifier.1.weight": state["classifier.1.weight"] + 1}, path)
+    os.utime(path, (0, 0))
+    again = load_trained(str(path))
+    assert not torch.equal(again.state["head.classifier.weight"], first.state["head.classifier.weight"])
 
 
 def test_files_that_hold_no_weights_are_one_line(tmp_path: Path, state: State) -> None:

@@ -193,8 +193,13 @@ def test_what_cannot_be_started_from_is_one_line(folder: Path, options: dict[str
 
 
 def test_own_pictures_and_random_weights_meet_a_hint(folder: Path) -> None:
-    settings = settings_from_dict(SearchSettings, with_defaults({"data": pictures(folder)}))
-    assert any("init=efficientnet_lite0" in note for note in plan_search(settings).notes)
+    shots = sorted((folder / "pictures").glob("*/*.png"))
+    lines = "\n".join(f"{path.relative_to(folder)},{path.parent.name}" for path in shots)
+    (folder / "labels.csv").write_text(f"path,label\n{lines}\n")
+    table = {"name": "table", "file": str(folder / "labels.csv"), "resolution": 32}
+    for data in (pictures(folder), table):
+        settings = settings_from_dict(SearchSettings, with_defaults({"data": data}))
+        assert any("init=efficientnet_lite0" in note for note in plan_search(settings).notes)
     digits = settings_from_dict(SearchSettings, with_defaults({}))
     assert not any("init=" in note for note in plan_search(digits).notes)
 
