@@ -148,8 +148,9 @@ class KindModel:
     fitted_range: Mapping[Annotated[str, OneOf(("channels", "pixels"))], Range] = field(default_factory=dict)
 
     def widening(self, kernel_size: int) -> float:
-        """By how much more than other kinds' the price of a kernel of this size is uncertain."""
-        return self.widen * self.widen_sizes.get(kernel_size, 1.0)
+        """By how much more than other kinds' its price is uncertain; a size without rows as the most uncertain one."""
+        unseen = max(self.widen_sizes.values(), default=1.0) if not self.count(kernel_size) else 1.0
+        return self.widen * self.widen_sizes.get(kernel_size, unseen)
 
     def count(self, kernel_size: int) -> int:
         """Measured rows of this kind and kernel size; 0 where none was measured."""

@@ -35,8 +35,11 @@ TITLES = {
     "fig5": "Fig. 5 at small scale",
     "nasbench201": "NAS-Bench-201 under latency limits",
     "ground_truth": "How near searches come to the best network",
+    "ranking": "What ranks networks, for how much CPU time",
     "training": "Mixing and averaging in short trainings",
     "budget": "Budgets kept and used",
+    "budget_buys": "What a budget buys",
+    "reference_networks": "Known networks, before and after the refits",
     "own_photos": "A network for own photographs",
 }
 

@@ -10,6 +10,7 @@ Data       CIFAR-10 at 32 pixels: 10,000 of its train images train weights (the 
            a point only); true accuracy is on the 10,000 test images, which no search sees.
 Command    python -m experiments.ground_truth data=../shared/datasets [minutes=60] [jobs=2]
            python -m experiments.ground_truth show
+           python -m experiments.ground_truth space=deeper out=experiments/results/ground_truth_deeper.json
 Cost       About 80 CPU-minutes for all, in jobs of 7 to 65 seconds; seed by seed, so that a part is of use.
 Expected   Mean regret at most 0.5 points and less than half of random search's at equal cost.
 
@@ -27,9 +28,9 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from experiments.jobs import Work, run_jobs
-from experiments.results import Value
+from experiments.results import Value, profile_digests
 from experiments.truth_tables import render
-from experiments.truth_work import Job, Scale, Worker, all_paths
+from experiments.truth_work import SPACES, Job, Scale, Worker, all_paths
 from search_space.errors import UnknownName
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 KINDS = ("space", "network", "supernet", "front", "search")
 OPTIONS = {
     "data": "folder of CIFAR-10 (default: ../shared/datasets)",
+    "space": "a file of experiments/spaces that holds few networks (default: ground_truth)",
     "device": "the device whose latency the budgets limit (default: cpu)",
     "kinds": f"which jobs, with commas between (default: {','.join(KINDS)})",
     "seeds": "trainings of each network, supernets and searches of each kind (default: 3)",
@@ -63,11 +65,16 @@ def jobs_of(scale: Scale, seeds: int) -> list[Job]:
 def prepare(options: Options, quick: bool) -> Work[Job]:
     """The jobs asked for, seed by seed, and what does them; `quick`: at the scale of `QUICK`.
 
-    Raises `UnknownName` for a kind of job that is none of `KINDS`, `UserError` for an option of another type.
+    Raises `UnknownName` for a space without a file or a kind of job that is none of `KINDS`, `UserError` for an option
+    of another type.
     """
-    scale = QUICK if quick else Scale()
+    space, spaces = options.text("space", Scale.space_name), sorted(path.stem for path in SPACES.glob("*.yaml"))
+    if space not in spaces:
+        raise UnknownName("space", space, spaces)
+    scale = QUICK if quick else Scale(space)
     device, seeds = options.text("device", "cpu"), options.integer("seeds", 2 if quick else 3)
     settings: dict[str, Value] = {**{key: str(value) for key, value in asdict(scale).items()}, "device": device}
+    settings |= profile_digests([device])
     kinds = options.names("kinds", KINDS)
     for kind in kinds:
         if kind not in KINDS:

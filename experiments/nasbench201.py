@@ -8,6 +8,7 @@ Data       NAS-Bench-201: 15,625 cells, their accuracies (NATS-Bench) and measur
            well each strategy optimises. Regret on CIFAR-100, which no strategy sees, stands beside it.
            Latency and MACs cost no look: they are known of every cell. All strategies look at cells within the
            limit alone; what Optuna proposes beside it, or a second time, is not counted against it.
+           Beside them stands what costs no look: the cell of the most parameters, MACs, convolutions or latency.
 Command    python -m experiments.nasbench201 source=../shared/tabular [jobs=2] [minutes=30]
            python -m experiments.nasbench201 show [figure=FILE.svg]
 Cost       About 40 minutes on one core, most of it TPE's.
@@ -21,6 +22,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +47,7 @@ STRATEGIES: Mapping[str, Callable[[Region, int], Searcher]] = {
     "optuna NSGA-II": SEARCHERS["nsga2"],
     "evolution": SEARCHERS["evolution"],
 }
+FREE = ("most parameters", "most MACs", "most convolutions, then MACs", "slowest")  # choices that cost no look
 OPTIONS = {
     "source": "folder of nasbench201.npz (default: ../shared/tabular)",
     "seeds": f"runs of every strategy, device and limit (default: {SEEDS})",
@@ -59,6 +62,18 @@ class Benchmark:
     accuracy: Mapping[str, Array]
     latency_ms: Mapping[str, Array]
     macs: Array
+    params: Array
+    convolutions: Array
+
+    def free(self, name: str, device: str) -> Array:
+        """Of every cell, what a choice of `FREE` takes the largest of."""
+        scores = (
+            self.params,
+            self.macs,
+            self.convolutions + self.macs / (self.macs.max() + 1),
+            self.latency_ms[device],
+        )
+        return scores[FREE.index(name)]
 
     def region(self, device: str, share: float) -> TabularRegion:
         """The cells that take no longer than the given share of all."""
@@ -76,19 +91,21 @@ def load_benchmark(folder: Path) -> Benchmark:
             order = np.argsort(np.ravel_multi_index(tuple(cells.T), widths))
             accuracies = dict(zip(map(str, data["acc_names"]), data["test_acc"].astype(float).T[:, order], strict=True))
             times = dict(zip(map(str, data["devices"]), data["latency_ms"].astype(float).T[:, order], strict=True))
-            macs = data["macs"].astype(float)[order]
+            macs, params = (data[name].astype(float)[order] for name in ("macs", "params"))
+            kinds = np.array(["conv" in name for name in map(str, data["op_names"])])
+            convolutions = kinds[cells].sum(1).astype(float)[order]
     except FileNotFoundError as error:
         raise BadFile(f"no file '{path}'; source= names its folder") from error
     except (OSError, ValueError, KeyError) as error:
         raise BadFile(f"'{path}' does not hold the table of NAS-Bench-201: {error}") from error
     if len(cells) != np.prod(widths):
         raise BadFile(f"'{path}' holds {len(cells)} cells of {np.prod(widths)}")
-    return Benchmark(widths, accuracies, times, macs)
+    return Benchmark(widths, accuracies, times, macs, params, convolutions)
 
 
 @dataclass(frozen=True)
 class Search:
-    """One run of a strategy."""
+    """One run of a strategy, or a choice that costs no look (one of `FREE`, looks empty)."""
 
     folder: Path
     strategy: str
@@ -108,6 +125,8 @@ def do(job: Search) -> list[Row]:
     benchmark = load_benchmark(job.folder)
     region = benchmark.region(job.device, job.share)
     searched, unseen = benchmark.accuracy[SEARCHED], benchmark.accuracy[UNSEEN]
+    if job.strategy in FREE:
+        return [_without_looks(job, benchmark.free(job.strategy, job.device)[region.within], searched, unseen, region)]
 
     def place(choices: Choices) -> int:
         return int(region.index(np.array([choices]))[0])
@@ -123,6 +142,18 @@ def do(job: Search) -> list[Row]:
     return [row]
 
 
+def _without_looks(job: Search, scores: Array, searched: Array, unseen: Array, region: TabularRegion) -> Row:
+    """Mean regret of the cells of the largest score, and how the score ranks all within (Kendall's tau)."""
+    from scipy.stats import kendalltau
+
+    within = region.within
+    taken = within[scores == scores.max()]
+    regret, beside = (float(accuracy[within].max() - accuracy[taken].mean()) for accuracy in (searched, unseen))
+    tau = float(kendalltau(scores, searched[within]).statistic)
+    return {"strategy": job.strategy, "device": job.device, "share": job.share, "seed": job.seed,
+            "regret": round(regret, 4), "unseen": round(beside, 4), "tau": round(tau, 4)}  # fmt: skip
+
+
 def prepare(options: Options, quick: bool) -> Work[Search]:
     """`quick`: two seeds, one device and limit, 20 looks."""
     folder = Path(options.text("source", "../shared/tabular"))
@@ -136,6 +167,7 @@ def prepare(options: Options, quick: bool) -> Work[Search]:
         for share in shares
         for strategy in STRATEGIES
     ]
+    jobs += [Search(folder, name, device, share, 0, ()) for device in devices for share in shares for name in FREE]
     settings = {"searched": SEARCHED, "unseen": UNSEEN, "looks": " ".join(map(str, looks))}
     return Work(settings, jobs, do)
 
@@ -189,6 +221,7 @@ def render(results: Results) -> str:
         *_table(f"Regret in {results.settings['searched']} accuracy, points ({everywhere})", results, "regret"),
         *_table(f"Regret in {results.settings['unseen']} accuracy, unseen ({everywhere})", results, "unseen"),
     ]
+    parts += _free_table(results)
     for device, share in cells:
         parts += _table(f"{device}, limit kept by {share:.0%} of the cells", results, "regret", device, share)
     return "\n".join([*parts, str(results.provenance)])
@@ -206,6 +239,22 @@ def _table(
         shown = [f"{mean:.3f} ± {error:.3f}" for mean, error in figures] or [NOT_MEASURED] * len(looks_of(results))
         lines.append((strategy, str(curve.seeds if curve else 0), *shown))
     return [f"{title}; mean ± standard error over seeds", "", markdown(header, lines), ""]
+
+
+def _free_table(results: Results) -> list[str]:
+    """What costs no look, means over devices and limits, and what the strategies have to beat."""
+    lines, regrets = [], []
+    for name in FREE:
+        rows = [row for row in results.rows if row["strategy"] == name]
+        means = [fmean(float(str(row[column])) for row in rows) for column in ("regret", "unseen", "tau") if rows]
+        regrets += means[:1]
+        lines.append((name, *(f"{mean:.3f}" for mean in means), *[NOT_MEASURED] * (3 - len(means))))
+    header = ("choice", f"regret in {results.settings['searched']}", f"in {results.settings['unseen']}", "tau")
+    said = ["What costs no look, points; tau: Kendall's, of the score with accuracy within the limit", ""]
+    behind = [curve.strategy for curve in curves(results, "regret") if regrets and curve.mean[0] >= min(regrets)]
+    first = looks_of(results)[0]
+    note = f"Not better than the best of these after {first} looks: {', '.join(behind) or 'no strategy'}."
+    return [*said, markdown(header, lines), "", *([note, ""] if regrets else [])]
 
 
 def draw(results: Results) -> bytes:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from experiments.command import run_experiment
 from experiments.pretrain_card import render
-from experiments.results import Results, Row, Value, take_provenance
+from experiments.results import Results, Row, Value, profile_digests, take_provenance
 from search_space import GatePath
 
 if TYPE_CHECKING:
@@ -218,6 +218,7 @@ def measure(options: Options, quick: bool, command: str) -> Results:
         **{name: getattr(s.train, name) for name in ("batch_size", "lr", "weight_decay", "label_smoothing")},
         "stored": STORED,
         "images_for_gates": IMAGES,
+        **profile_digests(device for device, _ in TARGETS),
     }
     return Results("pretrain", provenance, settings, tuple(rows))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import sqrt
 from statistics import fmean
 
-from experiments.results import Results, Row, markdown
+from experiments.results import Results, Row, earlier_profiles, markdown
 from experiments.table3_story import number
 
 
@@ -57,6 +57,7 @@ def render(results: Results) -> str:
             "of the result on all images is included in the seconds, the start of Python is not. The standard error of "
             f"a test accuracy is {100 * error:.1f} points: smaller differences are chance.",
             table,
+            *filter(None, [earlier_profiles(s)]),
             str(results.provenance),
         ]
     )

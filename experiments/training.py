@@ -28,7 +28,18 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from experiments.jobs import Work, run_jobs
-from experiments.results import FOLDER, NOT_MEASURED, Results, Row, Value, load_results, markdown, shown
+from experiments.results import (
+    FOLDER,
+    NOT_MEASURED,
+    Results,
+    Row,
+    Value,
+    earlier_profiles,
+    load_results,
+    markdown,
+    profile_digests,
+    shown,
+)
 from experiments.truth import Truth, kendall, number
 from experiments.truth_work import Scale, Worker, all_paths, load_images
 
@@ -246,6 +257,7 @@ def prepare(options: Options, quick: bool) -> Work[Job]:
     ]
     settings: dict[str, Value] = {f"ranking {name}": str(value) for name, value in asdict(scale).items()}
     settings |= {f"network {name}": str(value) for name, value in asdict(short).items()}
+    settings |= profile_digests(["cpu"])
     return Work(settings, jobs, Trainer(scale, short, options.text("data", "../shared/datasets")))
 
 
@@ -281,10 +293,11 @@ def render(results: Results) -> str:
     )
     cpu_s = sum({str(row["job"]): number(row, "cpu_s") for row in results.rows}.values())
     settings = ", ".join(f"{name} {value}" for name, value in results.settings.items())
+    earlier = earlier_profiles(results.settings)
     seeds = sorted({int(number(row, "truth_seeds")) for row in supernets if "truth_seeds" in row})
     parts.append(
         f"True accuracies: means over {', '.join(map(str, seeds))} seeds. {cpu_s / 60:.0f} CPU-minutes so far; "
-        f"{settings}.\n{results.provenance}"
+        f"{settings}.{earlier and f' {earlier}'}\n{results.provenance}"
     )
     return "\n\n".join(parts)
 

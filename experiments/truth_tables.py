@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from experiments.results import NOT_MEASURED, Results, Row, markdown, shown
-from experiments.truth import Supernet, SupernetKey, Truth, equal_draws, kendall, number, supernets_of
+from experiments.free import free_scores
+from experiments.results import NOT_MEASURED, Results, Row, earlier_profiles, markdown, shown
+from experiments.truth import Accuracies, Supernet, SupernetKey, Truth, equal_draws, kendall, number, supernets_of
 from nas.run.settings import SearchSettings
 
 RERANKED = SearchSettings().rerank  # networks that a gradient search compares at its end
@@ -20,8 +21,8 @@ MARK, SHARE_OF_RANDOM = 0.5, 0.5  # points of mean regret; of random search's at
 class Line:
     """A method's regret in points by budget, None where nothing was measured.
 
-    role: 'strategy', 'random' (search to be better than) or 'reference'; share_weights: None where no supernet
-    is asked; evaluations: of networks with inherited weights, None where gradients guide the search.
+    role: 'strategy', 'random' (search to be better than), 'free' (at no cost) or 'reference'; share_weights: None
+    where no supernet is asked; evaluations: of networks with inherited weights, None where gradients guide the search.
     """
 
     role: str
@@ -46,14 +47,19 @@ def render(results: Results) -> str:
     truth, supernets = Truth.of(results.rows), supernets_of(results.rows)
     searches = [row for row in results.rows if row["kind"] == "search"]
     parts = [_truth_lines(truth)]
+    free = free_scores(results.rows)
     if truth.trained and supernets:
-        parts.append(_rank_table(truth, supernets))
+        parts.append(_rank_table(truth, supernets, free))
     if truth.complete:
-        parts.append(_regret_table(truth, supernets, searches))
+        parts.append(_regret_table(truth, supernets, searches, free))
     cpu_s = sum({str(row["job"]): number(row, "cpu_s") for row in results.rows}.values())
     settings = ", ".join(f"{name} {value}" for name, value in results.settings.items())
     commits = sorted({str(row["commit"])[:7] for row in results.rows})
-    parts += [f"{cpu_s / 60:.0f} CPU-minutes so far; commits {', '.join(commits)}; {settings}.\n{results.provenance}"]
+    earlier = earlier_profiles(results.settings)
+    parts += [
+        f"{cpu_s / 60:.0f} CPU-minutes so far; commits {', '.join(commits)}; {settings}.{earlier and f' {earlier}'}\n"
+        f"{results.provenance}"
+    ]
     return "\n\n".join(parts)
 
 
@@ -79,7 +85,7 @@ def _truth_lines(truth: Truth) -> str:
     return " ".join(lines)
 
 
-def _rank_table(truth: Truth, supernets: Mapping[SupernetKey, Supernet]) -> str:
+def _rank_table(truth: Truth, supernets: Mapping[SupernetKey, Supernet], free: Mapping[str, Accuracies]) -> str:
     by_kind: dict[tuple[bool, int], list[Supernet]] = defaultdict(list)
     for key, net in supernets.items():
         by_kind[key.share_weights, key.epochs].append(net)
@@ -96,10 +102,13 @@ def _rank_table(truth: Truth, supernets: Mapping[SupernetKey, Supernet]) -> str:
                 f"{fmean(net.training_cpu_s for net in found):.0f}",
             )
         )
+    for name, scores in free.items():
+        if len(scores) == len(truth.latency_ms):
+            lines.append((name, "-", "-", f"{kendall(scores, truth.trained):.2f}", "-", "0"))
     header = ("candidates' weights", "epochs", "tau by seed", "mean tau", "mean inherited accuracy", "training, CPU s")
     return (
         f"Kendall's tau of inherited validation accuracy with true accuracy over the {len(truth.trained)} networks "
-        f"trained so far, supernets trained on uniform paths:\n\n{markdown(header, lines)}"
+        f"trained so far, supernets trained on uniform paths, and of what costs nothing:\n\n{markdown(header, lines)}"
     )
 
 
@@ -107,7 +116,12 @@ def _named(share_weights: bool) -> str:
     return "shared" if share_weights else "separate"
 
 
-def regret_lines(truth: Truth, supernets: Mapping[SupernetKey, Supernet], searches: Sequence[Row]) -> list[Line]:
+def regret_lines(
+    truth: Truth,
+    supernets: Mapping[SupernetKey, Supernet],
+    searches: Sequence[Row],
+    free: Mapping[str, Accuracies],
+) -> list[Line]:
     """Means over seeds: the strategies, then what they are compared with, by supernets trained as long as theirs."""
     epochs = max((key.epochs for key in supernets), default=0)
     budgets = sorted({number(row, "budget_ms") for row in searches})
@@ -141,23 +155,36 @@ def regret_lines(truth: Truth, supernets: Mapping[SupernetKey, Supernet], search
         [truth.regret(max(truth.feasible(b), key=lambda name: trained[name]), b) for b in budgets]
         for trained in truth.complete.values()
     ]
+    costless = [Line("free", name, [taken(truth, scores, b) for b in budgets]) for name, scores in free.items()]
     any_of = [truth.random_regret(truth.accuracy, b, 1) for b in budgets]
     return [
         *lines,
+        *costless,
         Line("random", ANY, any_of),
         Line("reference", "best by one own training", [fmean(column) for column in zip(*alone, strict=True)]),
     ]
+
+
+def taken(truth: Truth, scores: Accuracies, budget_ms: float) -> float | None:
+    """Regret in points of the network of the largest score within a budget; None where none of them keeps it."""
+    within = [name for name in truth.feasible(budget_ms) if name in scores]
+    return truth.regret(max(within, key=lambda name: scores[name]), budget_ms) if within else None
 
 
 def _evaluations(row: Row) -> int | None:
     return int(number(row, "evaluations")) if row.get("evaluations") is not None else None
 
 
-def _regret_table(truth: Truth, supernets: Mapping[SupernetKey, Supernet], searches: Sequence[Row]) -> str:
+def _regret_table(
+    truth: Truth,
+    supernets: Mapping[SupernetKey, Supernet],
+    searches: Sequence[Row],
+    free: Mapping[str, Accuracies],
+) -> str:
     budgets = sorted({number(row, "budget_ms") for row in searches})
     if not budgets:
         return f"Regret: {NOT_MEASURED}."
-    lines = regret_lines(truth, supernets, searches)
+    lines = regret_lines(truth, supernets, searches, free)
     header = ("regret, points", *(f"{budget:.2f} ms" for budget in budgets), "mean")
     body = [(str(line), *(shown(value, 2) for value in [*line.regrets, line.mean])) for line in lines]
     feasible = ", ".join(str(len(truth.feasible(budget))) for budget in budgets)
@@ -171,9 +198,13 @@ def _marks(lines: Sequence[Line]) -> str:
     """Every strategy against the mark, with each meaning of random search at equal cost."""
     random = {(line.method, line.share_weights, line.evaluations): line.mean for line in lines}
     equal = {line.share_weights: line.mean for line in lines if line.method == CPU_TIME}
-    body = []
+    costless = [line for line in lines if line.role == "free" and line.mean is not None]
+    free = min(costless, key=lambda line: line.mean or 0.0, default=None)
+    body, behind = [], 0
     for line in lines:
         if line.role == "strategy" and line.mean is not None:
+            ahead = free is None or free.mean is None or line.mean < free.mean
+            behind += not ahead
             others = {
                 "evaluations": random[RANDOM, line.share_weights, line.evaluations or RERANKED],
                 "CPU time": equal.get(line.share_weights) if line.evaluations is None else None,
@@ -181,7 +212,7 @@ def _marks(lines: Sequence[Line]) -> str:
             }
             kept = [name for name, other in others.items() if other is not None and keeps_mark(line.mean, other)]
             cells = ["-" if other is None else f"{other:.2f}" for other in others.values()]
-            body.append((str(line), f"{line.mean:.2f}", *cells, ", ".join(kept) or "none"))
+            body.append((str(line), f"{line.mean:.2f}", *cells, ", ".join(kept) or "none", "yes" if ahead else "no"))
     header = (
         "strategy",
         "mean regret",
@@ -189,11 +220,18 @@ def _marks(lines: Sequence[Line]) -> str:
         "in its CPU time",
         "any feasible",
         "mark kept by",
+        "better than what costs nothing",
     )
+    note = ""
+    if free is not None:
+        note = (
+            f"\n\nThe best choice that costs nothing: {free}, {free.mean:.2f} points. {behind} of the {len(body)} "
+            "strategies are not better."
+        )
     return (
         f"Mark: at most {MARK} points, and less than {SHARE_OF_RANDOM:.0%} of random search's at equal cost (the same "
         f"supernet's training and as many networks evaluated; a gradient search evaluates {RERANKED} at its end):\n\n"
-        f"{markdown(header, body)}"
+        f"{markdown(header, body)}{note}"
     )
 
 

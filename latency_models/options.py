@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from search_space.errors import Stopped, UnknownName, UserError
+from search_space.errors import UnknownName, UserError
+from search_space.last_words import status_of
 
 
 @dataclass(frozen=True)
@@ -63,21 +62,15 @@ def run(task: Callable[[Options], str], known: Mapping[str, str], usage: str, ar
 
     0 done, 2 a user's error, in one line on stderr, 130 stopped. known: option -> what it means; `--help` prints them.
     """
-    if {"-h", "--help"} & set(arguments):
-        width = max(map(len, known)) + 2
-        print("\n".join([usage, "", *(f"  {name + '=':{width}}{meaning}" for name, meaning in known.items())]))
-        return 0
-    try:
-        print(task(_read(arguments, known, usage)), flush=True)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 130 if isinstance(error, Stopped) else 2
-    except KeyboardInterrupt:
-        print("error: stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever reads, such as `head`, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+
+    def answer() -> None:
+        if {"-h", "--help"} & set(arguments):
+            width = max(map(len, known)) + 2
+            print("\n".join([usage, "", *(f"  {name + '=':{width}}{meaning}" for name, meaning in known.items())]))
+        else:
+            print(task(_read(arguments, known, usage)), flush=True)
+
+    return status_of(answer)
 
 
 def _read(arguments: Sequence[str], known: Mapping[str, str], usage: str) -> Options:

@@ -14,6 +14,7 @@ from search_space.reading import AtLeast, Between, OneOf
 
 FEW_ROWS = 20  # a kernel kind and size with fewer measured rows is named
 PARTLY, MOSTLY = 0.1, 0.5  # shares of derived time above which prices are said to be so
+MARKED = 1.5  # times its share of the time: so much of the width is said to be wider for few rows
 LEAST_SHARE = 0.01  # of time or width; what makes up less is not named
 NAMES = {
     "add": "addition",
@@ -118,6 +119,16 @@ class Support:
         return ", ".join(f"{k.name} {100 * k.thin:.0f} % ({'derived' if k.derived else _rows(k.rows)})" for k in parts)
 
     @property
+    def wider_words(self) -> str:
+        """'7x7 depthwise is 26 % of its width': few rows, and more of the width than of the time; '' if none."""
+        parts = [
+            f"{k.name} is {100 * k.width:.0f} % of its width"
+            for k in self.kernels
+            if not k.derived and k.thin >= LEAST_SHARE and k.width > MARKED * k.share
+        ]
+        return ", ".join(parts)
+
+    @property
     def thin(self) -> float:
         """The share of predicted time that rests on little, as `thin_words` lists."""
         return sum(kernel.thin for kernel in self.kernels)
@@ -128,9 +139,10 @@ class Support:
         if self.width_words:
             found.append(f"{device}: {self.width_words}; {remedy(device)}")
         if self.thin_words:
+            wider = f"; the interval is wider for it: {self.wider_words}" if self.wider_words else ""
             found.append(
                 f"{device}: of the predicted time, this is derived or rests on fewer than {FEW_ROWS} measured rows: "
-                f"{self.thin_words}"
+                f"{self.thin_words}{wider}"
             )
         if self.outside:
             found.append(f"{device}: outside of what its profile was fitted to: {'; '.join(self.outside)}")

@@ -13,6 +13,7 @@ from nas.run.finished import Finished, load_finished
 from nas.run.plan import check_out, plan_targets
 from nas.run.resume import Begun
 from nas.run.search import carry_out
+from nas.run.settings import Resumable, settings_from_dict
 from nas.run.targets import settings_of
 from search_space import UserError
 
@@ -43,9 +44,10 @@ def search(
     if resume is not None:
         if options or resolution is not None or (own is None and data is not None):
             raise UserError(f"resume={resume} resumes with the run's own options; give no others")
-        begun = Begun.load(Path(resume), "search")
+        begun_in = Path(str(settings_from_dict(Resumable, {"resume": str(resume)}).resume)).expanduser()
+        begun = Begun.load(begun_in, "search")
         if begun is None:
-            return load_finished(Path(resume))
+            return load_finished(begun_in)
         options = dict(begun.options)
     else:
         if isinstance(data, str):
@@ -61,7 +63,7 @@ def search(
     if begun is None:
         check_out(each[0].out)
     plans = plan_targets(each, own.num_classes if own else None)
-    folder = (Path(resume), begun) if resume is not None and begun is not None else None
+    folder = (begun_in, begun) if begun is not None else None
     finished = carry_out(plans, own, progress=progress, resume=folder)
     if finished is None:
         raise UserError("of several processes only the first has a result; use torchrun with -m nas.search")

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latency_models.support import derived_words
-from nas.command.options import fail
-from nas.run.export import classes_in, load_network
+from nas.command.options import as_command
 from nas.run.result import ALONE, FOR_TIMING, SearchResult, load_result_or_architecture, result_of
-from search_space import UserError, cost_of, lower
-from search_space.build import Network
+from search_space import cost_of, lower
 from search_space.files import write_whole
-from search_space.to_onnx import to_onnx
+
+if TYPE_CHECKING:
+    from search_space.build import Network
 
 
 def build(path: str | Path, weights: str | Path | None = None) -> tuple[SearchResult, Network]:
@@ -25,6 +26,8 @@ def build(path: str | Path, weights: str | Path | None = None) -> tuple[SearchRe
     A file may hold an architecture alone; the number of classes is then the weights'. Raises `BadFile` for files that
     cannot be used.
     """
+    from nas.run.export import classes_in, load_network  # torch
+
     result, file = load_result_or_architecture(Path(path)), _weights(Path(path), weights)
     if ALONE in result.notes and file is not None and (classes := classes_in(file)):
         result = result_of(result.architecture, classes)
@@ -44,11 +47,8 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, help="pixels for counts, latency and ONNX (default: deployment's)")
     parser.add_argument("--onnx", type=Path, help="write the graph here")
     parser.add_argument("--latency", action="store_true", help="predict latency on every known device")
-    options = parser.parse_args()
-    try:
-        _report(options)
-    except UserError as error:
-        fail(error)
+    with as_command():
+        _report(parser.parse_args())
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -76,6 +76,8 @@ def _report(options: argparse.Namespace) -> None:
             print(f"{name}: {p.latency_ms:.4g} ms ({words})")
         print("".join(f"note: {note}\n" for note in left_out), end="")
     if options.onnx:
+        from search_space.to_onnx import to_onnx
+
         trained = weighted and not alone and resolution == result.resolution.training
         purpose = "trained and accurate at this resolution" if trained else FOR_TIMING
         arrays = {key: value.numpy() for key, value in network.state_dict().items()}

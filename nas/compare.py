@@ -1,6 +1,6 @@
 """The command `python -m nas.compare RUN RUN ...`: the networks of several finished runs beside each other.
 
-Prints a table; `--out FOLDER` writes it as front.csv, with a page that links to the runs' own. Nothing is measured
+Prints a table; `out=FOLDER` writes it as front.csv, with a page that links to the runs' own. Nothing is measured
 again, so runs of other images, or of other sizes of the test split, are compared as they say they are.
 """
 
@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latency_models.support import derived_words
-from nas.command.options import fail
+from nas.command.options import as_command
 from nas.report.front import render_front
 from nas.run.finished import load_finished
-from nas.run.front_table import FrontRow, front_table, save_front_table
+from nas.run.front_table import FRONT, FrontRow, front_table, save_front_table
 from search_space import UserError
 from search_space.files import ensure_folder, write_whole
+from search_space.sums import renew_sum
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -47,12 +49,11 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m nas.compare", description="Several runs beside each other.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
-    parser.add_argument("--out", type=Path, help="write front.csv and report.html to this folder")
-    options = parser.parse_args()
-    try:
+    parser.add_argument("--out", type=Path, help="write front.csv and report.html to this folder; or out=FOLDER")
+    words = [f"--{word}" if word.startswith("out=") else word for word in sys.argv[1:]]
+    with as_command():
+        options = parser.parse_args(words)
         print(_compared(options.runs, options.out))
-    except UserError as error:
-        fail(error)
 
 
 def _compared(runs: Sequence[Path], out: Path | None) -> str:
@@ -78,6 +79,8 @@ def _compared(runs: Sequence[Path], out: Path | None) -> str:
         beside = _rows(runs, out)
         save_front_table(out, beside)
         write_whole(out / "report.html", render_front(beside, heading=f"{len(runs)} runs"))
+        for name in (FRONT.name, "report.html"):
+            renew_sum(out / name)
         lines.append(f"-> {out / 'report.html'}")
     return "\n".join(lines)
 

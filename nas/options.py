@@ -38,7 +38,7 @@ class DataOptions(TypedDict, total=False):
     """of the training images, held out for validation; each data set has its own default [between 0.01 and 0.9]"""
 
     limit: int | None
-    """use only so many training images (null: all) [8 or more]"""
+    """use only so many training images (null: all) [between 8 and 1000000000]"""
 
     flip: bool | None
     """mirror half of the training images left to right; false for letters, arrows, sides of a body (null: as the data
@@ -55,7 +55,7 @@ class DataOptions(TypedDict, total=False):
     trained with (null: as the data set does) [three numbers between 0 and 1]"""
 
     std: Sequence[float] | None
-    """of red, green and blue, see mean [three numbers above 0]"""
+    """of red, green and blue, see mean [three numbers between 0.001 and 1000]"""
 
 
 class WarmupOptions(TypedDict, total=False):
@@ -79,6 +79,9 @@ class FinetuneOptions(TypedDict, total=False):
 
     label_smoothing: float | None
     """null: as in train [0 or more and below 1]"""
+
+    balance: float | None
+    """null: as in train [between 0 and 1]"""
 
     gradient_clip: float | None
     """null: as in train [0 or more and at most 1000]"""
@@ -113,6 +116,10 @@ class TrainOptions(TypedDict, total=False):
 
     label_smoothing: float
     """share of the target spread over all classes [0 or more and below 1]"""
+
+    balance: float
+    """of the loss: an image counts in proportion to n ** -balance for n of its class (0: off, 1: classes alike)
+    [between 0 and 1]"""
 
     gradient_clip: float
     """largest norm of the gradient (0: off) [0 or more and at most 1000]"""
@@ -281,4 +288,4 @@ class SearchOptions(TypedDict, total=False):
     """where to train: auto, cpu or cuda; several processes are started by torchrun [one of auto, cpu, cuda]"""
 
     out: str | None
-    """run folder (null: runs/TIME-DEVICE-BUDGET-SPACE) [a path whose parts are text of at most 200 bytes]"""
+    """run folder (null: runs/TIME-DEVICE-BUDGET-SPACE)"""

@@ -78,6 +78,7 @@ def _require_free(folder: Path) -> bool:
     from nas.data.shards.index import UNFINISHED
 
     inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    inside -= {name for name in inside if name.startswith(f".{UNFINISHED}.")}  # of one killed while it wrote the mark
     if UNFINISHED in inside:
         return True
     if inside:

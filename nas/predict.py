@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nas.command.options import fail
+from nas.command.options import as_command
 from nas.data.reduced import Purpose
 from nas.data.sources import GROUNDS, OF_DECODING, EncodedSource, upright
 from nas.run.result import FOR_TIMING, RESIZE, class_name
 from search_space.errors import BadFile, UserError, one_line
+from search_space.sums import require_sum
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -54,9 +55,13 @@ class Predictor:
 
         path = model / MODEL if model.is_dir() else model
         try:
-            session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+            content = path.read_bytes()
+            require_sum(path, content)
+            session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         except FileNotFoundError as error:
             raise BadFile(f"no file '{path}'; give the folder of a finished run, or its {MODEL}") from error
+        except BadFile:
+            raise
         except Exception as error:  # onnxruntime raises its own unexported kinds
             raise BadFile(f"onnxruntime cannot load '{path}': {one_line(error)}") from error
         said = session.get_modelmeta().custom_metadata_map
@@ -159,15 +164,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="the file of a picture")
     given = list(sys.argv[1:] if arguments is None else arguments)
     given.sort(key=lambda argument: not argument.startswith("model="))  # a stable sort: wherever it stands
-    asked = parser.parse_args(given)
-    try:
+    with as_command():
+        asked = parser.parse_args(given)
         if not asked.model.startswith("model="):
             raise UserError(f"which network? '{asked.model}' comes without model=RUN; add it")
         predictor = Predictor.load(Path(asked.model.removeprefix("model=")).expanduser())
         for name in asked.images:
             print(f"{name}: {_words(predictor.by_name(name))}")
-    except UserError as error:
-        fail(error)
 
 
 def _words(probabilities: Mapping[str, float]) -> str:

@@ -11,6 +11,7 @@ from nas.command.options import given, print_first, run_command
 from nas.data.addresses import hidden_in, redacted
 from nas.run.defaults import with_defaults
 from nas.run.resume import Begun, options_to_resume
+from nas.run.settings import Resumable, settings_from_dict
 from nas.run.targets import settings_of
 
 if TYPE_CHECKING:
@@ -23,9 +24,10 @@ def main() -> None:
 
 
 def _search(values: dict[str, Any]) -> None:
-    values["data"] = hidden_in(values["data"])
+    for group in ("data", "optuna"):
+        values[group] = hidden_in(values[group])
     values["data"].pop("epochs")  # already copied to where they act
-    resume = values.pop("resume")
+    resume = settings_from_dict(Resumable, {"resume": values.pop("resume")}).resume
     begun, begun_in = None, Path(str(resume)).expanduser()
     if resume is not None:
         begun = Begun.load(begun_in, "search")

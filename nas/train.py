@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.command.options import fail, print_first, run_command
+from nas.command.options import as_command, print_first, run_command
 from nas.data.addresses import hidden_in, redacted
 from nas.data.settings import DataSettings
 from nas.loggers import check_loggers
-from nas.run.resume import Begun, options_to_resume
-from nas.run.settings import CheckpointSettings, TrainCommand, settings_from_dict
+from nas.run.resume import IMAGES, Begun, content_of, options_to_resume
+from nas.run.settings import CheckpointSettings, Resumable, TrainCommand, settings_from_dict
 from nas.training.recipes import Recipe
 from search_space import UserError
 
@@ -27,23 +27,26 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Run the command; a bare path stands for architecture=PATH."""
-    sys.argv[1:] = [f"architecture={a}" if _is_bare_path(a) else a for a in sys.argv[1:]]
-    named = [a.partition("=")[2] for a in sys.argv[1:] if a.startswith("architecture=")]
-    if len(named) > 1:
-        fail(UserError(f"one network is trained at a time, not '{named[0]}' and '{named[1]}'; name one of them"))
-    run_command("train", _train)
+    """Run the command; a bare path, of a file or of a run's folder, stands for architecture=PATH."""
+    with as_command():
+        sys.argv[1:] = [f"architecture={a}" if _is_bare_path(a) else a for a in sys.argv[1:]]
+        named = [a.partition("=")[2] for a in sys.argv[1:] if a.startswith("architecture=")]
+        if len(named) > 1:
+            raise UserError(f"one network is trained at a time, not '{named[0]}' and '{named[1]}'; name one of them")
+        run_command("train", _train)
 
 
 def _is_bare_path(argument: str) -> bool:
     """Whether it stands for architecture=PATH."""
+    if "=" not in argument and Path(argument).expanduser().is_dir():
+        return True
     return argument.endswith(".json") and ("=" not in argument or Path(argument).is_file())
 
 
 def _train(values: dict[str, Any]) -> None:
     values["data"] = hidden_in(values["data"])
     values["data"].pop("epochs")
-    resume = values.pop("resume")
+    resume = settings_from_dict(Resumable, {"resume": values.pop("resume")}).resume
     begun, begun_in = None, Path(str(resume)).expanduser()
     if resume is not None:
         begun = Begun.load(begun_in, "train")
@@ -96,7 +99,8 @@ def full_training(
     from nas.run.conclude import conclude
     from nas.run.distributed import joined, place, with_global_norms
     from nas.run.export import load_weights
-    from nas.run.folder import run_folder
+    from nas.run.finished import RESULT, WEIGHTS
+    from nas.run.folder import finish, run_folder
     from nas.run.log import TrainLog
     from nas.run.progress import SearchProgress
     from nas.run.provenance import provenance
@@ -112,7 +116,7 @@ def full_training(
     checkpoint = checkpoint or CheckpointSettings()
     if command.threads:
         torch.set_num_threads(command.threads)
-    found = load_result_or_architecture(Path(command.architecture).expanduser())
+    found = load_result_or_architecture(_inside(command.architecture, RESULT))
     here = place(command.accelerator)
     data = replace(load(data_settings), place=here)
     for line in data.said:
@@ -127,7 +131,7 @@ def full_training(
     notes = [f"Trained in full at {command.resolution} pixels for {recipe.epochs} epochs"]
     notes += [ALONE] if ALONE in found.notes else []
     if command.weights is not None:
-        weights = Path(command.weights).expanduser()
+        weights = _inside(command.weights, WEIGHTS)
         load_weights(network, weights, f"data={data_settings.name}")
         if other := _other_head(weights, data.class_names):
             notes.append(other)
@@ -138,16 +142,21 @@ def full_training(
         "recipe": asdict(recipe),
         "checkpoint": asdict(checkpoint),
     }
-    begun = resume[1] if resume else Begun("train", options, line, datetime.now(UTC))
+    inputs = {
+        IMAGES: data.digest,
+        "files of the images": data.files,
+        "architecture": str(found.architecture),
+        "weights": content_of(command.weights),
+        "teacher": content_of(command.teacher),
+    }
+    begun = resume[1] if resume else Begun("train", options, line, datetime.now(UTC), inputs)
     stem = f"{begun.started:%Y%m%d-%H%M%S}-train-{plain_name(found.architecture.space.name)}"
     per_epoch = steps_per_epoch(data, data.train, recipe)
     with run_folder(command.out, stem, begun, resume[0] if resume else None, here) as folder, ExitStack() as at_the_end:
         checkpoints = Checkpoints(
             folder, checkpoint.minutes, checkpoint.steps, say, resume is not None, writes=here.first
         )
-        checkpoints.require_same(
-            {"data": data.digest, "architecture": str(found.architecture)}, data.changed_since(folder)
-        )
+        begun.require_same(folder, inputs, data.changed_since(folder))
         if here.first:
             data.save_found(folder)
         log, facts = TrainLog(folder, checkpoints, per_epoch, command.log, options), dict[str, Any]()
@@ -194,9 +203,14 @@ def full_training(
         )
         log.end(recipe.epochs, result.accuracy.validation if result.accuracy else None)
         write_report(folder)
-        checkpoints.clear()
-        begun.forget(folder)
+        finish(folder, begun, checkpoints)
     return result, folder
+
+
+def _inside(path: str, name: str) -> Path:
+    """A file, or the one of this name in a run's folder."""
+    found = Path(path).expanduser()
+    return found / name if found.is_dir() else found
 
 
 def _shown_as_before(settings: DataSettings, classes: tuple[str, ...], before: InputFormat) -> DataSettings:

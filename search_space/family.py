@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from search_space.cost import Cost, cost_of
 from search_space.errors import UnknownName, UserError
+from search_space.last_words import status_of
 from search_space.lower import lower
 from search_space.space import Architecture, BlockChoice, SearchSpace, Stage
 
@@ -153,13 +154,11 @@ def render_family(names: Sequence[str] = tuple(FAMILY)) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Print the table of the named members, or of all; the exit status, 2 for an unknown name."""
-    try:
-        names = [family_architecture(name).space.name for name in arguments] or tuple(FAMILY)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(render_family(names))
-    return 0
+
+    def render() -> None:
+        print(render_family([family_architecture(name).space.name for name in arguments] or tuple(FAMILY)))
+
+    return status_of(render)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import sys
 from contextlib import suppress
 from glob import escape
@@ -46,8 +47,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
     Raises `CannotWrite` when the disk refuses (full, read-only).
     """
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content  # paths may be any bytes
-    aside = path.with_name(f".{path.name}.{_MACHINE}-{os.getpid()}-{secrets.token_hex(4)}.partial")
-    _sweep(path)
+    aside = neighbour(path)
     try:
         with aside.open("wb") as file:
             file.write(data)
@@ -61,12 +61,18 @@ def write_whole(path: Path, content: bytes | str) -> None:
             aside.unlink()
 
 
+def neighbour(path: Path) -> Path:
+    """A hidden name beside a file or folder, to make it there and rename it; what killed makers left is removed."""
+    _sweep(path)
+    return path.with_name(f".{path.name}.{_MACHINE}-{os.getpid()}-{secrets.token_hex(4)}.partial")
+
+
 def _sweep(path: Path) -> None:
     """Remove what killed writers of this file left, those of this machine."""
     for left in path.parent.glob(f".{escape(path.name)}.{_MACHINE}-*.partial"):
         if (writer := re.search(r"-(\d{1,9})-[0-9a-f]+\.partial$", left.name)) and not _runs(int(writer[1])):
             with suppress(OSError):
-                left.unlink()
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def lock(file: IO[Any], wait: bool = True) -> None:

@@ -15,6 +15,7 @@ it every limit. Standard library only.
 from __future__ import annotations
 
 import math
+import os
 import stat
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from search_space.bounds import DEEPEST, TEXT_BYTES, YAML_BYTES, YAML_NODES
 from search_space.errors import BadFile, UnknownName, UserError, one_line
+from search_space.sums import require_sum
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -38,6 +40,7 @@ REQUIRED = "\0required"  # beside a field: data must state it, although the data
 UNSAID = (
     object()
 )  # beside a field: `to_plain` leaves it out where it has its default, so that old files stay as they are
+LONGEST_PATH = 4096  # characters, of addresses too
 LONGEST_SHOWN = 80  # characters of a refused value in a message
 
 
@@ -55,6 +58,10 @@ class Must:
 
     def __init__(self, wanted: str, holds: Callable[[Any], bool]) -> None:
         self.wanted, self.holds = wanted, holds
+
+
+class Plain(Must):
+    """A rule that nobody needs to be told before it is broken: lists of options leave it out."""
 
 
 class Limit(Must):
@@ -131,6 +138,30 @@ class Spelled:
     render: Callable[[Any], Any]
 
 
+def path_that_can_be(longest_part: int = 255) -> Plain:
+    """A path or an address that file systems can have: the length of its parts, and of a local one the home folder.
+
+    longest_part: bytes.
+    """
+
+    def holds(path: object) -> bool:
+        if not isinstance(path, str) or "\0" in path or len(path) > LONGEST_PATH:
+            return False
+        if "://" in path:
+            return True
+        try:
+            Path(path).expanduser()
+        except RuntimeError:  # the home folder of nobody here
+            return False
+        return all(len(os.fsencode(part)) <= longest_part for part in path.split("/"))
+
+    return Plain(
+        f"a possible path (parts of at most {longest_part} bytes, at most {LONGEST_PATH} in all, a ~NAME that exists)",
+        holds,
+    )
+
+
+PATH = path_that_can_be()
 NOT_BLANK = Must("text that is not blank", lambda text: isinstance(text, str) and bool(text.strip()))
 NOT_EMPTY = Must("a list of one or more", lambda values: len(values) > 0)
 
@@ -446,7 +477,9 @@ def declared(kind: type) -> tuple[Declared, ...]:
                 field.name,
                 type_words(hint),
                 default,
-                " and ".join(extra.wanted for extra in extras if isinstance(extra, Must)),
+                " and ".join(
+                    extra.wanted for extra in extras if isinstance(extra, Must) and not isinstance(extra, Plain)
+                ),
                 next((extra for extra in reversed(extras) if isinstance(extra, str) and extra != REQUIRED), ""),
                 type(default) if is_dataclass(default) else None,
             )
@@ -537,13 +570,18 @@ def read_text(path: Path | Traversable, name: str | None = None) -> str:
 
 
 def read_bytes(path: Path | Traversable, most: int) -> bytes:
-    """The content of a file. Raises `BadFile` for one of more bytes, and for a pipe or device; `OSError`."""
+    """The content of a file.
+
+    Raises `BadFile` for one of more bytes, for a pipe or device, and where a checksum beside it is another; `OSError`.
+    """
     if isinstance(path, Path):
         require_file(path)
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise BadFile(f"'{path}' has more than {most / 2**20:g} MiB, the most of such a file")
+    if isinstance(path, Path):
+        require_sum(path, content)
     return content
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import re
 import shlex
 import shutil
@@ -33,6 +32,7 @@ from device_profiles import Header
 from nas.run.result import SearchResult, load_result, save_result
 from search_space import GatePath
 from tests import ROOT
+from tests.commands import ENVIRONMENT, run_module
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 LANGUAGES = {"sh", "console", "python", "yaml", "text"}
@@ -78,8 +78,6 @@ stages:
 kernel_sizes: [3, 5]
 expand_ratios: [2]
 """
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
 
 # What the pages show.
 
@@ -282,9 +280,12 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
 
 def succeed(cwd: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run Python with these words; it must end well."""
-    done = subprocess.run(
-        [sys.executable, *words], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
-    )
+    if words[0] == "-m" and not words[1].startswith("torch."):
+        done = run_module(words[1:], cwd)
+    else:
+        done = subprocess.run(
+            [sys.executable, *words], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
+        )
     assert done.returncode == 0 and "Traceback" not in done.stderr, f"{words}\n{done.stdout}\n{done.stderr}"
     return done
 

@@ -45,13 +45,14 @@ class Limits:
         return np.isfinite(peaks) & (np.nan_to_num(peaks) <= (most if self.fixed["peak_activation"] <= most else -1))
 
     @property
+    def summed(self) -> list[str]:
+        """Which limits asked for are on sums over slots."""
+        return [name for name in ("params", "macs") if name in self.most]
+
+    @property
     def sums(self) -> list[Sum]:
         """The limits that are sums over slots, what is fixed taken off."""
-        return [
-            Sum(np.nan_to_num(self.slots[name]), self.most[name] - self.fixed[name])
-            for name in ("params", "macs")
-            if name in self.most
-        ]
+        return [Sum(np.nan_to_num(self.slots[name]), self.most[name] - self.fixed[name]) for name in self.summed]
 
     def total(self, name: str, networks: NDArray[np.int64]) -> NDArray[np.float64]:
         """(N, slots) choices -> (N,): parameters, MACs or bytes of peak activation of whole networks."""

@@ -10,16 +10,18 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nas.data import registry as data_sets
 from nas.data.settings import DataSettings
-from nas.run.settings import CheckpointSettings, PackCommand, SearchSettings, TrainCommand
+from nas.run.settings import CheckpointSettings, PackCommand, Resumable, SearchSettings, TrainCommand
 from nas.training.recipes import Recipe
 from search_space.errors import Stopped, UnknownName, UserError, one_line
+from search_space.last_words import STOPPED, WRONG, in_words, last_words, say, say_and_exit
 from search_space.reading import declared, read_yaml, to_plain
 
 if TYPE_CHECKING:
@@ -30,15 +32,6 @@ PATHS = {"architecture", "init", "optuna.storage", "out", "resume", "space", "te
 
 
 WIDTH = 120  # characters a line of --help
-
-
-@dataclass(frozen=True)
-class Resumable:
-    """What commands have whose runs can be stopped."""
-
-    resume: Annotated[str | None, "the folder of a run that was stopped or killed: resumed with that run's options"] = (
-        None
-    )
 
 
 # command -> the dataclasses of its options, each with the group that it stands in
@@ -274,17 +267,13 @@ def run_command(config: str, task: Callable[[dict[str, Any]], None]) -> None:
     Of a sweep (--multirun) every job is tried, each says its mistake on one line, and the sweep ends with exit 2.
     """
     multirun = "-m" in sys.argv or "--multirun" in sys.argv
-    sys.argv[1:] = [_quoted(argument, multirun) for argument in sys.argv[1:]]
-    try:
+    with as_command():
+        sys.argv[1:] = [_quoted(argument, multirun) for argument in sys.argv[1:]]
         named = check_overrides(config, sys.argv[1:])
         if not {"--help", "-h"}.isdisjoint(sys.argv):
             print(_help(config, [a for a in sys.argv[1:] if not a.startswith("-")]))
             return
         _compose_and_run(config, task, named)
-    except UserError as error:
-        fail(error)
-    except KeyboardInterrupt:
-        fail(UserError("stopped"), code=130)
 
 
 def _help(config: str, overrides: Sequence[str]) -> str:
@@ -386,7 +375,8 @@ def _compose_and_run(config: str, task: Callable[[dict[str, Any]], None], data: 
         try:
             values = OmegaConf.to_container(cfg, resolve=True)
             assert isinstance(values, dict)
-            task({str(key): value for key, value in values.items()})
+            with in_words():
+                task({str(key): value for key, value in values.items()})
         except OmegaConfBaseException as error:
             _give_up(UserError(f"options do not fit together: {one_line(error)}"), sweeping)
         except UserError as error:
@@ -416,29 +406,29 @@ def _enter_job() -> bool:
 
 def _give_up(error: UserError, sweeping: bool) -> None:
     if not sweeping or isinstance(error, Stopped):
-        fail(error, code=130 if isinstance(error, Stopped) else 2)
+        fail(error)
     line = f"{' '.join(sys.argv[1:])}: {' '.join(str(error).split())}"
-    print(f"error: {line}", file=sys.stderr)
+    say(UserError(line))
     raise UserError(f"the sweep is not complete; first of all: {line}")  # plain, so that any launcher can pickle it
 
 
 def print_first(line: str) -> None:
-    """Print at once; of several processes (torchrun) only the first speaks.
-
-    What the terminal cannot show, such as accents in a class's name, is printed as escapes.
-    """
+    """Print at once; of several processes (torchrun) only the first speaks."""
     if os.environ.get("RANK", "0") == "0":
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        print(line, flush=True)
 
 
-def fail(error: UserError, code: int = 2) -> None:
+def as_command() -> AbstractContextManager[None]:
+    """What every command of this package is within, see `search_space.last_words.last_words`."""
+    return last_words(fail)
+
+
+def fail(error: UserError) -> NoReturn:
     """Say a user's mistake on one line and exit; of several processes (torchrun) one says it."""
     if "WORLD_SIZE" in os.environ:
         from nas.run.distributed import hold_stops_off, is_said
 
         hold_stops_off()  # another process that leaves first has torchrun end this one, which may be the one to speak
         if is_said(error):
-            sys.exit(code)
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(code)
+            sys.exit(STOPPED if isinstance(error, Stopped) else WRONG)
+    say_and_exit(error)

@@ -87,6 +87,7 @@ def one_training(result: SearchResult, folder: Path) -> str:
 
 
 LEAST_EPOCHS = 50  # of the training that is proposed
+UNEVEN = 1.5  # times its part of equal classes that the largest one has, from which classes are weighed alike
 
 
 def next_step(result: SearchResult, folder: Path) -> str | None:
@@ -99,6 +100,10 @@ def next_step(result: SearchResult, folder: Path) -> str | None:
     recipe = recipe if isinstance(recipe, Mapping) else {}
     before = recipe.get("epochs")
     epochs = max(LEAST_EPOCHS, 2 * before if isinstance(before, int) else 0)
+    largest, shown = result.accuracy.largest_class, result.input.preprocessing
+    uneven = largest is not None and result.accuracy.test <= largest and largest > UNEVEN / result.num_classes
+    recipe = {**recipe, "balance": 1} if uneven else recipe
+    mirrored = ", with data.flip=false if a mirror changes a class" * (shown is not None and shown.training_flip)
     words = [
         "python -m nas.train",
         shlex.quote(str(folder / "architecture.json")),
@@ -107,7 +112,7 @@ def next_step(result: SearchResult, folder: Path) -> str | None:
         *_changed("recipe", {**recipe, "epochs": None}, asdict(Recipe())),
         f"recipe.epochs={epochs}",
     ]
-    return f"next: the network is {' and '.join(result.accuracy.doubts)}; train it longer: {' '.join(words)}"
+    return f"next: the network is {' and '.join(result.accuracy.doubts)}; train it longer{mirrored}: {' '.join(words)}"
 
 
 def _images(data: object, measured_on: str) -> list[str]:

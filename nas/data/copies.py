@@ -134,8 +134,9 @@ def near_copies_said(data: DataSet, sketches: Mapping[int, bytes]) -> list[str]:
             alike += int((held[start : start + 512] @ train.T >= ALIKE).any(axis=1).sum())
         if alike:
             notes.append(
-                f"{alike} of {len(split)} {role} images look like a training image, such as another size or a shot of "
-                "the same burst; if they are, keep them together as groups of data=table"
+                f"{alike} of {len(split)} {role} images look like a training image, such as another size or a shot "
+                "of the same burst; if so, keep them together as groups (data.groups= of folders, data.group_column= "
+                "of tables)"
             )
     return notes
 

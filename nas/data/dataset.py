@@ -26,7 +26,7 @@ from nas.data.record import Identities, Record, Recorded
 from nas.data.reduced import CENTRE_SHARE, Purpose
 from nas.data.settings import CROPS, EARLIER_CROPS, Colour, DataSettings
 from nas.data.soundness import Findings
-from nas.data.sources import FileSource, ImageSource, NamedSource, ShardedSource
+from nas.data.sources import FileSource, Fingerprinted, ImageSource, NamedSource, ShardedSource
 from nas.run.distributed import Place
 from nas.run.result import InputFormat, Preprocessing
 from search_space.errors import UnknownName
@@ -183,6 +183,12 @@ class DataSet:
         for fact in self.findings.facts():
             digest.update(f"\n{_on_one_line(fact)}".encode())
         return digest.hexdigest()
+
+    @property
+    def files(self) -> str:
+        """A hash of where in which files the images lie, of sources that tell it but know no contents; else ''."""
+        sources = {id(split.source): split.source for split in (self.train, self.validation, self.test)}
+        return " ".join(source.fingerprint for source in sources.values() if isinstance(source, Fingerprinted))
 
     @property
     def record(self) -> Record | None:

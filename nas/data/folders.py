@@ -39,6 +39,7 @@ OF_THE_SYSTEM = {  # kept by macOS' archives, by Synology and QNAP, by Windows a
     "desktop.ini",
 }
 NAMED = 6  # endings, classes or folders that are listed
+NOTHING_PASSED = "nothing was passed over"
 NEEDED = "it needs one folder of images for every class"
 
 
@@ -256,7 +257,7 @@ class PassedOver:
         said = [f"{self.endings[ending]} {ending}" for ending in often[:NAMED]] + ["..."] * (len(often) > NAMED)
         parts += [f"{', '.join(said)} (images are {', '.join(sorted(images))})"] if said else []
         parts += [f"{count} {reason}" for reason, count in sorted(self.reasons.items())]
-        return f"passed over: {', '.join(parts)}" if parts else "nothing was passed over"
+        return f"passed over: {', '.join(parts)}" if parts else NOTHING_PASSED
 
 
 def images_in(folder: Path, endings: Collection[str], passed: PassedOver, deep: bool = True) -> Iterator[Path]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from search_space.errors import BadFile, one_line
 from search_space.files import write_whole
+from search_space.sums import require_sum
 
 FILE = "images.csv"  # in a run's folder
 NAMED = 3  # images in one message
@@ -60,6 +61,7 @@ class Record:
         """That of a run's folder, None where there is none. Raises `BadFile`."""
         path = folder / FILE
         try:
+            require_sum(path)
             with path.open(newline="", encoding="utf-8") as file:
                 head, *rows = csv.reader(file)
             if head != [field.name for field in fields(Recorded)]:
@@ -67,6 +69,8 @@ class Record:
             return Record(tuple(Recorded(*row) for row in rows))
         except FileNotFoundError:
             return None
+        except BadFile:
+            raise
         except (OSError, ValueError, TypeError, csv.Error) as error:
             raise BadFile(f"'{path}' is not the list of a run's images: {one_line(error)}") from error
 

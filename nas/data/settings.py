@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from nas.data.addresses import hidden_in
-from search_space.reading import AtLeast, Between, Must, OneOf, check
+from search_space.reading import PATH, Between, Must, OneOf, check
 
 Pixels = Annotated[int, Between(16, 1024, "pixels")]
 Colour = tuple[float, float, float]
@@ -28,12 +28,12 @@ class DataSettings:
     """
 
     name: Annotated[str, "the data set, chosen by data=NAME"] = "digits"
-    root: Annotated[str | None, "the images' folder, of webdataset also a URL"] = None
+    root: Annotated[str | None, PATH, "the images' folder, of webdataset also a URL"] = None
     resolution: Annotated[Pixels, "pixels a side that images are trained at; each data set has its own default"] = 64
     validation_share: Annotated[
         float, Between(0.01, 0.9), "of the training images, held out for validation; each data set has its own default"
     ] = 0.25
-    limit: Annotated[int | None, AtLeast(8), "use only so many training images (null: all)"] = None
+    limit: Annotated[int | None, Between(8, 10**9), "use only so many training images (null: all)"] = None
     flip: Annotated[
         bool | None,
         "mirror half of the training images left to right; false for letters, arrows, sides of a body "
@@ -54,7 +54,9 @@ class DataSettings:
     ] = None
     std: Annotated[
         Colour | None,
-        Must("three numbers above 0", lambda colour: len(colour) == 3 and all(c > 0 for c in colour)),
+        Must(
+            "three numbers between 0.001 and 1000", lambda std: len(std) == 3 and all(0.001 <= c <= 1000 for c in std)
+        ),
         "of red, green and blue, see mean",
     ] = None
 

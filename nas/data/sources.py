@@ -96,6 +96,15 @@ class NamedSource(ImageSource, Protocol):
 
 
 @runtime_checkable
+class Fingerprinted(Protocol):
+    """A source that knows where its images lie."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash that is another where the files are."""
+
+
+@runtime_checkable
 class ShardedSource(ImageSource, Protocol):
     """Images in shards, to be read one shard after another. window: images are mixed within so many shards."""
 

@@ -17,6 +17,8 @@ from nas.data.sources import EncodedSource, ImageSource, ShardedSource
 from nas.run.result import InputFormat
 from search_space.errors import UserError
 
+UNEVEN = 3  # times as many training images of one class as of another, from which it is said
+
 
 def split_by_class(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of (the rest, a held-out share), the share drawn from every class alike."""
@@ -113,7 +115,8 @@ def assemble(
     if not 0.01 <= validation_share <= 0.9:
         raise UserError(f"data.validation_share={validation_share} is not between 0.01 and 0.9")
     own = {"validation": validation, "test": test}
-    total = len(trained) + sum(len(split) for split in own.values() if split is not None)
+    given = [split.labels for split in (trained, validation, test) if split is not None]
+    counts = np.bincount(np.concatenate(given), minlength=data.num_classes)
     if test is None:
         rest, held = hold_out(trained, 0.2, 1, keys, least=2 if validation is None else 1)
         trained, test = trained.take(rest), trained.take(held)
@@ -128,36 +131,56 @@ def assemble(
         rest, held = hold_out(trained, validation_share, 2, keys)
         trained, validation = trained.take(rest), trained.take(held)
     data = replace(data, train=trained, validation=validation, test=test)
-    notes = []
-    for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+    notes, splits = [], (data.train, data.validation, data.test)
+    for name, split in zip(("train", "validation", "test"), splits, strict=True):
         if len(split) < 2:
-            raise UserError(f"data '{data.name}' leaves {len(split)} images for {name}; it needs more images")
+            raise UserError(
+                f"data '{data.name}' leaves {len(split)} images for {name}; it needs more images"
+                f"{_tied(None, splits, keys)}"
+            )
         lacking = [data.class_names[i] for i in sorted(set(range(data.num_classes)) - set(split.labels.tolist()))]
         if lacking and own.get(name) is None:
             number = data.class_names.index(lacking[0])
             raise UserError(
                 f"data '{data.name}' has too few images of class '{lacking[0]}': none is left for {name}"
-                f"{_tied(number, (data.train, data.validation, data.test), keys)}"
+                f"{_tied(number, splits, keys)}"
             )
         if lacking:
             notes.append(f"the {name} images lack {len(lacking)} of {data.num_classes} classes: {listed(lacking)}")
+    notes += _uneven(data)
     held_out = {name for name, split in own.items() if split is None}
     data = replace(data, drawn=frozenset(held_out))
-    return replace(data, found=(_divided(data, total, held_out, where or {}), *data.found, *notes))
+    return replace(data, found=(_divided(data, counts, held_out, where or {}), *data.found, *notes))
 
 
-def _tied(label: int, splits: Sequence[Split], keys: Sequence[str] | None) -> str:
-    """In words, how many images of a class there are, where some of them have to stay together."""
+def _uneven(data: DataSet) -> list[str]:
+    """A sentence where some classes have many times the training images that others have."""
+    counts = np.bincount(data.train.labels, minlength=data.num_classes)
+    fewest, most = counts.argmin(), counts.argmax()
+    if counts[most] < UNEVEN * counts[fewest]:
+        return []
+    return [
+        f"classes are uneven: '{data.class_names[fewest]}' has {counts[fewest]} training images, "
+        f"'{data.class_names[most]}' has {counts[most]}; train.balance=1 (recipe.balance=1 of nas.train) weighs "
+        "them alike"
+    ]
+
+
+def _tied(label: int | None, splits: Sequence[Split], keys: Sequence[str] | None) -> str:
+    """In words, how many images of a class (None: of all) there are, where some of them have to stay together."""
     if keys is None:
         return ""
-    own = [keys[index] for split in splits for index in split.indices[split.labels == label]]
+    kept = [split.indices if label is None else split.indices[split.labels == label] for split in splits]
+    own = [keys[index] for indices in kept for index in indices]
     if len(set(own)) == len(own):
         return ""
     return f"; its {len(own)} images are {len(set(own))} without copies and groups, which stay together"
 
 
-def _divided(data: DataSet, total: int, held_out: Collection[str], where: Mapping[str, str]) -> str:
-    """In a sentence, how many images and classes there are and how they are divided."""
+def _divided(data: DataSet, counts: NDArray[np.int64], held_out: Collection[str], where: Mapping[str, str]) -> str:
+    """In a sentence, how many images and classes there are and how they are divided. counts: (classes,) images."""
+    total, fewest, most = int(counts.sum()), counts.min(), counts.max()
+    each = f"{most}" if fewest == most else f"{fewest} to {most}"
     parts = []
     for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         origin = "held out" if name in held_out else where.get(name)
@@ -165,7 +188,7 @@ def _divided(data: DataSet, total: int, held_out: Collection[str], where: Mappin
     unused = total - len(data.train) - len(data.validation) - len(data.test)
     limited = f", and data.limit leaves out {unused}" if unused else ""
     return (
-        f"data {data.name}: {total} images of {data.num_classes} classes ({listed(data.class_names)}); "
+        f"data {data.name}: {total} images of {data.num_classes} classes ({listed(data.class_names)}), {each} each; "
         f"{', '.join(parts)}{limited}"
     )
 

@@ -14,6 +14,7 @@ from nas.data.folders import ROLES, PassedOver, listed, printable
 from nas.data.named import Epochs, NamedDataSet, Peeked
 from nas.data.settings import ImageFileSettings
 from search_space.errors import BadFile, UserError, one_line
+from search_space.reading import PATH
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,7 @@ PARQUET = (".parquet", ".pq")
 class TableSettings(ImageFileSettings):
     """root: the folder that paths start from (null: that of the table)."""
 
-    file: Annotated[str | None, "the table, CSV or Parquet (null: ROOT/labels.csv)"] = None
+    file: Annotated[str | None, PATH, "the table, CSV or Parquet (null: ROOT/labels.csv)"] = None
     path_column: Annotated[str, "column of the images' paths"] = "path"
     label_column: Annotated[str, "column of their classes"] = "label"
     split_column: Annotated[str, "column of train, validation or test, if there is one"] = "split"
@@ -171,6 +172,12 @@ def _load(settings: TableSettings) -> DataSet:
     if rows.repeated:
         passed.reasons["rows of an image that has one before"] += rows.repeated
     kept = [number for number in range(len(rows.paths)) if number not in undecoded]
+    if kept and not any((root / rows.paths[number]).exists() for number in kept):
+        raise BadFile(
+            f"'{file}' names {len(kept)} images and none of them is there, the first as "
+            f"'{printable(str(root / rows.paths[kept[0]]))}'; data.root=FOLDER says where paths start, and paths have "
+            "endings such as .jpg"
+        )
     number_of = {name: number for number, name in enumerate(rows.class_names)}
     pictures = Pictures(
         [root / rows.paths[i] for i in kept],

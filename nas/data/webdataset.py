@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from nas.data.folders import NOTHING_PASSED
 from nas.data.named import Epochs, NamedDataSet, Peeked
 from nas.data.settings import ImageFileSettings
 from search_space.errors import UserError
-from search_space.reading import Above, AtLeast
+from search_space.reading import PATH, Above, AtMost, Between
 
 if TYPE_CHECKING:
     from nas.data.dataset import DataSet
@@ -28,12 +29,14 @@ class WebDatasetSettings(ImageFileSettings):
     )
     test: Annotated[str | None, "the same (null: a fifth of the images is held out)"] = None
     cache: Annotated[
-        str | None, "where remote shards, and the indices of those that have none, are kept (null: ~/.cache/quadranas)"
+        str | None,
+        PATH,
+        "where remote shards, and the indices of those that have none, are kept (null: ~/.cache/quadranas)",
     ] = None
     cache_gb: Annotated[
-        float, Above(0), "and how much of them, in GB; those that were read longest ago are removed first"
+        float, Above(0), AtMost(1e6), "and how much of them, in GB; those that were read longest ago are removed first"
     ] = 10.0
-    shuffle_shards: Annotated[int, AtLeast(1), "images are mixed within so many shards"] = 8
+    shuffle_shards: Annotated[int, Between(1, 1_000_000), "images are mixed within so many shards"] = 8
 
 
 def _peek(settings: WebDatasetSettings) -> Peeked:
@@ -62,6 +65,8 @@ def _load(settings: WebDatasetSettings) -> DataSet:
     images, cache = _find(settings)
     parts = [index for index in (images.train, images.test) if index is not None]
     _check_room(parts, cache, settings.shuffle_shards)
+    others = sum(int(index.others.sum()) for index in parts)
+    passed = f"passed over: {others} files that are neither an image nor its label" if others else NOTHING_PASSED
     kept = KeptImages()
     trained, *tests = (
         Split(
@@ -96,7 +101,9 @@ def _load(settings: WebDatasetSettings) -> DataSet:
     def assembled(parts: Sequence[Split | None]) -> DataSet:
         trained, test = parts
         assert trained is not None
-        return assemble(data, trained, test, settings.validation_share, settings.limit)
+        divided = assemble(data, trained, test, settings.validation_share, settings.limit)
+        counts, *notes = divided.found
+        return replace(divided, found=(f"{counts}; {passed}", *notes))
 
     return sound((trained, tests[0] if tests else None), settings.damaged, look, assembled)
 

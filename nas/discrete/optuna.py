@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nas.data.addresses import redacted, revealed
 from nas.discrete.base import Choices, Region, Trial, as_choices
 from nas.discrete.random import draw_new
 from search_space.errors import UserError, one_line
@@ -148,14 +149,22 @@ def _using(storage: str | None) -> Iterator[None]:
     except UserError:
         raise
     except (
-        *(OSError, ValueError, ImportError, AssertionError, KeyError),  # of a journal with lines that are not its own
+        *(
+            OSError,
+            ValueError,
+            ImportError,
+            AssertionError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ),  # of a journal with lines that are not its own
         *(optuna.exceptions.OptunaError, SQLAlchemyError),
     ) as error:
         if storage is None:
             raise
         raise UserError(
-            f"Optuna cannot use the storage '{storage}': {one_line(error)}; if it is damaged, move it away and start "
-            "a new one, or restore a copy"
+            f"Optuna cannot use the storage '{redacted(storage)}': {redacted(one_line(error))}; if it is damaged, "
+            "move it away and start a new one, or restore a copy"
         ) from error
 
 
@@ -165,8 +174,13 @@ def _name(slot: int) -> str:
 
 def _storage(where: str | None) -> optuna.storages.BaseStorage | str | None:
     """A database's URL as it is, anything else the file of a journal."""
-    if where is None or "://" in where:
-        return where
+    if where is None:
+        return None
+    if "://" in where:
+        try:
+            return revealed(where)
+        except KeyError as error:
+            raise UserError(f"what is hidden in optuna.storage={where} is kept nowhere; give it again") from error
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 

@@ -25,13 +25,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from nas.run.distributed import is_joined, total
-from search_space import UserError
+from nas.run.resume import CHECKPOINTS
 from search_space.errors import BadFile, CannotWrite, one_line
 from search_space.files import write_whole
 
 FORMAT = 3  # a new number when names or meanings change, here or in what the loops put in
 KEPT = 2  # the newest, and one to fall back on
-FOLDER = "checkpoints"
 AGREE_EVERY = 5  # steps, by which several processes stop together
 
 
@@ -66,19 +65,20 @@ class Checkpoint:
         """The file's content, with a digest over tensors and facts."""
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
         facts = json.dumps(self.facts, allow_nan=False)
-        header = {"format": str(FORMAT), "facts": facts, "digest": _digest(tensors, facts)}
+        header = {"format": str(FORMAT), "facts": facts, "digest": digest_of(tensors, facts)}
         return save(tensors, header)
 
     @staticmethod
     def load(path: Path) -> Checkpoint:
         """Raises `BadFile` unless every byte is as it was written."""
         tensors, header = load_tensors(path)
-        if header.get("digest") != _digest(tensors, header.get("facts", "")):
+        if header.get("digest") != digest_of(tensors, header.get("facts", "")):
             raise BadFile(f"'{path}' is damaged: its content is not what was written")
         return Checkpoint(tensors, json.loads(header["facts"]))
 
 
-def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
+def digest_of(tensors: Mapping[str, Tensor], facts: str = "") -> str:
+    """Over names and values, and a text."""
     digest = hashlib.sha256(facts.encode())
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -107,7 +107,7 @@ class Checkpoints:
         """
         self.writes, self.resumed = writes, resume
         self.run_folder = run_folder
-        self.folder = run_folder / FOLDER
+        self.folder = run_folder / CHECKPOINTS
         self.minutes, self.steps, self.say = minutes, steps, say
         self.journals: dict[str, Callable[[], str]] = {}
         self.restored = self._newest() if resume else None
@@ -121,18 +121,6 @@ class Checkpoints:
     def seconds(self) -> float:
         """That the run has taken, in all its processes."""
         return self._seconds_before + time.monotonic() - self._start
-
-    def require_same(self, facts: Mapping[str, str], changes: Callable[[], str] = str) -> None:
-        """Raise `UserError` if one of these is not what the run was begun with; a new run notes them.
-
-        changes: says in words what is other in the data, '' where that is not known.
-        """
-        for name, value in facts.items():
-            if self.facts.setdefault(name, value) != value:
-                said = f": {what}; put the images back, or" if name == "data" and (what := changes()) else ";"
-                raise UserError(
-                    f"the {name} changed since the run in '{self.folder.parent}' was begun{said} start a new run"
-                )
 
     def saved_in(self, phase: str) -> Checkpoint | None:
         """What the phase had saved, if it is the one to resume in."""

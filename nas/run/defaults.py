@@ -6,14 +6,16 @@ Not for checking options: that is `nas.run.settings`. No torch here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from nas.data.registry import find, known, option_defaults, peek, settings_class
 from nas.data.settings import DataSettings
-from nas.run.settings import settings_from_dict
+from nas.run.settings import FileName, SearchSettings, settings_from_dict
 from nas.supernet.origin import is_published, origin_of, published_origin, with_init_defaults
 from search_space.errors import UserError
+from search_space.reading import declared
+from search_space.reading import shown as as_shown
 
 TRANSFER: Mapping[str, Mapping[str, Any]] = {
     "train": {"lr": 2e-4, "weight_decay": 0.01},
@@ -34,7 +36,11 @@ def with_defaults(options: Mapping[str, Any], class_names: tuple[str, ...] | Non
     elsewhere, unless the options name it too: it is a module to be imported, and a supernet's file may come from
     anywhere.
     """
-    data, init = dict(options.get("data", {})), options.get("init")
+    for option in declared(SearchSettings):
+        values = options.get(option.name, {})
+        if option.group is not None and not isinstance(values, Mapping):
+            raise UserError(f"{option.name}={as_shown(values)} is no group of options, which Python gives as a dict")
+    data, init = dict(options.get("data", {})), settings_from_dict(_Init, {"init": options.get("init")}).init
     if init is None:
         return _by_data_set(options)
     if is_published(init):
@@ -58,6 +64,11 @@ def with_defaults(options: Mapping[str, Any], class_names: tuple[str, ...] | Non
         )
     own = settings_class(trained).__dataclass_fields__
     return {**complete, "data": {key: value for key, value in trained.items() if key in own or key in data}}
+
+
+@dataclass(frozen=True)
+class _Init:
+    init: FileName = None
 
 
 def _classes(data: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -19,6 +19,7 @@ from search_space import Segment, UserError, lower
 from search_space.build import Network
 from search_space.errors import BadFile, one_line
 from search_space.files import write_whole
+from search_space.sums import require_sum
 from search_space.to_onnx import to_onnx
 
 CLASSIFIER = "head.classifier.weight"  # (classes, features)
@@ -110,6 +111,7 @@ def load_weights(network: Network, weights: Path, classes_of: str = "the archite
     classes_of: in words, what says how many classes the network has.
     """
     try:
+        require_sum(weights)
         state = load_file(weights)
         held, own = (len(s[CLASSIFIER]) if CLASSIFIER in s else None for s in (state, network.state_dict()))
         if None not in (held, own) and held != own:
@@ -117,6 +119,8 @@ def load_weights(network: Network, weights: Path, classes_of: str = "the archite
         network.load_state_dict(state)
     except FileNotFoundError as error:
         raise BadFile(f"no file '{weights}'") from error
+    except OSError as error:
+        raise BadFile(f"cannot read '{weights}': {one_line(error)}") from error
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise BadFile(f"'{weights}' does not fit the architecture: {reason}") from error

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from search_space.build import Network
 
 
-RESULT = "architecture.json"
+RESULT, WEIGHTS = "architecture.json", "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class FinishedTarget:
         """The trained torch module, for images of the training resolution (N, 3, R, R). Raises `BadFile`."""
         from nas.run.export import load_network
 
-        return load_network(self.result, self.folder / "weights.safetensors")
+        return load_network(self.result, self.folder / WEIGHTS)
 
     def module(self) -> Network:
         """The same as `network()`, by torch's word for it."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from nas.data.record import FILE as IMAGES
 from nas.data.soundness import FILE as DAMAGED
-from nas.run.checkpoint import FOLDER as CHECKPOINTS
+from nas.run.checkpoint import Checkpoints
 from nas.run.distributed import OtherStopped, Place, from_first
 from nas.run.plan import taken
+from nas.run.resume import CHECKPOINTS, Begun, only_process
 from nas.run.resume import NAME as RUN
-from nas.run.resume import Begun, only_process
 from nas.training.loop import NotFinite
 from search_space import UserError
 from search_space.errors import CannotWrite, Stopped
+from search_space.files import neighbour
+from search_space.sums import NAME as SUMS
+from search_space.sums import save_sums
 
 
 @contextmanager
@@ -26,11 +30,12 @@ def run_folder(out: str | None, default_name: str, begun: Begun, resumed: Path |
     Within, a stop and a disk that refuses become `Stopped` and `CannotWrite` that say how to resume. Of several
     processes the first makes it.
     """
-    folder = Path(from_first(here, lambda: str(resumed or make_folder(out, default_name))))
+    folder = Path(from_first(here, lambda: str(resumed or make_folder(out, default_name, begun))))
     try:
-        if here.first and resumed is None:
-            begun.save(folder)
         with only_process(folder) if here.first else nullcontext():
+            if here.first:
+                for sums in (folder / SUMS, *folder.glob(f"*/{SUMS}")):
+                    sums.unlink(missing_ok=True)  # of one that was killed at its very end; files are written again
             yield folder
     except NotFinite as error:
         state = folder / CHECKPOINTS
@@ -53,18 +58,41 @@ def run_folder(out: str | None, default_name: str, begun: Begun, resumed: Path |
                 folder.rmdir()
 
 
-def make_folder(out: str | None, default_name: str) -> Path:
-    """Make the folder of a run, `runs/DEFAULT_NAME` unless `out` names one. Raises `UserError` if `out` exists."""
+def make_folder(out: str | None, default_name: str, begun: Begun) -> Path:
+    """Make the folder of a run with its run.json in it: both at once, so that a kill leaves neither alone.
+
+    It is `runs/DEFAULT_NAME` unless `out` names one, which may be there while it is empty. Raises `UserError`.
+    """
     folder = Path("runs") / default_name if out is None else Path(out).expanduser()
-    for number in itertools.count(1):
-        new = folder if number == 1 else folder.with_name(f"{default_name}-{number}")
-        try:
-            new.mkdir(parents=True)
-        except FileExistsError as error:  # also of a run that began this moment
-            if out is not None:
-                raise taken(folder) from error
-        except OSError as error:
-            raise UserError(f"cannot make the run folder '{new}': {error.strerror}") from error
-        else:
-            return new
+    aside: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = neighbour(folder.with_name("run"))
+        aside.mkdir()
+        begun.save(aside)
+        for number in itertools.count(1):
+            new = folder if number == 1 else folder.with_name(f"{default_name}-{number}")
+            try:
+                aside.rename(new)  # also onto an empty folder
+                return new
+            except OSError as error:  # a run that began this moment is there too
+                if not new.exists():
+                    raise
+                if out is not None:
+                    raise taken(folder) from error
+    except CannotWrite:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot make the run folder '{folder}': {error.strerror}") from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)  # renamed, where all went well
     raise AssertionError("counting ended")
+
+
+def finish(folder: Path, begun: Begun, checkpoints: Checkpoints, *targets: Path) -> None:
+    """Leave a run whole: its files get their checksums, then what only a resume needs goes. Raises `CannotWrite`."""
+    for each in dict.fromkeys((*targets, folder)):
+        save_sums(each, but=(RUN,))
+    begun.forget(folder)
+    checkpoints.clear()

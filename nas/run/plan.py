@@ -56,9 +56,15 @@ def taken(folder: Path) -> UserError:
 
 
 def check_out(out: str | None) -> None:
-    """Raise `UserError` if `out` exists; of several processes only the first asks, since it makes the folder."""
-    if out is not None and os.environ.get("RANK", "0") == "0" and Path(out).expanduser().exists():
-        raise taken(Path(out).expanduser())
+    """Raise `UserError` if `out` exists and is no empty folder; of several processes only the first asks.
+
+    That is the one that makes the folder.
+    """
+    if out is None or os.environ.get("RANK", "0") != "0":
+        return
+    folder = Path(out).expanduser()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise taken(folder)
 
 
 def plan_search(settings: SearchSettings, num_classes: int | None = None) -> Plan:

@@ -5,37 +5,46 @@ Not for the state of training: that is `nas.run.checkpoint`. No torch here.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from search_space import UserError
 from search_space.errors import BadFile
 from search_space.files import lock, write_whole
-from search_space.reading import read, read_json, without_schema
+from search_space.reading import REQUIRED, read, read_json, shown, to_plain, without_schema
+from search_space.sums import sum_of
 
-SCHEMA = 1
+SCHEMA = 2
 NAME = "run.json"
+CHECKPOINTS = "checkpoints"  # the folder with the state of training, see `nas.run.checkpoint`
+IMAGES = "data"  # among a run's inputs
+OF_A_RUN = ("architecture.json", "weights.safetensors", "checkpoint.safetensors")  # what another run may start from
 MAY_CHANGE = {"resume", "threads", "accelerator", "log"}  # how it runs, not what it gives
 
 
 @dataclass(frozen=True)
 class Begun:
-    """kind: the command's name, such as 'search'. options: its settings as nested dicts. command: the shell line."""
+    """kind: the command's name, such as 'search'. options: its settings as nested dicts. command: the shell line.
+
+    inputs: what the result depends on besides the options, by name: digests, or values where a change shall be said.
+    """
 
     kind: str
     options: Mapping[str, Any]
     command: str | None
     started: datetime
+    inputs: Annotated[Mapping[str, Any], REQUIRED] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write `run.json` into the run's folder. Raises `CannotWrite`."""
-        values = {**vars(self), "schema": SCHEMA, "started": self.started.isoformat()}
-        write_whole(folder / NAME, json.dumps(values, indent=1) + "\n")
+        values = {"schema": SCHEMA, **to_plain(self)}
+        write_whole(folder / NAME, json.dumps({**values, "sha256": _digest(values)}, indent=1) + "\n")
 
     def forget(self, folder: Path) -> None:
         """Remove `run.json`: the run has finished."""
@@ -47,15 +56,62 @@ class Begun:
         path = folder / NAME
         if not path.is_file():
             if any((folder / name).is_file() for name in ("architecture.json", "front.csv")):
+                _clear(folder / CHECKPOINTS)
                 return None
+            if folder.is_dir() and not any(folder.iterdir()):
+                raise BadFile(f"resume={folder}: that folder is empty; begin a run in it with out={folder}")
             raise BadFile(f"resume={folder}: no run was begun there ('{path}' is missing); start a new run")
         try:
-            begun = read(Begun, without_schema(read_json(path), SCHEMA, f"'{path}'"), f"'{path}'")
+            values = read_json(path)
+            whole = without_schema(values, SCHEMA, f"'{path}'")
+            if whole.pop("sha256", None) != _digest({k: v for k, v in values.items() if k != "sha256"}):
+                raise BadFile(f"'{path}' is damaged: its content is not what was written")
+            begun = read(Begun, whole, f"'{path}'")
         except BadFile as error:
             raise BadFile(f"the run in '{folder}' cannot be resumed: {error}") from error
         if begun.kind != kind:
             raise BadFile(f"'{folder}' is a run of nas.{begun.kind}: python -m nas.{begun.kind} resume={folder}")
         return begun
+
+    def require_same(self, folder: Path, now: Mapping[str, Any], changes: Callable[[], str] = str) -> None:
+        """Raise `UserError` if something is not what the run in the folder was begun with.
+
+        changes: says in words what is other in the images, '' where that is not known.
+        """
+        for name in dict.fromkeys((*self.inputs, *now)):
+            was, found = self.inputs.get(name), json.loads(json.dumps(to_plain(now.get(name))))
+            if was == found:
+                continue
+            if name == IMAGES and (what := changes()):
+                said = f": {what}; put the images back, or"
+            elif isinstance(was, Mapping) and isinstance(found, Mapping):
+                before, after = _flat(was), _flat(found)
+                key = next(k for k in (*before, *after) if before.get(k) != after.get(k))
+                said = f": {key} was {shown(before.get(key))} and is {shown(after.get(key))}; put it back, or"
+            else:
+                said = "; put it back, or"
+            raise UserError(f"the {name} changed since the run in '{folder}' was begun{said} start a new run")
+
+
+def _clear(checkpoints: Path) -> None:
+    """Remove what a run left there that was killed at its very end."""
+    for path in checkpoints.glob("[0-9]" * 6 + ".safetensors"):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # never made, or something of the user's is in it
+        checkpoints.rmdir()
+
+
+def content_of(name: str | None) -> Mapping[str, str]:
+    """The digests of what an option names, where that is a file or a run's folder, by file."""
+    path = Path(name).expanduser() if name is not None else None
+    if path is None or not path.exists():
+        return {}
+    files = [path] if path.is_file() else [path / each for each in OF_A_RUN]
+    return {file.name: sum_of(file) for file in files if file.is_file()}
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def options_to_resume(begun: Mapping[str, Any], now: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
@@ -88,10 +144,20 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextmanager
 def only_process(folder: Path) -> Iterator[None]:
-    """Raises `UserError` while another process carries on the run in this folder. A killed one leaves no lock."""
-    with (folder / NAME).open("rb") as file:
+    """Raises `UserError` while another process carries on the run in this folder, and where it has just finished it.
+
+    A killed one leaves no lock.
+    """
+    path = folder / NAME
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise UserError(f"the run in '{folder}' has finished meanwhile") from error
+    with file:
         try:
             lock(file, wait=False)
         except OSError as error:
             raise UserError(f"another process is carrying on the run in '{folder}'") from error
+        if not path.is_file():  # removed between being opened and held
+            raise UserError(f"the run in '{folder}' has finished meanwhile")
         yield

@@ -28,7 +28,7 @@ from nas.run.chosen import Chosen, LatencyModels, chosen_by_search, thin_candida
 from nas.run.conclude import conclude
 from nas.run.distributed import OtherStopped, joined, place, with_global_norms
 from nas.run.finished import RESULT, Finished, FinishedTarget
-from nas.run.folder import run_folder
+from nas.run.folder import finish, run_folder
 from nas.run.front_table import FrontRow, save_front_table
 from nas.run.images import images_of
 from nas.run.log import LOG_EVERY, Row, SearchLog
@@ -36,7 +36,7 @@ from nas.run.plan import Plan
 from nas.run.progress import SearchProgress
 from nas.run.provenance import provenance
 from nas.run.result import load_result
-from nas.run.resume import Begun
+from nas.run.resume import IMAGES, Begun, content_of
 from nas.run.targets import options_of, target_name
 from nas.strategies import load_strategy
 from nas.strategies.base import Strategy, Task
@@ -78,9 +78,8 @@ def carry_out(
     data = replace(images_of(settings, data), place=here)
     for line in data.said:
         say(line)
-    begun = (
-        resume[1] if resume else Begun("search", options_of([p.settings for p in plans]), command, datetime.now(UTC))
-    )
+    options, inputs = options_of([plan.settings for plan in plans]), _inputs(plans, data)
+    begun = resume[1] if resume else Begun("search", options, command, datetime.now(UTC), inputs)
     plans = [decided(plan, data) for plan in plans]
     about = f"{'front' if several else target_name(settings)}-{plain_name(plans[0].space.name)}"
     stem = f"{begun.started:%Y%m%d-%H%M%S}-{about}"
@@ -88,8 +87,7 @@ def carry_out(
         checkpoints = Checkpoints(
             folder, settings.checkpoint.minutes, settings.checkpoint.steps, say, resume is not None, writes=here.first
         )
-        profiles = {f"device profile {plan.settings.device}": plan.profile.digest for plan in plans}
-        checkpoints.require_same({"data": data.digest, **profiles}, data.changed_since(folder))
+        begun.require_same(folder, inputs, data.changed_since(folder))
         if here.first:
             data.save_found(folder)
         logs = [_log(folder, plan, checkpoints, several) for plan in plans]
@@ -112,9 +110,21 @@ def carry_out(
         )
         if several:
             write_front_report(folder)
-        checkpoints.clear()
-        begun.forget(folder)
+        finish(folder, begun, checkpoints, *(target.folder for target in finished.targets))
     return finished
+
+
+def _inputs(plans: Sequence[Plan], data: DataSet) -> dict[str, Any]:
+    """What a search's result depends on besides its options."""
+    settings = plans[0].settings
+    return {
+        IMAGES: data.digest,
+        "files of the images": data.files,
+        "space": plans[0].space.to_dict(),
+        **{f"device profile {plan.settings.device}": plan.profile.digest for plan in plans},
+        "start that init= names": content_of(settings.init),
+        "teacher": content_of(settings.teacher),
+    }
 
 
 def _log(folder: Path, plan: Plan, checkpoints: Checkpoints, several: bool) -> SearchLog:

@@ -7,10 +7,10 @@ prints them). Only what a data set changes of them stands in `nas/conf/data/*.ya
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
+from nas.data.addresses import hidden
 from nas.data.registry import settings_class
 from nas.data.settings import DataSettings, Pixels
 from nas.loggers import CSV, LOGGERS
@@ -19,16 +19,17 @@ from nas.strategies import STRATEGIES
 from search_space.errors import UserError
 from search_space.named import Named
 from search_space.reading import (
+    PATH,
     Above,
     AtLeast,
     AtMost,
     Below,
     Between,
-    Must,
     OneOf,
     ReadAs,
     Spelled,
     check,
+    path_that_can_be,
     read_options,
 )
 
@@ -49,19 +50,16 @@ Minutes = Annotated[float, AtLeast(0), AtMost(1e6)]
 Share = Annotated[float, AtLeast(0), Below(1)]
 Count = Annotated[int, Between(1, 1_000_000)]
 Epochs = Annotated[int, Between(0, 1_000_000)]
+Balance = Annotated[float, Between(0, 1)]
+BALANCE = "of the loss: an image counts in proportion to n ** -balance for n of its class (0: off, 1: classes alike)"
 BatchSize = Annotated[int, Between(2, 1_000_000), "images a step"]
 MOST_THREADS = 1024
 Precision = Annotated[str, OneOf(PRECISIONS)]
 Seed = Annotated[int, Between(0, 2**32 - 1)]
 AS_IN_TRAIN = "null: as in train"
 Threads = Annotated[int | None, Between(1, MOST_THREADS), "CPU threads of training (null: torch's default)"]
-RunFolder = Annotated[
-    str | None,
-    Must(
-        f"a path whose parts are text of at most {LONGEST_PART} bytes",
-        lambda path: "\0" not in path and all(len(os.fsencode(part)) <= LONGEST_PART for part in path.split("/")),
-    ),
-]
+RunFolder = Annotated[str | None, path_that_can_be(LONGEST_PART)]
+FileName = Annotated[str | None, PATH]
 Accelerator = Annotated[
     str, OneOf(ACCELERATORS), "where to train: auto, cpu or cuda; several processes are started by torchrun"
 ]
@@ -93,6 +91,7 @@ class FinetuneSettings:
     lr: Annotated[Rate, "peak learning rate"] = 2e-3
     weight_decay: Annotated[NonNegative | None, AS_IN_TRAIN] = None
     label_smoothing: Annotated[Share | None, AS_IN_TRAIN] = None
+    balance: Annotated[Balance | None, AS_IN_TRAIN] = None
     gradient_clip: Annotated[NonNegative | None, AS_IN_TRAIN] = None
     mixup: Annotated[NonNegative | None, AS_IN_TRAIN] = None
     cutmix: Annotated[NonNegative | None, AS_IN_TRAIN] = None
@@ -116,6 +115,7 @@ class TrainSettings:
     lr: Annotated[Rate, "peak learning rate (AdamW, falls as a half cosine)"] = 2e-3
     weight_decay: Annotated[NonNegative, "AdamW's, of matrices and kernels"] = 0.05
     label_smoothing: Annotated[Share, "share of the target spread over all classes"] = 0.1
+    balance: Annotated[Balance, BALANCE] = 0.0
     gradient_clip: Annotated[NonNegative, "largest norm of the gradient (0: off)"] = 1.0
     mixup: Annotated[NonNegative, "of train images: the Beta distribution's parameter, 0.2 is usual (0: off)"] = 0.0
     cutmix: Annotated[NonNegative, "the same, 1.0 is usual (0: off)"] = 0.0
@@ -172,16 +172,17 @@ class PenaltySettings:
 
 @dataclass(frozen=True)
 class OptunaSettings:
-    """Of strategy=optuna."""
+    """Of strategy=optuna. Secrets in the storage's address are kept aside, see `nas.data.addresses`."""
 
     sampler: Annotated[str, OneOf(SAMPLERS), "what proposes the trials"] = "tpe"
     storage: Annotated[
-        str | None,
+        FileName,
         "a journal's file or a database's URL: keeps the trials; runs with equal options may share it "
         "(null: kept with the run)",
     ] = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "storage", self.storage and hidden(self.storage))
         check(self, "optuna.")
 
 
@@ -218,7 +219,7 @@ class SearchSettings:
     """
 
     device: Annotated[
-        str, "a device profile: shipped, in ./device_profiles, or in $NAS_DEVICE_PROFILES; [cpu,vpu]: several"
+        str, PATH, "a device profile: shipped, in ./device_profiles, or in $NAS_DEVICE_PROFILES; [cpu,vpu]: several"
     ] = "vpu"
     budget_ms: Annotated[
         Milliseconds, "predicted latency limit at deployment resolution, batch 1; [20,30]: several in one run"
@@ -236,7 +237,7 @@ class SearchSettings:
         str,
         "a factor of the device's profile; table3, table3_nn_meter: at the level of the paper's Table III",
     ] = "measured"
-    space: Annotated[str, "a shipped search space, or the path of a YAML"] = "quadranet"
+    space: Annotated[str, PATH, "a shipped search space, or the path of a YAML"] = "quadranet"
     space_width: Annotated[
         float | None, Between(*WIDTHS), "multiplies the space's widths (null: as the space says)"
     ] = None
@@ -246,12 +247,12 @@ class SearchSettings:
         "proxyless (gates, by gradient); or trials of single networks: evolution, optuna, random",
     ] = "proxyless"
     init: Annotated[
-        str | None,
+        FileName,
         "start from a supernet: pretrained (ships with this), a search's folder or its checkpoint; or from a trained "
         "network: efficientnet_lite0, a file of weights, timm:NAME",
     ] = None
     teacher: Annotated[
-        str | None,
+        FileName,
         "learn from a trained network's answers too: efficientnet_lite0, a file of weights, timm:NAME, a run's folder "
         "(null: with a trained network as init, that one)",
     ] = None
@@ -291,10 +292,12 @@ class SearchSettings:
 class TrainCommand:
     """Options of `python -m nas.train` beside data, recipe and checkpoint: which network, and how."""
 
-    architecture: Annotated[str | None, "architecture.json of a search"] = None
-    weights: Annotated[str | None, "start from this safetensors file (null: from scratch)"] = None
+    architecture: Annotated[FileName, "architecture.json of a search, or the folder that holds it"] = None
+    weights: Annotated[
+        FileName, "start from this safetensors file, or from that in a run's folder (null: from scratch)"
+    ] = None
     teacher: Annotated[
-        str | None,
+        FileName,
         "learn from a trained network's answers too: efficientnet_lite0, a file of weights, timm:NAME, a run's folder",
     ] = None
     resolution: Annotated[Pixels, "pixels to train at"] = 64
@@ -321,6 +324,15 @@ class PackCommand:
         if not self.out:
             raise UserError("where to? python -m nas.pack data=imagefolder data.root=PATH out=FOLDER")
         check(self)
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """What commands have whose runs can be stopped."""
+
+    resume: Annotated[FileName, "the folder of a run that was stopped or killed: resumed with that run's options"] = (
+        None
+    )
 
 
 T = TypeVar("T")

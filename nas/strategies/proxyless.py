@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nas.data import DataSet
 from nas.run.checkpoint import Checkpoint, part, under
@@ -30,6 +29,7 @@ from nas.strategies.weights import WeightTraining, first_supernet
 from nas.supernet.network import Supernet, frozen
 from nas.supernet.origin import CHECKPOINT, gates_key, trained_for
 from nas.supernet.saved import save_supernet
+from nas.training.lessons import taught_loss
 from nas.training.loop import accuracy, checked, computing_in
 from search_space import GatePath
 
@@ -156,7 +156,8 @@ class _Run:
             frozen(self.supernet.path_parameters(sample.path)),
             computing_in(self.settings.train.precision, images.device),
         ):
-            loss = F.cross_entropy(self.supernet(images, sample.path, sample), labels)
+            logits = self.supernet(images, sample.path, sample)
+            loss = taught_loss(logits, labels, None, 0, 0, self.weights.class_weights)
         (gate_gradient,) = torch.autograd.grad(loss, sample.values)
         loss, gate_gradient = average([loss.cpu(), gate_gradient])
         where = f"architecture step {self.weights.step} (epoch {epoch + 1})"

@@ -1,7 +1,9 @@
 """Discrete search over sub-networks that inherit weights: `random`, `evolution` and `optuna`.
 
 The supernet trains on paths drawn uniformly from the networks within the budget, so on those that can be chosen. Then
-a `nas.discrete` searcher proposes `trials` of them, each measured on validation images with the weights it inherits.
+`trials` of them are measured on validation images with the weights they inherit: most are proposed by a `nas.discrete`
+searcher, the last few are the best by a model of those, found exactly (`nas.discrete.additive`). Of the trials that a
+model of all likes best the most accurate is chosen: the largest of many noisy accuracies alone is often luck.
 """
 
 from __future__ import annotations
@@ -14,9 +16,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from nas.choose.derive import derive
 from nas.data import DataSet
 from nas.discrete import Choices, Evolution, RandomSearch, Region, Searcher, Trial, explore
+from nas.discrete.additive import Additive
+from nas.discrete.base import as_choices
 from nas.discrete.budgeted import Budgeted, within_budget
 from nas.discrete.optuna import OptunaSearch
 from nas.run.checkpoint import Checkpoint, part, under
@@ -49,6 +55,7 @@ TRIALS = Schema(
 )
 OUTSIDE = 3  # proposals; just below a tight budget lies a millionth of a space, which samplers seldom meet
 TRIALS_A_LINE = 10  # where no terminal shows a bar
+SPARE = 4  # times as many networks are taken from the exact choice, since some of its paths are one network
 RECALIBRATION_BATCHES = 4  # of train images, that a trial's BatchNorms are measured on
 
 
@@ -76,6 +83,7 @@ class Subnetworks:
         if plan.settings.optuna.storage and data.place.ranks > 1:
             raise UserError("optuna.storage= is for searches of one process each; leave it out under torchrun")
         region = within_budget(plan.space, plan.table, plan.limits, plan.settings.budget_ms, plan.settings.use_at_least)
+        searcher = self.searcher(plan, region, study_name(plan, data))  # a storage that cannot be used is refused now
         run = _Run(task, region)
         if saved := checkpoints.saved_in(PHASE):
             run.restore(saved)
@@ -85,7 +93,7 @@ class Subnetworks:
             if checkpoints.writes and run.weights.total:
                 purpose = trained_for(plan.settings, data.inputs, data.digest)
                 save_supernet(checkpoints.run_folder / CHECKPOINT, run.supernet, {}, purpose)
-            trials = run.look(self.searcher(plan, region, study_name(plan, data)))
+            trials = run.look(searcher)
         return run.supernet, [run.best(trials)]
 
 
@@ -155,19 +163,33 @@ class _Run:
             return self.looked[choices]
 
         self.progress.skip(self.weights.step + len(self.looked))
+        of_model = min(self.settings.rerank, self.settings.trials // 2)
+        known = {t.choices for t in explore(searcher, evaluate, self.settings.trials - of_model)}
+        fresh = [choices for choices in self._promising(searcher.trials, of_model) if choices not in known]
+        for choices in fresh[: max(0, self.settings.trials - len(known))]:
+            searcher.tell(choices, evaluate(choices))
         trials = explore(searcher, evaluate, self.settings.trials)
         if self.checkpoints.writes:
             write_table(self.log.folder / TRIALS.name, self._table(trials), TRIALS)
         return trials
 
+    def _promising(self, trials: Sequence[Trial], count: int) -> list[Choices]:
+        """The best networks by a model of the trials, of all that may be chosen."""
+        plan, region = self.plan, self.region
+        model = Additive(region.widths, *_looked_at(trials))
+        floor = self.settings.use_at_least if region.floor_ms else 0.0
+        found = derive(plan.space, plan.table, model.gains, region.budget_ms, floor, SPARE * count, plan.limits)
+        networks = np.unique(region.canonical(np.array([derived.path.choices for derived in found])), axis=0)
+        return as_choices(networks[np.argsort(-model.predict(networks), kind="stable")][:count])
+
     def best(self, trials: Sequence[Trial]) -> Found:
-        """The best trial; where trials saw a part of the validation images, the best few compete on all of them."""
-        ranked = sorted(trials, key=lambda trial: -trial.accuracy)
-        if self.settings.trial_images is None:
-            chosen = ranked[0]
-        else:
-            few = ranked[: self.settings.rerank]
-            chosen = max((replace(t, accuracy=self._measure(t.choices, None)) for t in few), key=lambda t: t.accuracy)
+        """Of the few trials that a model of all likes best the most accurate, on all validation images."""
+        networks, accuracies = _looked_at(trials)
+        liked = np.argsort(-Additive(self.region.widths, networks, accuracies).predict(networks), kind="stable")
+        few = [trials[place] for place in liked[: self.settings.rerank]]
+        if self.settings.trial_images is not None:
+            few = [replace(trial, accuracy=self._measure(trial.choices, None)) for trial in few]
+        chosen = max(few, key=lambda trial: trial.accuracy)
         return Found(GatePath(chosen.choices), chosen.accuracy)
 
     def _measure(self, choices: Choices, images: int | None) -> float:
@@ -202,3 +224,8 @@ class _Run:
             network, ms = self.plan.space.architecture(path), self.plan.table.path_ms(path)
             rows.append((number, str(network), ms, trial.accuracy))
         return make_table(rows, TRIALS)
+
+
+def _looked_at(trials: Sequence[Trial]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(N, S) networks and (N,) accuracies."""
+    return np.array([trial.choices for trial in trials]), np.array([trial.accuracy for trial in trials])

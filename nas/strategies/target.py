@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from nas.penalties import penalty_form
+from nas.penalties.multiplier import Multiplier
 from nas.run.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, part, under
 from nas.run.log import Row, SearchLog
 from nas.run.plan import Plan
-from nas.supernet.expected_latency import ExpectedLatency
+from nas.supernet.expected_latency import ExpectedLatency, ExpectedSum
 from nas.supernet.gates import Gates, GateSample
 from nas.supernet.origin import is_published, origin_of
 from nas.supernet.saved import load_gates
 
 
 class Target:
-    """Gates that are led to a plan's budget by a penalty.
+    """Gates that are led to a plan's budget by a penalty, and to its limits on sums by a multiplier each.
 
     expected_ms: the expected latency of the gates as they are.
     """
@@ -37,12 +38,17 @@ class Target:
                 load_gates(origin.path, self.gates, origin.gates)
         self.expected = ExpectedLatency(plan.table)
         self.penalty = penalty_form(settings.penalty.form)(settings.penalty, plan.table, self.budget_ms)
+        limits = plan.limits
+        self.expected_costs = {name: ExpectedSum(limits.fixed[name], limits.slots[name]) for name in limits.summed}
+        self.multipliers = {name: Multiplier(limits.most[name]) for name in limits.summed}
         self.optimizer = torch.optim.Adam(self.gates.parameters(), lr=settings.gates.lr, betas=(0.0, 0.999))
         follow = settings.warmup.epochs + settings.epochs > 0  # without steps, gates choose as they were left
         if follow:
             if settings.gates.start == "budget":
                 if damage is not None:
                     self.gates.prefer_harmless(damage)
+                for name in limits.summed:
+                    self.gates.keep_sum_within(limits.fixed[name], limits.slots[name], limits.most[name])
                 self.gates.keep_within(plan.table, self.budget_ms)
             self.penalty.constrain(self.gates)
         self.expected_ms = self._expected_ms()
@@ -50,13 +56,16 @@ class Target:
     def state(self) -> Checkpoint:
         """Between two steps, everything that the next ones depend on."""
         tensors = {**under("gates", self.gates.state_dict()), **under("optimizer", optimizer_tensors(self.optimizer))}
-        return Checkpoint(tensors, {"penalty": self.penalty.state()})
+        limits = {name: multiplier.state() for name, multiplier in self.multipliers.items()}
+        return Checkpoint(tensors, {"penalty": self.penalty.state(), "limits": limits})
 
     def restore(self, saved: Checkpoint) -> None:
         """Put back what `state` gave."""
         self.gates.load_state_dict(part(saved.tensors, "gates"))
         load_optimizer(self.optimizer, part(saved.tensors, "optimizer"))
         self.penalty.restore(saved.facts["penalty"])
+        for name, multiplier in self.multipliers.items():
+            multiplier.restore(saved.facts["limits"][name])
         self.expected_ms = self._expected_ms()
 
     def step(self, loss: Tensor, gate_gradient: Tensor, sample: GateSample) -> None:
@@ -69,7 +78,10 @@ class Target:
         probabilities = self.gates.log_probabilities(sample.involved).exp()
         task = loss.detach() + (gate_gradient * (probabilities - probabilities.detach())).sum()
         self.optimizer.zero_grad()
-        self.penalty.loss(task, self.expected(probabilities)).backward()
+        whole = self.penalty.loss(task, self.expected(probabilities))
+        for name, multiplier in self.multipliers.items():
+            whole = multiplier.loss(whole, self.expected_costs[name](probabilities))
+        whole.backward()
         before = self.gates.alpha.detach().clone()
         self.optimizer.step()
         if settings.gates.mode == "two":
@@ -77,10 +89,16 @@ class Target:
         self.penalty.constrain(self.gates)
         self.expected_ms = self._expected_ms()
         self.penalty.observe(self.expected_ms)
+        for name, multiplier in self.multipliers.items():
+            multiplier.observe(self._now(self.expected_costs[name]))
 
     def _expected_ms(self) -> float:
+        return self._now(self.expected)
+
+    def _now(self, expected: ExpectedSum) -> float:
+        """By the gates as they are."""
         with torch.no_grad():
-            return float(self.expected(self.gates.probabilities()))
+            return float(expected(self.gates.probabilities()))
 
     def row(self, step: int, phase: str, epoch: int, **figures: float | None) -> Row:
         """A row of the log; figures: those of `Row` that belong to the supernet."""

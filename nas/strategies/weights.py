@@ -17,7 +17,7 @@ from nas.strategies.untrained import new_supernet, weight_steps
 from nas.supernet.network import Supernet
 from nas.supernet.origin import CHECKPOINT
 from nas.supernet.saved import load_supernet
-from nas.training.lessons import Lessons, taught_loss
+from nas.training.lessons import Lessons, class_weights, taught_loss
 from nas.training.loop import computing_in, make_optimizer, set_cosine_lr, take_step
 from nas.training.mixing import mix
 from nas.training.moving_average import MovingAverage
@@ -55,6 +55,8 @@ class WeightTraining:
         self.lessons = lessons or Lessons(data.train)
         self.optimizer = make_optimizer(supernet, self.settings.train.lr, self.settings.train.weight_decay)
         self.average = MovingAverage(supernet, self.settings.train.ema) if self.settings.train.ema else None
+        weights = class_weights(data.train.labels, data.num_classes, self.settings.train.balance)
+        self.class_weights = None if weights is None else weights.to(data.place.device)
         self.total = weight_steps(plan, data)
         self.epoch_steps = data.steps(data.train, self.settings.train.batch_size)
         self.step = 0
@@ -92,7 +94,8 @@ class WeightTraining:
         images, targets = mix(images, labels, self.data.num_classes, s.mixup, s.cutmix, self._draws())
         with computing_in(s.precision, images.device):
             soft = self.lessons.soft_labels(given, images)
-            loss = taught_loss(self.supernet(images, path), targets, soft, s.teacher_share, s.label_smoothing)
+            logits = self.supernet(images, path)
+            loss = taught_loss(logits, targets, soft, s.teacher_share, s.label_smoothing, self.class_weights)
         loss.backward()
         active = self.supernet.path_parameters(path)  # the only ones that have a gradient
         where = f"weight step {self.step} (epoch {epoch + 1})"

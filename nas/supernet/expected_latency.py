@@ -21,7 +21,7 @@ def tilt_within(logits: NDArray[np.float64], slot_ms: NDArray[np.float64], fixed
     """The smallest t (per ms) that brings E[lat] under softmax(logits - t * ms) within the budget; 0 if it is there.
 
     logits: (slots, candidates), -inf for padding; slot_ms: the same shape, finite. Where even the fastest
-    network exceeds the budget, a t that leaves it alone.
+    network exceeds the budget, a t that leaves it alone. Any other cost than latency will do, in a unit of its own.
     """
     fastest_ms = fixed_ms + float(np.where(np.isfinite(logits), slot_ms, np.inf).min(1).sum())
     goal_ms = budget_ms - min(ROOM * budget_ms, 0.5 * max(0.0, budget_ms - fastest_ms))
@@ -43,14 +43,21 @@ def tilt_within(logits: NDArray[np.float64], slot_ms: NDArray[np.float64], fixed
     return min(max(t, low), high) / budget_ms
 
 
-class ExpectedLatency:
-    """E[lat] = fixed + sum over slots and candidates of p * ms (arXiv 1812.00332, eq. 5)."""
+class ExpectedSum:
+    """E = fixed + sum over slots and candidates of p * value, of latency (arXiv 1812.00332, eq. 5) or another cost."""
 
-    def __init__(self, table: LatencyTable, device: torch.device | None = None) -> None:
-        slot_ms = torch.from_numpy(table.slot_ms.copy()).nan_to_num(0.0)
-        self.slot_ms = slot_ms.to(device=device, dtype=torch.float32)
-        self.fixed_ms = table.fixed_ms
+    def __init__(self, fixed: float, values: NDArray[np.float64], device: torch.device | None = None) -> None:
+        """fixed: what every network pays; values: (slots, candidates), NaN for padding, in the same unit."""
+        self.values = torch.from_numpy(np.nan_to_num(values)).to(device=device, dtype=torch.float32)
+        self.fixed = fixed
 
     def __call__(self, probabilities: Tensor) -> Tensor:
-        """probabilities: (slots, candidates) -> scalar ms, differentiable."""
-        return self.fixed_ms + (probabilities * self.slot_ms).sum()
+        """probabilities: (slots, candidates) -> scalar in the values' unit, differentiable."""
+        return self.fixed + (probabilities * self.values).sum()
+
+
+class ExpectedLatency(ExpectedSum):
+    """In ms, by a latency table."""
+
+    def __init__(self, table: LatencyTable, device: torch.device | None = None) -> None:
+        super().__init__(table.fixed_ms, table.slot_ms, device)

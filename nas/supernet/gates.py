@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latency_models import LatencyTable
@@ -49,17 +50,24 @@ class Gates(nn.Module):
         self.alpha = nn.Parameter(alpha.masked_fill(~exists, 0.0))
         self.register_buffer("exists", exists)
 
-    @torch.no_grad()
     def keep_within(self, table: LatencyTable, budget_ms: float) -> None:
-        """Tilt alpha by latency until the expected latency is at most the budget.
+        """`keep_sum_within` for the expected latency."""
+        self.keep_sum_within(table.fixed_ms, table.slot_ms, budget_ms)
 
-        Of all distributions that meet it this one is nearest to the gates' own by Kullback-Leibler divergence
-        (exponential tilting, alpha - t * ms); gates that meet the budget stay as they are. A budget at the
-        fastest network's time or below leaves that network alone.
+    @torch.no_grad()
+    def keep_sum_within(self, fixed: float, values: NDArray[np.float64], most: float) -> None:
+        """Tilt alpha by a cost until its expected value is at most `most`.
+
+        fixed: what every network pays; values: (slots, candidates), NaN for padding. Of all distributions that meet
+        it this one is nearest to the gates' own by Kullback-Leibler divergence (exponential tilting,
+        alpha - t * value); gates that meet it stay as they are. Where no network has less, the cheapest is left alone.
         """
-        alpha = self.alpha.detach().double().masked_fill(~self.exists, -torch.inf).cpu().numpy()
-        if tilt := tilt_within(alpha, np.nan_to_num(table.slot_ms), table.fixed_ms, budget_ms):
-            tilted = alpha - tilt * np.nan_to_num(table.slot_ms)
+        alpha, values = (
+            self.alpha.detach().double().masked_fill(~self.exists, -torch.inf).cpu().numpy(),
+            np.nan_to_num(values),
+        )
+        if tilt := tilt_within(alpha, values, fixed, most):
+            tilted = alpha - tilt * values
             tilted = np.where(np.isfinite(tilted), tilted - tilted.max(1, keepdims=True), 0.0)
             self.alpha.copy_(torch.from_numpy(tilted))
 

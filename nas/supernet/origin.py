@@ -24,9 +24,10 @@ from nas.pretrained.networks import TIMM, Published, package_of, packaged, publi
 from nas.run.result import InputFormat, load_result
 from nas.run.settings import SearchSettings, settings_from_dict
 from search_space import load_space
-from search_space.errors import BadFile, UnknownName, UserError
+from search_space.errors import BadFile, UnknownName, UserError, one_line
 from search_space.named import is_dotted, load_named
 from search_space.reading import read
+from search_space.sums import require_sum
 
 if TYPE_CHECKING:
     from nas.data.record import Record
@@ -38,6 +39,7 @@ by its full dotted path, `init=package.module:function`."""
 KEPT = ("space", "space_width", "data", "train")  # settings of the training that a search from it keeps
 
 TRAINED_FOR = "trained_for"  # in a supernet's file: JSON in UTF-8, a tensor since the header's entries have no order
+DIGEST = "digest"  # the tensor over the others; files of earlier versions have none
 STATISTICS = ".statistics."  # in the names of tensors of supernets that keep a trained network's
 TRIAL_IMAGES = 1000  # that networks are compared on, by default: seconds instead of minutes
 
@@ -84,7 +86,8 @@ class Origin:
 
     def _check_supernet(self, settings: SearchSettings) -> None:
         own = self.settings
-        if load_space(settings.space, settings.space_width) != load_space(own.space, own.space_width):
+        known = not _is_elsewhere(own.space)  # otherwise weights that do not fit are refused when they are loaded
+        if known and load_space(settings.space, settings.space_width) != load_space(own.space, own.space_width):
             if settings.space == own.space:
                 raise UserError(
                     f"'{self.path}' holds a supernet of space={own.space} with space_width={_shown(own.space_width)}, "
@@ -231,10 +234,11 @@ def published_origin(init: str) -> tuple[str, Published]:
 def origin_of(init: str) -> Origin:
     """What `init=` names: a weight source, a run's folder or a supernet's file. Raises `UserError`, `BadFile` too."""
     named = init in SOURCES or is_dotted(init)
-    path, gates = load_named("init", init, SOURCES, 0)() if named else Path(init).expanduser(), gates_key()
+    path, gates = _from_source(init) if named else Path(init).expanduser(), gates_key()
     if path.is_dir():
         path, gates = find_checkpoint(path)
     try:
+        require_sum(path)
         with safe_open(path, framework="numpy") as file:
             names = set(file.keys())
             purpose = json.loads(file.get_tensor(TRAINED_FOR).tobytes()) if TRAINED_FOR in names else {}
@@ -252,8 +256,24 @@ def origin_of(init: str) -> Origin:
             f"init={init}: no file '{path}'; give pretrained, {', '.join(packaged())}, a search's folder or its "
             f"{CHECKPOINT}{_asked_of(path)}"
         ) from error
+    except BadFile:
+        raise
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise BadFile(f"init={init}: '{path}' is not the supernet of a search of this version") from error
+        raise BadFile(
+            f"init={init}: '{path}' is not the supernet of a search of this version; give a search's folder or its "
+            f"{CHECKPOINT}"
+        ) from error
+
+
+def _from_source(init: str) -> Path:
+    """The file that a weight source gives, whose every failure is said on one line."""
+    source = load_named("init", init, SOURCES, 0)
+    try:
+        return Path(source())
+    except UserError:
+        raise
+    except Exception as error:  # anybody's function may raise anything
+        raise UserError(f"init={init}: the weight source failed, {type(error).__name__}: {one_line(error)}") from error
 
 
 def with_init_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,6 +282,11 @@ def with_init_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     Not by where it kept a cache: that is a place to write to, and the file may come from anywhere.
     """
     trained = asdict(origin_of(options["init"]).settings)
+    if "space" not in options and _is_elsewhere(trained["space"]):
+        raise UserError(
+            f"init={options['init']}: its supernet is of space={trained['space']}, a file that is not here; say where "
+            "it is with space=PATH"
+        )
     trained["data"].pop("cache", None)
     defaults: dict[str, Any] = {
         **{name: trained[name] for name in KEPT},
@@ -273,6 +298,11 @@ def with_init_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
         name: {**defaults[name], **options.get(name, {})} for name in defaults if isinstance(defaults[name], dict)
     }
     return {**defaults, **options, **groups}
+
+
+def _is_elsewhere(space: str) -> bool:
+    """Whether it is a file that is not there, as seen from the folder that this process runs in."""
+    return space.endswith((".yaml", ".yml")) and not Path(space).is_file()
 
 
 def images_at_hand(data: DataSettings) -> bool:

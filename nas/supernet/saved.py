@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from nas.run.checkpoint import load_tensors, part, under
+from nas.run.checkpoint import digest_of, load_tensors, part, under
 from nas.supernet.gates import Gates
 from nas.supernet.network import Supernet
-from nas.supernet.origin import TRAINED_FOR
+from nas.supernet.origin import DIGEST, TRAINED_FOR
 from search_space.errors import BadFile
 from search_space.files import write_whole
+from search_space.sums import require_sum
 
 SUPERNET_FORMAT = 2  # a new number when names or meanings change
 
@@ -36,6 +37,7 @@ def save_supernet(
     state = under("supernet", {name: v.to("cpu", dtype).contiguous() for name, v in supernet.state_dict().items()})
     state |= {key: alpha.detach().cpu() for key, alpha in alphas.items()}
     state[TRAINED_FOR] = torch.frombuffer(bytearray(purpose), dtype=torch.uint8)
+    state[DIGEST] = torch.frombuffer(bytearray(digest_of(state).encode()), dtype=torch.uint8)
     write_whole(checkpoint, save(state, {"format": str(SUPERNET_FORMAT)}))
 
 
@@ -59,7 +61,10 @@ def load_gates(checkpoint: Path, gates: Gates, key: str) -> None:
 def _reading(checkpoint: Path) -> Iterator[dict[str, Tensor]]:
     if not checkpoint.is_file():
         raise BadFile(f"no file '{checkpoint}'; a search leaves it at the end of its search phase")
+    require_sum(checkpoint)
     state, _ = load_tensors(checkpoint, SUPERNET_FORMAT)
+    if DIGEST in state and state.pop(DIGEST).numpy().tobytes() != digest_of(state).encode():
+        raise BadFile(f"'{checkpoint}' is damaged: its content is not what was written")
     try:
         yield state
     except (RuntimeError, KeyError) as error:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,14 +43,37 @@ class Lessons:
         return None
 
 
+def class_weights(labels: NDArray[np.int64], classes: int, balance: float) -> Tensor | None:
+    """(classes,) what an image of each class counts in the loss, in proportion to n ** -balance for n images.
+
+    labels: (n,) of the training images, over which the weights have the mean 1. None for a balance of 0.
+    """
+    if not balance:
+        return None
+    counts = np.bincount(labels, minlength=classes)
+    weights = np.maximum(counts, 1) ** -float(balance)
+    return torch.from_numpy(weights * counts.sum() / (weights * counts).sum()).float()
+
+
 def taught_loss(
-    logits: Tensor, targets: Tensor, soft: Tensor | None, teacher_share: float, label_smoothing: float
+    logits: Tensor,
+    targets: Tensor,
+    soft: Tensor | None,
+    teacher_share: float,
+    label_smoothing: float,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy to the labels and, in the share asked for, to a teacher's soft labels (N, classes).
 
     logits: (N, classes); targets: (N,), or (N, classes) where labels are mixed. Without a teacher it is all labels'.
+    weights: see `class_weights`; None counts all images alike.
     """
-    loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-    if soft is None:
-        return loss
-    return (1 - teacher_share) * loss + teacher_share * F.cross_entropy(logits, soft)
+    if weights is None:
+        loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        if soft is None:
+            return loss
+        return (1 - teacher_share) * loss + teacher_share * F.cross_entropy(logits, soft)
+    of_image = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+    if soft is not None:
+        of_image = (1 - teacher_share) * of_image + teacher_share * F.cross_entropy(logits, soft, reduction="none")
+    return (of_image * (weights[targets] if targets.ndim == 1 else targets @ weights)).mean()

@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nas.data import DataSet, Split
 from nas.run.checkpoint import Checkpoint, Checkpoints, load_optimizer, optimizer_tensors, part, under
 from nas.run.distributed import average_gradients, total
-from nas.training.lessons import Lessons, taught_loss
+from nas.training.lessons import Lessons, class_weights, taught_loss
 from nas.training.mixing import mix
 from nas.training.moving_average import MovingAverage
 from nas.training.recipes import Recipe
@@ -86,15 +88,29 @@ def take_step(
     return value
 
 
+@dataclass(frozen=True)
+class Score:
+    """Of a network on images: the share that it has right, and its mean cross-entropy in nats."""
+
+    accuracy: float
+    loss: float
+
+
 @torch.no_grad()
+def score(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
+    """On all images of all processes. predict: (N, 3, R, R) -> (N, classes)."""
+    sums = torch.zeros(3, dtype=torch.float64)
+    for images, labels in batches:
+        logits = predict(images)
+        right, loss = (logits.argmax(1) == labels).sum(), F.cross_entropy(logits.float(), labels, reduction="sum")
+        sums = sums.to(labels.device) + torch.stack([right, loss, torch.full_like(right, len(labels))])
+    right, loss, seen = total(sums).tolist()
+    return Score(right / seen, loss / seen)
+
+
 def accuracy(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Share of images whose largest logit is their label, over all processes. predict: (N, 3, R, R) -> (N, classes)."""
-    counts = torch.zeros(2, dtype=torch.float64)
-    for images, labels in batches:
-        right = (predict(images).argmax(1) == labels).sum()
-        counts = counts.to(labels.device) + torch.stack([right, torch.full_like(right, len(labels))])
-    right, seen = total(counts).tolist()
-    return right / seen
+    return score(predict, batches).accuracy
 
 
 def hold_statistics(model: nn.Module) -> None:
@@ -159,6 +175,8 @@ def train_network(
     steps = recipe.epochs * per_epoch
     warmup = min(round(recipe.warmup_epochs * per_epoch), steps // 2)
     augment = _augmentation(recipe, data)
+    weights = class_weights(split.labels, data.num_classes, recipe.balance)
+    weights = None if weights is None else weights.to(data.place.device)
     if checkpoints and (saved := checkpoints.saved_in(phase)):
         run.restore(saved)
     with checkpoints.stopping_between_steps() if checkpoints else nullcontext():
@@ -188,7 +206,7 @@ def train_network(
                     with computing_in(recipe.precision, images.device):
                         soft = lessons.soft_labels(given, images)
                         logits = network(images)
-                        loss = taught_loss(logits, targets, soft, recipe.teacher_share, recipe.label_smoothing)
+                        loss = taught_loss(logits, targets, soft, recipe.teacher_share, recipe.label_smoothing, weights)
                     loss = loss / len(group)  # the last of an epoch may be smaller
                     value = value.to(loss.device) + loss.detach()
                     loss.backward()

@@ -9,7 +9,18 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Annotated, Any
 
-from nas.run.settings import BatchSize, Count, NonNegative, Precision, Rate, SearchSettings, Share, settings_from_dict
+from nas.run.settings import (
+    BALANCE,
+    Balance,
+    BatchSize,
+    Count,
+    NonNegative,
+    Precision,
+    Rate,
+    SearchSettings,
+    Share,
+    settings_from_dict,
+)
 from search_space.errors import UnknownName
 from search_space.reading import Between, check, read_yaml
 
@@ -28,6 +39,7 @@ class Recipe:
     final_lr: Annotated[NonNegative, "learning rate at the end"] = 1e-6
     weight_decay: Annotated[NonNegative, "AdamW's, of matrices and kernels"] = 0.05
     label_smoothing: Annotated[Share, "share of the target spread over all classes"] = 0.1
+    balance: Annotated[Balance, BALANCE] = 0.0
     gradient_clip: Annotated[NonNegative, "largest norm of the gradient (0: off)"] = 1.0
     mixup: Annotated[NonNegative, "the Beta distribution's parameter (0: off)"] = 0.0
     cutmix: Annotated[NonNegative, "the Beta distribution's parameter (0: off)"] = 0.0

@@ -121,8 +121,10 @@ def test_tables_say_regret_rank_and_mark() -> None:
     assert cells["all, 4 evaluated, shared weights"] == ["0.00", "0.00"]
     assert cells["all, 4 evaluated, separate weights"] == ["20.00", "20.00"]
     assert cells["a random feasible network"] == ["10.00", "10.00"]
-    assert cells["proxyless, shared weights"] == ["0.00", "0.00", "3.33", "10.00", "CPU time, feasible"]
-    assert cells["proxyless, separate weights"] == ["20.00", "20.00", "16.67", "10.00", "none"]
+    assert cells["proxyless, shared weights"] == ["0.00", "0.00", "3.33", "10.00", "CPU time, feasible", "no"]
+    assert cells["proxyless, separate weights"] == ["20.00", "20.00", "16.67", "10.00", "none", "no"]
+    assert cells["slowest"] == ["0.00", "0.00"]
+    assert "costs nothing: slowest, 0.00 points. 2 of the 2 strategies are not better." in text
 
 
 @pytest.fixture(scope="module")

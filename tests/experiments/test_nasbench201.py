@@ -30,6 +30,7 @@ def folder(tmp_path: Path) -> Path:
         latency_ms=np.stack([good + 1] * len(nasbench201.DEVICES), axis=1),
         devices=np.array(nasbench201.DEVICES),
         macs=(good + 1).astype(np.int64),
+        params=(good + 1).astype(np.int64),
     )
     return tmp_path
 
@@ -41,12 +42,16 @@ def test_the_miniature_ends_in_no_regret_and_resumes(
     out = folder / "out.json"
     arguments = ["--quick", f"source={folder}", f"out={out}", "seeds=2"]
     assert nasbench201.main([*arguments, "minutes=1e-12"]) == 0
-    assert "8 jobs are left" in capsys.readouterr().out
+    assert "12 jobs are left" in capsys.readouterr().out
     assert nasbench201.main(arguments) == 0
     printed = capsys.readouterr().out
     results = load_results(out, "nasbench201")
-    assert len(results.rows) == 8 and {row["strategy"] for row in results.rows} == set(nasbench201.STRATEGIES)
-    assert all(row["regret_2"] >= row["regret_4"] >= 0 for row in results.rows)  # type: ignore[operator]
+    found, free = results.rows[:8], results.rows[8:]
+    assert {row["strategy"] for row in found} == set(nasbench201.STRATEGIES)
+    assert all(row["regret_2"] >= row["regret_4"] >= 0 for row in found)  # type: ignore[operator]
+    assert [row["strategy"] for row in free] == list(nasbench201.FREE)
+    assert all(row["regret"] == 0 and row["tau"] == 1 for row in free), "accuracy counts what costs"
+    assert "after 2 looks: random, optuna TPE, optuna NSGA-II, evolution." in printed
     # the quarter of the 16 cells that is fastest has at most one conv, and evolution begins with most MACs
     assert {row["regret_2"] for row in results.rows if row["strategy"] == "evolution"} == {0.0}
     assert nasbench201.render(results) in printed and "± " in printed

@@ -122,6 +122,23 @@ def test_a_size_in_doubt_widens_by_its_own_judgement() -> None:
     assert doubtful.latency_ms == known_plain.latency_ms == 2.0
     assert known_plain.high_ms == pytest.approx(2.2) and doubtful.high_ms == pytest.approx(1.1 * (3 + 1))
     assert doubtful.low_ms == pytest.approx(0.9 * (1 / 3 + 1))
+    never_seen = known.predict(network(5))
+    assert (never_seen.low_ms, never_seen.high_ms) == (doubtful.low_ms, doubtful.high_ms)
+
+
+@pytest.mark.parametrize(("device", "least"), [("cpu", 1.3), ("cpu_int8", 1.3), ("vpu", 1.1)])
+def test_few_rows_of_7x7_widen_the_shipped_intervals_and_say_why(device: str, least: float) -> None:
+    convolution = load_profile(device).header.models["dwconv"]
+    assert list(convolution.widen_sizes) == [7] and least < convolution.widen_sizes[7] < 2
+    assert convolution.widening(7) > convolution.widening(3) == 1 and "7x7" in convolution.judged
+
+
+def test_what_few_rows_add_to_the_interval_is_said() -> None:
+    """1 ms from a third of 0.9 to 3.3 ms, beside 1 ms from 0.9 to 1.1: 3 of 3.2 ms."""
+    wide, plain = (model(planted(widen_sizes=sizes)).support(network(7)) for sizes in ({7: 3.0}, {}))
+    assert wide.wider_words == "7x7 depthwise is 94 % of its width"
+    assert wide.notes("x")[-1].endswith("; the interval is wider for it: 7x7 depthwise is 94 % of its width")
+    assert plain.wider_words == "" and "wider" not in plain.notes("x")[-1]
 
 
 def test_what_lies_outside_of_the_fitted_range_is_said() -> None:

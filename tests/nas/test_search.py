@@ -54,6 +54,7 @@ def test_the_run_leaves_all_files(finished: Finished) -> None:
         "gates.csv",
         "latency_224.onnx",
         "model.onnx",
+        "SHA256SUMS",
         "report.html",
         "search.csv",
         "weights.safetensors",
@@ -229,7 +230,7 @@ def test_full_training_of_a_found_network_exports_again(finished: Finished, tmp_
     assert result.budget == finished.result.budget
     assert (result.resolution.training, result.resolution.deployment) == (48, 224)
     names = {"architecture.json", "model.onnx", "latency_224.onnx", "weights.safetensors", "train.csv", "report.html"}
-    names |= {"confusion.json"}
+    names |= {"confusion.json", "SHA256SUMS"}
     assert {p.name for p in folder.iterdir()} == names
 
 

@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from nas.data import DataSet, DataSettings, Split, load
 from nas.data.copies import kept_together
 from nas.data.record import FILE, Record
 from nas.data.splits import split_by_key
+from nas.run.resume import Begun
 from search_space.errors import BadFile, UserError
 
 
@@ -287,17 +289,15 @@ def test_another_share_is_still_the_options_fault(run: tuple[Path, Path], tmp_pa
 
 def test_resuming_says_what_changed(run: tuple[Path, Path], tmp_path: Path) -> None:
     """ "The data changed", of 60 images, and nobody knew which. torchani 443."""
-    from nas.run.checkpoint import Checkpoints
-
     data = images(run[1])
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.require_same({"data": data.digest}, data.changed_since(tmp_path))
+    begun = Begun("search", {}, None, datetime.now(UTC), {"data": data.digest})
+    begun.require_same(tmp_path, {"data": data.digest}, data.changed_since(tmp_path))
     data.save_found(tmp_path)
     root = copied(run[1], tmp_path / "images")
     fill(root / "cat", range(700, 701))
     other = images(root)
     with pytest.raises(UserError, match=re.escape("begun: 1 new ('cat/700.png'); put the images back, or start")):
-        checkpoints.require_same({"data": other.digest}, other.changed_since(tmp_path))
+        begun.require_same(tmp_path, {"data": other.digest}, other.changed_since(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"split,class_name,sha256,name\n1,2\n", b"\xff\xfe\n"])

@@ -195,7 +195,8 @@ def test_three_splits_are_used_as_they_are(name: str, tmp_path: Path) -> None:
     for split, folder in ((data.train, "train"), (data.validation, name), (data.test, "test")):
         assert all(path.startswith(f"{tmp_path / folder}/") for path in files(data, split))
         assert Counter(split.labels.tolist()).keys() == {0, 1}
-    assert f"34 images of 2 classes ('cat', 'dog'); train 20 ('train'), validation 8 ('{name}')" in data.found[0]
+    assert "34 images of 2 classes ('cat', 'dog'), 17 each; train 20 ('train')" in data.found[0]
+    assert f"validation 8 ('{name}')" in data.found[0]
     assert "test 6 ('test')" in data.found[0] and len(data.found) == 1
 
 
@@ -398,7 +399,7 @@ def test_a_search_with_any_names_says_and_keeps_what_was_found(tmp_path: Path) -
     record = json.loads((out / "architecture.json").read_text())
     assert record["input"]["class_names"] == ["Hühner", "caf\\xe9", "two\\nlines"]
     assert record["accuracy"]["data"] == "photos \\xe9"
-    counts = "44 images of 3 classes ('Hühner', 'caf\\xe9', 'two\\nlines'); train 33 ('Train'), validation 3 (held out)"
+    counts = "44 images of 3 classes ('Hühner', 'caf\\xe9', 'two\\nlines'), 12 to 16 each; train 33 ('Train'), valid"
     lacks = "the test images lack 1 of 3 classes: 'two\\nlines'"
     assert any(counts in note for note in record["notes"]) and lacks in record["notes"]
     lines = ended.stdout.decode().splitlines()
@@ -414,7 +415,7 @@ def test_a_data_set_of_the_package_says_how_many_images_it_has() -> None:
     data = load(DataSettings("digits", limit=100))
     (found,) = data.found
     a, b, c = sizes(data)
-    assert found.startswith("data digits: 1797 images of 10 classes ('0', '1', '2', '3', '4', '5', ...); ")
+    assert found.startswith("data digits: 1797 images of 10 classes ('0', '1', '2', '3', '4', '5', ...), 174 to 183 e")
     assert f"train {a}, validation {b} (held out), test {c} (held out)" in found
     assert f"data.limit leaves out {1797 - a - b - c}" in found
 

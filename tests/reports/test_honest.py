@@ -41,6 +41,7 @@ from nas.train import full_training
 from nas.training.recipes import Recipe
 from search_space import load_space
 from search_space.errors import BadFile
+from search_space.sums import renew_sum
 from search_space.tables import read_table
 from tests import ROOT
 from tests.nas.report.test_report import write_sample
@@ -350,9 +351,18 @@ def test_weights_of_other_classes_are_said(bright: Path, tmp_path: Path) -> None
     before = load_result(first / "architecture.json")
     names = replace(before.input, class_names=("a", "owl", "c"))
     save_result(replace(before, input=names), first / "architecture.json")
-    result, _ = trained_on(bright, tmp_path / "other", weights=weights, say=said.append)
+    renew_sum(first / "architecture.json")
+    result, _ = trained_on(bright, tmp_path / "other", weights=str(first), say=said.append)
     (note,) = [note for note in result.notes if "other classes" in note]
     assert "'owl'" in note and "'b'" in note and "class 1" in note and f"note: {note}" in said
+
+
+def test_a_folder_stands_for_the_files_in_it(bright: Path, tmp_path: Path) -> None:
+    """A run's folder is what people have at hand; what it lacks is said by name. ultralytics 9896."""
+    with pytest.raises(BadFile, match=rf"no file '{tmp_path}/architecture\.json'"):
+        full_training(TrainCommand(architecture=str(tmp_path)), DataSettings(), Recipe())
+    with pytest.raises(BadFile, match=rf"no file '{tmp_path}/weights\.safetensors'"):
+        trained_on(bright, tmp_path, weights=str(tmp_path))
 
 
 def test_an_architecture_alone_is_built_and_trained(bright: Path, tmp_path: Path) -> None:

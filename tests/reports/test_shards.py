@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.data import load
+from nas.data import DataSet, load
 from nas.data.webdataset import WebDatasetSettings
 from search_space.errors import BadFile
 from tests.nas.data.test_webdataset import write_shard
@@ -26,8 +26,16 @@ def shard(path: Path, files: dict[str, bytes]) -> None:
     write_shard(path, files)
 
 
+def of_shards(folder: Path) -> DataSet:
+    return load(WebDatasetSettings("webdataset", str(folder), cache=str(folder.parent / "cache")))
+
+
+def found(folder: Path) -> str:
+    return of_shards(folder).found[0]
+
+
 def loaded(folder: Path) -> int:
-    data = load(WebDatasetSettings("webdataset", str(folder), cache=str(folder.parent / "cache")))
+    data = of_shards(folder)
     return sum(len(split) for split in (data.train, data.validation, data.test))
 
 
@@ -45,6 +53,7 @@ def test_names_with_dots_of_their_own_are_used(tmp_path: Path) -> None:
     assert loaded(tmp_path / "shards") == 120
     shard(tmp_path / "others" / "train-0.tar", members(dotted))
     assert loaded(tmp_path / "others") == 80
+    assert found(tmp_path / "others").endswith("; nothing was passed over")
 
 
 def test_further_pictures_of_a_sample_are_no_images_of_their_own(tmp_path: Path) -> None:
@@ -52,6 +61,7 @@ def test_further_pictures_of_a_sample_are_no_images_of_their_own(tmp_path: Path)
     files |= {f"{i:03d}.seg.png": picture(i) for i in range(40)}
     shard(tmp_path / "shards" / "train-0.tar", files)
     assert loaded(tmp_path / "shards") == 40
+    assert found(tmp_path / "shards").endswith("; passed over: 40 files that are neither an image nor its label")
 
 
 def test_dots_without_labels_are_named_as_the_reason(tmp_path: Path) -> None:

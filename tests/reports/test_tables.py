@@ -120,6 +120,14 @@ def test_columns_have_other_names_and_labels_are_text(tmp_path: Path) -> None:
     refused(lambda: read(tmp_path / "a.csv"), "no column 'path'", "'image_id', 'diagnosis'", "data.path_column=")
 
 
+def test_files_that_are_all_elsewhere_are_named_once(tmp_path: Path) -> None:
+    """Identities without endings, or a wrong folder: Kaggle's habit. simsiam 49."""
+    files = flat(tmp_path / "all")
+    rows = [(name.removesuffix(".png"), str(i % 2)) for i, name in enumerate(files)]
+    file = table(tmp_path / "all" / "t.csv", rows)
+    refused(lambda: read(file), "names 40 images and none of them is there", "/all/000'", "data.root=", "endings")
+
+
 def test_a_table_changes_between_two_calls(tmp_path: Path) -> None:
     rows = [(name, str(i % 2)) for i, name in enumerate(flat(tmp_path))]
     assert read(table(tmp_path / "t.csv", rows)).class_names == ("0", "1")

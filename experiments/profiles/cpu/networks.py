@@ -103,26 +103,36 @@ def by_family(networks: list[Sample]) -> list[Sample]:
     return [replace(s, group=(re.match(r"[a-z]+", s.name) or [s.name])[0]) for s in networks]
 
 
-def measured_layers(folder: Path, variant: Variant) -> list[AttentionOp]:
-    """All layers of the networks that the column has a value for, one after the other."""
-    lists: list[Sequence[AttentionOp]] = [ops for network, ops in _networks(folder) if network.text(variant.column)]
-    transformers = [row for row in read_rows(folder, A76_TRANSFORMERS) if row.text(variant.column)]
-    lists += [transformer(row.text("model")) for row in transformers]
-    return [op for ops in lists for op in ops]
+def measured_layers(folder: Path, variant: Variant) -> dict[str, Sequence[AttentionOp]]:
+    """The layers of every network that the column has a value for, by its name."""
+    found: dict[str, Sequence[AttentionOp]] = {
+        network.text("model"): ops for network, ops in _networks(folder) if network.text(variant.column)
+    }
+    for row in read_rows(folder, A76_TRANSFORMERS):
+        if row.text(variant.column):
+            found[row.text("model")] = transformer(row.text("model"))
+    return found
 
 
 def support(layers: Iterable[AttentionOp]) -> dict[str, dict[int, int]]:
     """Kernel kind -> kernel size -> how many of these layers are of that kind and size."""
     counts: dict[str, Counter[int]] = {}
     for op in layers:
-        match op:
-            case Kernel():
-                counts.setdefault(op.price_kind, Counter())[op.spec.kernel_size] += 1
-            case MovedElements("pool" | "concat" | "transpose" as kind, _, window):
-                counts.setdefault(kind, Counter())[window] += 1
-            case _:
-                pass
+        if (place := kind_and_size(op)) is not None:
+            kind, size = place
+            counts.setdefault(kind, Counter())[size] += 1
     return {kind: dict(sorted(sizes.items())) for kind, sizes in counts.items()}
+
+
+def kind_and_size(op: AttentionOp) -> tuple[str, int] | None:
+    """The kernel kind and kernel size of a layer; None where no kind of a profile prices it."""
+    match op:
+        case Kernel():
+            return op.price_kind, op.spec.kernel_size
+        case MovedElements("pool" | "concat" | "transpose" as kind, _, window):
+            return kind, window
+        case _:
+            return None
 
 
 def _networks(folder: Path) -> list[tuple[Row, list[Op]]]:

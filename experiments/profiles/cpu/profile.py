@@ -7,6 +7,7 @@ scipy.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,24 @@ from device_profiles import MEASURED, FusionRules, Header, Kernel, KernelRow, Ki
 from experiments.profiles import EVALUATED_BY
 from experiments.profiles.assemble import into, network_interval, solved_model, table_rows
 from experiments.profiles.cpu.evaluation import COVERAGE, Measured, evaluations, measured, unseen
-from experiments.profiles.cpu.networks import FORM, FP32, LANES, OPERATORS, Variant, measured_layers, support
+from experiments.profiles.cpu.networks import (
+    FORM,
+    FP32,
+    LANES,
+    OPERATORS,
+    Variant,
+    kind_and_size,
+    measured_layers,
+    support,
+    terms,
+)
 from experiments.profiles.cpu.pairs import PAIRS, measured_over_predicted
 from experiments.profiles.regression import conformal_factors
 from experiments.profiles.tables import A76_NETWORKS, A76_TRANSFORMERS, AttentionOp
 from latency_models.fit.fitted_range import with_ranges
 from latency_models.fit.kind_model import Evidence, kind_model
 from latency_models.fit.regression import fit_coefficients, summary
+from latency_models.support import FEW_ROWS
 from search_space.family import RESOLUTION
 from search_space.layer import Kind
 
@@ -58,6 +70,8 @@ UNTOLD = {
         "operator takes four passes",
     ),
 }
+WINDOWS = ("conv_kxk", "conv_image", "dwconv")  # kinds that come in several kernel sizes
+MOST_DOUBT = 2.0  # of a kernel size: the form is one for all sizes of a kind, and networks bear it out on the others
 NOTES = {
     "fp32": "The form was chosen on these same held-out networks. The letters of a name put some networks with equal "
     "layers in two families (mobilenet, mobilenetb; preresnet, resnet): with such families left out together all stay "
@@ -75,7 +89,7 @@ def rebuild(folder: Path, variant: Variant = FP32) -> tuple[Header, list[KernelR
     ratios = unseen(data)
     together = np.concatenate([ratios.families, ratios.transformers])
     layers = measured_layers(folder, variant)
-    kernels = [layer for layer in layers if isinstance(layer, Kernel)]
+    kernels = [layer for of_network in layers.values() for layer in of_network if isinstance(layer, Kernel)]
     models = with_ranges(_models(variant, data, layers, conformal_factors(together, COVERAGE)), kernels)
     rows = table_rows(models, RULES, LANES)
     networks, transformers = len(data.networks), len(data.transformers)
@@ -136,15 +150,16 @@ def _ends(values: Iterable[float]) -> tuple[float, float]:
 
 
 def _models(
-    variant: Variant, data: Measured, layers: Sequence[AttentionOp], factors: tuple[float, float]
+    variant: Variant, data: Measured, layers: Mapping[str, Sequence[AttentionOp]], factors: tuple[float, float]
 ) -> dict[str, KindModel]:
-    coefficients, counts = fit_coefficients(data.together), support(layers)
+    coefficients, counts = fit_coefficients(data.together), support(chain.from_iterable(layers.values()))
     source = f"fitted with every other kind to whole networks ({A76_NETWORKS}, {A76_TRANSFORMERS}, {variant.column})"
     doubts = _doubts(data, coefficients)
+    rare = _rare_sizes(data, layers, coefficients, factors, variant)
     models = {}
     for kind in FORM:
         what = f"{FORMS[kind]}: {source}" if kind in FORMS else source
-        evidence = Evidence("fitted", what, counts[kind], *doubts.get(kind, (1.0, "")))
+        evidence = Evidence("fitted", what, counts[kind], *doubts.get(kind, rare.get(kind, (1.0, ""))))
         models[kind] = solved_model(kind, FORM, coefficients, evidence, factors)
     moved = coefficients["moved"]  # an element read once and written once
 
@@ -181,4 +196,37 @@ def _doubts(data: Measured, coefficients: Mapping[str, float]) -> dict[str, tupl
             reason += f"; networks that differ in it and little else differ by {apart} what is predicted"
             low, high = min(low, least), max(high, most)
         found[kind] = float(f"{max(1 / low, high):.3g}"), reason
+    return found
+
+
+def _rare_sizes(
+    data: Measured,
+    layers: Mapping[str, Sequence[AttentionOp]],
+    coefficients: Mapping[str, float],
+    factors: tuple[float, float],
+    variant: Variant,
+) -> dict[str, tuple[float, str, dict[int, float]]]:
+    """Kind -> 1, a reason, and by what factor the price of each kernel size with few rows may be off.
+
+    The networks that hold the size say so little: an error of the whole network, as wide as the interval, on that
+    part of its time.
+    """
+    measured_ms = {sample.name: sample.latency_ms for sample in data.together}
+    found = {}
+    for kind in WINDOWS:
+        sizes, reasons = {}, []
+        for size, rows in support(chain.from_iterable(layers.values()))[kind].items():
+            if rows >= FEW_ROWS:
+                continue
+            shares = {}
+            for name, of_network in layers.items():
+                alike = terms([layer for layer in of_network if kind_and_size(layer) == (kind, size)], variant).values
+                if alike:
+                    shares[name] = sum(coefficients[term] * value for term, value in alike.items()) / measured_ms[name]
+            share = max(shares.values())
+            sizes[size] = float(f"{min(MOST_DOUBT, 1 + max(1 - factors[0], factors[1] - 1) / share):.3g}")
+            reasons.append(f"{size}x{size} ({rows} rows) {100 * share:.1f} % at most")
+        if sizes:
+            why = f"few rows, and little of the time of the networks that hold them: {', '.join(reasons)}"
+            found[kind] = 1.0, why, sizes
     return found

@@ -19,6 +19,7 @@ from experiments.profiles.vpu.fit import fit_layers, fit_level, network_ratios, 
 from experiments.profiles.vpu.frames import synchronous_ms
 from experiments.profiles.vpu.nas_bench import nas_bench_samples, unseen_half
 from experiments.profiles.vpu.oak import oak_samples
+from experiments.profiles.vpu.resnet50 import ADDITIONS, RELUS, counted
 from experiments.profiles.vpu.samples import Measured, measured
 from latency_models.fit.regression import Sample
 from latency_models.scores import Evaluation
@@ -58,6 +59,7 @@ def evaluations(folder: Path) -> list[Evaluation]:
         _distinct_layers(data, ratios),
         _layer_sums(data, ratios),
         _depthwise(data),
+        *_element_wise(data),
         _nas_bench_as_shipped(folder, data),
         _nas_bench(folder),
         *_networks(folder, data),
@@ -109,6 +111,19 @@ def _depthwise(data: Measured) -> Evaluation:
     times = _times(rows)
     predicted = predicted_ratios(rows, fit_layers(data)) * times
     return Evaluation("depthwise convolutions, in the fit", [row.name for row in rows], times, predicted)
+
+
+def _element_wise(data: Measured) -> list[Evaluation]:
+    """ResNet-50's additions, and the ReLUs behind them: derived prices against counters that no fit has seen."""
+    coefficients = fit_layers(data)
+    found = []
+    for what, counters in (("additions", ADDITIONS), ("lone ReLUs", RELUS)):
+        rows = counted(counters)
+        times = _times(rows)
+        predicted = predicted_ratios(rows, coefficients) * times
+        found.append(Evaluation(f"{what} of ResNet-50, in no fit", [row.name for row in rows], times, predicted))
+    additions, relus = found
+    return [replace(additions, mark="MAPE < 25 %", reached=additions.mape < 25), relus]
 
 
 def _nas_bench_as_shipped(folder: Path, data: Measured) -> Evaluation:

@@ -7,7 +7,7 @@ kernels inside a network over alone and what an element of the image costs besid
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,13 @@ def unseen_engine_layers(data: Measured) -> Ratios:
     """Predicted over measured time of `data.engine` (N,), each by a fit without the layers of its network."""
     fits = {network: fit_layers(data, network) for network in COUNTED.values()}
     return np.array([predicted_ratios([layer], fits[str(layer.group)])[0] for layer in data.engine])
+
+
+def unseen_depthwise(data: Measured, size: int) -> Ratios:
+    """Predicted over measured time of the depthwise rows of one kernel size, (N,), by a fit without them all."""
+    alike = [sample for sample in data.micro if sample.group == f"depthwise {size}"]
+    others = replace(data, micro=[sample for sample in data.micro if sample not in alike])
+    return predicted_ratios(alike, fit_layers(others))
 
 
 def unseen_networks(data: Measured) -> Ratios:

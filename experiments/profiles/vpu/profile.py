@@ -19,7 +19,14 @@ from experiments.profiles.assemble import into, network_interval, solved_model, 
 from experiments.profiles.regression import conformal_factors
 from experiments.profiles.tables import MYRIAD_LAYERS, MYRIAD_MICRO, read_rows
 from experiments.profiles.vpu.evaluation import COVERAGE, distinct_layers, evaluations
-from experiments.profiles.vpu.fit import Level, fit_layers, fit_level, unseen_engine_layers, unseen_networks
+from experiments.profiles.vpu.fit import (
+    Level,
+    fit_layers,
+    fit_level,
+    unseen_depthwise,
+    unseen_engine_layers,
+    unseen_networks,
+)
 from experiments.profiles.vpu.frames import fit_frames, frame_errors, side, synchronous_ms
 from experiments.profiles.vpu.networks import PASSES_OF_HARD_SWISH
 from experiments.profiles.vpu.oak import passes_saved_by_hard_swish
@@ -59,7 +66,7 @@ def rebuild(folder: Path) -> tuple[Header, list[KernelRow]]:
     unseen_layers = unseen_engine_layers(data)
     one_kernel = conformal_factors(distinct_layers(data.engine, unseen_layers).ratios, COVERAGE)
     models = {
-        **_fitted_models(folder, coefficients, level, one_kernel),
+        **_fitted_models(folder, data, coefficients, level, one_kernel),
         **_derived_models(folder, coefficients, one_kernel),
     }
     models = {kind: replace(model, in_network=level.in_network) for kind, model in models.items()}
@@ -119,7 +126,7 @@ def rebuild(folder: Path) -> tuple[Header, list[KernelRow]]:
 
 
 def _fitted_models(
-    folder: Path, coefficients: Mapping[str, float], level: Level, factors: tuple[float, float]
+    folder: Path, data: Measured, coefficients: Mapping[str, float], level: Level, factors: tuple[float, float]
 ) -> dict[str, KindModel]:
     origin = f"fitted together to {MYRIAD_LAYERS} and {MYRIAD_MICRO}"
     notes = {
@@ -128,15 +135,26 @@ def _fitted_models(
         "global_pool": f"; wider ones than 15 pixels by annette's {VECTOR_POOL_GB_PER_S:g} GB/s of the vector cores",
     }
     rows, values = _rows(folder), {**coefficients, IMAGE: level.image_ms / level.in_network}
+    doubts = {"dwconv": _doubt_of_size(data, 7)}
     models = {}
     for kind in (kind for kind in FORM if kind not in ("add", "mul")):
-        evidence = Evidence("fitted", origin + notes.get(kind, ""), rows[kind].support)
+        evidence = Evidence("fitted", origin + notes.get(kind, ""), rows[kind].support, *doubts.get(kind, ()))
         model = solved_model(kind, FORM, values, evidence, factors)
         models[kind] = replace(model, fitted_range=rows[kind].fitted_range)
     for name, launched in (("pool", "launch"), ("concat", "launch_shave")):
         times = {"launch": coefficients[launched], "output_elements": coefficients[f"moved_{name}"]}
         models[name] = kind_model(times, Evidence("fitted", origin, {}), factors)
     return models
+
+
+def _doubt_of_size(data: Measured, size: int) -> tuple[float, str, dict[int, float]]:
+    """A judged factor of 1 and its reason, and the factor of a depthwise kernel size that no network holds."""
+    ratios = unseen_depthwise(data, size)
+    reason = (
+        f"{size}x{size}: no network of the interval holds it; without its {len(ratios)} rows the fit puts them at "
+        f"{ratios.min():.2f} to {ratios.max():.2f} times what was measured"
+    )
+    return 1.0, reason, {size: float(f"{max(1 / ratios.min(), ratios.max()):.3g}")}
 
 
 def _fitted_range(data: Measured) -> dict[str, tuple[float, float]]:

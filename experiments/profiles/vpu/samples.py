@@ -156,18 +156,19 @@ def _volume(row: Row, side: str) -> int:
 
 
 def _micro_samples(micro: Sequence[Row]) -> list[Sample]:
-    """Fully connected and depthwise rows, and the bandwidths of element-wise layers and of poolings."""
+    """Fully connected and depthwise rows, the latter grouped by their size, and the bandwidths of the vector cores."""
     found = []
     for row in filter(uses_micro, micro):
-        terms = Terms(FORM, LANES)
+        terms, group = Terms(FORM, LANES), "micro"
         if row.text("kind") == "fully_connected":
             terms.add_value("launch_linear", 1)
             terms.add_value("weight_linear", row.number("channels") * row.number("filters") / MILLION)
         else:
+            group = f"depthwise {row.integer('k')}"
             terms.add_value("launch_shave", 1)
             terms.add_value("line_dw", (row.number("k") - 1) * row.number("num_inputs") / MILLION)
             terms.add_value("input_dw", row.number("num_inputs") / MILLION)
-        found.append(Sample(row.text("kind"), terms.values, row.number("time_ms"), group="micro"))
+        found.append(Sample(row.text("kind"), terms.values, row.number("time_ms"), group=group))
     a_pass, a_pool = TOUCHES * BYTES / ELEMENT_WISE_GB_PER_S, BYTES / VECTOR_POOL_GB_PER_S  # ms a million elements
     return [
         *found,

@@ -34,13 +34,13 @@ NAME = "index.npz"  # beside the shards that nas.pack wrote
 UNFINISHED = "packing-not-finished"  # beside them as long as some are missing
 IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff", "gif", "avif", "heic", "heif"}
 ABOUT = ("name", "class_names", "mean", "std", "flip", "crop")
-WALK = 4  # a new number when a walk finds something else
+WALK = 5  # a new number when a walk finds something else
 BLOCK = 512  # bytes; a tar's unit
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """addresses: of S shards; shard_bytes: (S,) int64, their sizes.
+    """addresses: of S shards; shard_bytes: (S,) int64, their sizes; others: (S,) int64, other files in them.
 
     Of n images: shard (n,) int32, its number; offset (n,) int64 and size (n,) int64 in bytes; label (n,) int64.
     """
@@ -51,6 +51,7 @@ class ShardIndex:
     offset: NDArray[np.int64]
     size: NDArray[np.int64]
     label: NDArray[np.int64]
+    others: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.label)
@@ -71,6 +72,7 @@ def join(parts: Sequence[ShardIndex]) -> ShardIndex:
         np.concatenate([part.offset for part in parts]),
         np.concatenate([part.size for part in parts]),
         np.concatenate([part.label for part in parts]),
+        np.concatenate([part.others for part in parts]),
     )
 
 
@@ -204,12 +206,14 @@ def _tuple(value: Any) -> Any:
 
 def _part(fields: Mapping[str, NDArray[Any]], split: str, where: str) -> ShardIndex:
     """One split of an index file, its shards beside that file."""
+    if f"{split}_others" not in fields:  # of earlier versions
+        fields = {**fields, f"{split}_others": np.zeros(len(fields[f"{split}_shard_bytes"]), np.int64)}
     own = {name: fields[f"{split}_{name}"] for name in ShardIndex.__dataclass_fields__}
     place, mark, query = where.partition("?") if is_remote(where) else (where, "", "")
     folder = f"{place.rsplit('/', 1)[0]}{mark}{query}"
     index = ShardIndex(tuple(joined(folder, str(name)) for name in own.pop("addresses")), **own)
     n = {len(index.shard), len(index.offset), len(index.size), len(index.label)}
-    fit = len(n) == 1 and len(index.shard_bytes) == len(index.addresses)
+    fit = len(n) == 1 and len(index.shard_bytes) == len(index.others) == len(index.addresses)
     if not fit or not len(index) or index.label.min() < 0 or index.shard.max() >= len(index.addresses):
         raise BadFile(f"'{where}' is not the index of a set of shards: its arrays do not fit together")
     return index
@@ -270,7 +274,7 @@ def index_shard(file: BinaryIO, address: str) -> ShardIndex:
     dotted: dict[str, tuple[str, int, int]] = {}
     of_dotted: dict[str, int] = {}
     linked: list[str] = []
-    end, last = 0, "its beginning"
+    end, last, files = 0, "its beginning", 0
     file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -284,6 +288,7 @@ def index_shard(file: BinaryIO, address: str) -> ShardIndex:
                     if member.issym() or member.islnk():
                         linked.append(member.name)
                     continue
+                files += 1
                 if ending.lower() in IMAGES:
                     if key in images:
                         raise BadFile(f"shard '{address}': '{member.name}' is the second image of its label")
@@ -325,6 +330,7 @@ def index_shard(file: BinaryIO, address: str) -> ShardIndex:
         np.array([images[key][1] for key in order]),
         np.array([images[key][2] for key in order]),
         np.array([labels[key] for key in order]),
+        np.array([files - 2 * len(order)]),
     )
 
 

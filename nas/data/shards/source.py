@@ -43,6 +43,14 @@ class TarSource:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of how long the shards are and what lies where in them."""
+        index, digest = self.index, hashlib.sha256()
+        for values in (index.shard_bytes, index.shard, index.offset, index.size, index.label):
+            digest.update(values.tobytes())
+        return digest.hexdigest()
+
     def shard_of(self, indices: NDArray[np.int64]) -> NDArray[np.int32]:
         """The number of each image's shard, (n,)."""
         return self.index.shard[indices]

@@ -10,17 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT
+from tests.commands import run_module
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd or ROOT,
-        timeout=300,
-        check=False,
-    )
+    return run_module(arguments, cwd or ROOT)
 
 
 BAD = [

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from nas.command.options import _quoted
 from nas.run.folder import make_folder
+from nas.run.resume import Begun
 from search_space import UserError
 from tests import ROOT
 from tests.nas.run.test_resume import BUDGETS_MS, SPACES
@@ -61,15 +63,18 @@ def test_jobs_of_a_launcher(launcher: str, tmp_path: Path) -> None:
         assert done.stdout.count("digits test accuracy") == 1
 
 
+BEGUN = Begun("search", {}, None, datetime.now(UTC))
+
+
 def test_runs_that_begin_at_the_same_moment_have_folders_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: make_folder(None, "now"), range(40)))
+        folders = list(pool.map(lambda _: make_folder(None, "now", BEGUN), range(40)))
     assert len(set(folders)) == 40
     with pytest.raises(UserError, match="exists; name another with out="):
-        make_folder(str(folders[0]), "now")
+        make_folder(str(folders[0]), "now", BEGUN)
 
 
 @pytest.mark.parametrize(

@@ -489,7 +489,7 @@ def test_damaged_exif_spoils_no_image(tmp_path: Path) -> None:
 
 def test_files_that_are_no_images_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (found,) = images("imagefolder", folder).found
-    assert found.startswith("data pets: 40 images of 2 classes ('cat', 'dog'); train 28, validation 4 (held out), ")
+    assert found.startswith("data pets: 40 images of 2 classes ('cat', 'dog'), 20 each; train 28, validation 4 (held")
     assert found.endswith("test 8 (held out); nothing was passed over")
     for name in (".DS_Store", "._00.png", ".git/a.png", "__MACOSX/._00.png", "../__MACOSX/cat/._00.png"):
         (folder / "cat" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -177,9 +177,7 @@ def follow(
     gates, expected, multiplier = Gates(table.space, draws), ExpectedLatency(table), Multiplier(budget_ms)
     gates.keep_within(table, budget_ms)
     optimizer = torch.optim.Adam(gates.parameters(), lr=0.1, betas=(0.0, 0.999))
-    likes = liking * (
-        expected.slot_ms / expected.slot_ms.max() + 0.3 * torch.randn(gates.exists.shape, generator=draws)
-    )
+    likes = liking * (expected.values / expected.values.max() + 0.3 * torch.randn(gates.exists.shape, generator=draws))
     course, strengths = [], []
     for _ in range(steps):
         sample = gates.sample("two", draws)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -325,19 +325,21 @@ def test_threads_given_with_resume_are_used(
     kind: str, stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command refuses them by the run's own rule, which shows that it reads them."""
-    begun = json.loads((stopped / "run.json").read_text())
+    begun = Begun.load(stopped, "search")
+    assert begun is not None
     if kind == "train":
-        begun["options"] = asdict(TrainCommand(architecture="x.json")) | {"data": {}, "recipe": {}, "checkpoint": {}}
-    (stopped / "run.json").write_text(json.dumps({**begun, "kind": kind}))
+        options = asdict(TrainCommand(architecture="x.json")) | {"data": {}, "recipe": {}, "checkpoint": {}}
+        replace(begun, kind="train", options=options).save(stopped)
     monkeypatch.setattr(sys, "argv", ["command", f"resume={stopped}", "threads=0"])
-    values = {"resume": str(stopped), "threads": 0, "data": {"epochs": {}}}
+    values = {"resume": str(stopped), "threads": 0, "data": {"epochs": {}}, "optuna": {}}
     with pytest.raises(UserError, match="threads=0 is not between 1 and 1024"):
         {"search": _search, "train": _train}[kind](values)
 
 
 def test_other_images_than_before_are_refused(stopped: Path) -> None:
-    text = (stopped / "run.json").read_text()
-    (stopped / "run.json").write_text(text.replace('"limit": 120', '"limit": 100'))
+    begun = Begun.load(stopped, "search")
+    assert begun is not None
+    replace(begun, options={**begun.options, "data": {**begun.options["data"], "limit": 100}}).save(stopped)
     with pytest.raises(UserError, match="the data changed since the run"):
         search(resume=stopped, progress=False)
 

@@ -34,6 +34,7 @@ SMALL: dict[str, Any] = {
 }
 TARGETS: dict[str, Any] = {"device": ["cpu", "gpu"], "budget_ms": [[35, 70], [0.6]]}
 PLAIN = {
+    "SHA256SUMS",
     "architecture.json",
     "confusion.json",
     "gates.csv",
@@ -102,7 +103,7 @@ def test_runs_are_compared_in_one_table_and_page(
     table = compare([finished.folder, finished.targets[0].folder])
     assert list(table["budget_ms"]) == [35, 70, 0.6, 35] and list(table["test"])[:3] == list(finished.front["test"])
     run, out = str(finished.folder), tmp_path / "out"
-    monkeypatch.setattr(sys, "argv", ["compare", run, str(finished.targets[0].folder), "--out", str(out)])
+    monkeypatch.setattr(sys, "argv", ["compare", run, str(finished.targets[0].folder), f"out={out}"])
     compared()
     assert capsys.readouterr().out.count("predicted") == 1
     links = re.findall(r'href="([^"]+)"', (out / "report.html").read_text())

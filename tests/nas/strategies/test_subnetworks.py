@@ -8,11 +8,13 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nas.api import search
+from nas.discrete.additive import Additive
 from nas.strategies.subnetworks import TRIALS
-from search_space import UserError
+from search_space import Architecture, UserError, load_space
 from search_space.errors import Stopped
 from search_space.tables import read_table
 
@@ -92,13 +94,28 @@ def test_the_budget_is_kept_and_every_file_is_there(
     assert all(0.97 * budget.budget_ms <= float(trial["ms"]) <= budget.budget_ms for trial in trials)
     assert str(finished.result.architecture) in {trial["network"] for trial in trials}
     if "trial_images" not in more:
-        best = max(float(trial["val_accuracy"]) for trial in trials)
-        chosen = next(t for t in trials if t["network"] == str(finished.result.architecture))
-        assert float(chosen["val_accuracy"]) == best
+        space = load_space(asked["space"])
+        stages = [[stage.split() for stage in trial["network"].split("|")] for trial in trials]
+        networks = [Architecture.from_dict({"space": space.to_dict(), "stages": each}) for each in stages]
+        widths = [len(slot.candidates) for slot in space.slots]
+        choices = np.array([space.path(network).choices for network in networks])
+        measured = np.array([float(trial["val_accuracy"]) for trial in trials])
+        liked = np.argsort(-Additive(widths, choices, measured).predict(choices), kind="stable")[:6]
+        assert finished.result.architecture == networks[max(liked.tolist(), key=measured.__getitem__)]
     report = (finished.folder / "report.html").read_text(encoding="utf-8")
     assert "Gate probabilities" not in report and "Gate entropy" not in report
     names = {path.name for path in finished.folder.iterdir()}
     assert {"architecture.json", "model.onnx", "search.csv", "checkpoint.safetensors", "weights.safetensors"} <= names
+
+
+def test_a_storage_that_cannot_be_used_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "study.log").write_bytes(b"no journal\n")
+    monkeypatch.delattr("nas.strategies.weights.WeightTraining.train_path")
+    with pytest.raises(UserError, match=r"study\.log': line 1"):
+        storage = {"storage": str(tmp_path / "study.log")}
+        search(strategy="optuna", optuna=storage, out=str(tmp_path / "run"), **options("quadra", tmp_path))
 
 
 def test_hard_limits_hold_for_every_trial(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 
 from nas.penalties.multiplier import Multiplier
 from nas.run.plan import Plan, plan_search
-from nas.run.settings import GateSettings, PenaltySettings, SearchSettings
+from nas.run.settings import GateSettings, LimitSettings, PenaltySettings, SearchSettings
 from nas.strategies.target import Target
 from nas.supernet.expected_latency import ExpectedLatency
 from nas.supernet.gates import GateSample
@@ -108,6 +110,31 @@ def test_hard_targets_are_within_the_budget_from_the_start_and_after_every_step(
     for _ in range(40):
         assert target.expected_ms <= 32.0
         sample = target.gates.sample("two", draws)
-        likes_slow = -0.1 * ExpectedLatency(asked.table).slot_ms * sample.involved
+        likes_slow = -0.1 * ExpectedLatency(asked.table).values * sample.involved
         target.step(torch.tensor(2.0), likes_slow, sample)
     assert 0.97 * 32.0 <= target.expected_ms <= 32.0
+
+
+def test_gates_start_within_limits_and_are_led_back_to_them() -> None:
+    """A limit binds where the budget does not; its multiplier is kept with the run."""
+    free = plan(budget_ms=1000.0)
+    low, high = free.limits.range("macs")
+    settings = replace(free.settings, limits=LimitSettings(macs=0.5 * (low + high), params=1e12))
+    asked, draws = plan_search(settings), torch.Generator().manual_seed(0)
+    target, most = target_of(asked), asked.limits.most["macs"]
+    macs = target.expected_costs["macs"]
+
+    def expected() -> float:
+        return float(macs(target.gates.probabilities()).detach())
+
+    assert expected() <= most and float(macs(target_of(free).gates.probabilities()).detach()) > most
+    for step in range(200):
+        sample = target.gates.sample("two", draws)
+        likes_work = -3 * macs.values / macs.values.max() * sample.involved
+        target.step(torch.tensor(2.0), likes_work, sample)
+        if step >= 150:
+            assert 0.97 * most <= expected() <= 1.03 * most
+    assert target.multipliers["macs"].strength > 0 == target.multipliers["params"].strength
+    again = target_of(asked)
+    again.restore(target.state())
+    assert again.multipliers == target.multipliers

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load, save
 
 import device_profiles
@@ -18,7 +19,7 @@ from nas.api import search
 from nas.data import DataSettings
 from nas.run.finished import Finished
 from nas.run.result import load_result
-from nas.supernet.origin import CHECKPOINT, origin_of
+from nas.supernet.origin import CHECKPOINT, TRAINED_FOR, origin_of
 from nas.supernet.saved import SUPERNET_FORMAT
 from search_space import UserError
 
@@ -67,6 +68,21 @@ def test_a_corrected_profile_gives_a_network_that_keeps_the_budget_on_it(
     again = from_run(run_folder, "again").result
     assert again.budget is not None and 0.9 * 40 <= again.budget.predicted_ms <= 40
     assert again.cost.macs < found.cost.macs
+
+
+def test_a_space_file_that_is_elsewhere_is_asked_for(run_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_folder, tmp_path / "run")
+    path = tmp_path / "run" / CHECKPOINT
+    tensors = load(path.read_bytes())
+    said = bytes(tensors[TRAINED_FOR].tolist()).replace(b'"quadranet"', b'"spaces/mine.yaml"', 1)
+    tensors[TRAINED_FOR] = torch.tensor(list(said), dtype=torch.uint8)
+    path.write_bytes(save(tensors, {"format": str(SUPERNET_FORMAT)}))
+    with pytest.raises(UserError, match=r"run: .* space=spaces/mine\.yaml, .* not here; .* space=PATH"):
+        from_run(tmp_path / "run", tmp_path / "again")
+    found = from_run(tmp_path / "run", tmp_path / "again", space="quadranet").result
+    assert found.architecture == load_result(run_folder / "architecture.json").architecture
+    with pytest.raises(UserError, match="give a search's folder or its checkpoint"):
+        from_run(run_folder / "architecture.json", tmp_path / "third")
 
 
 def test_confidence_and_another_device(run_folder: Path, tmp_path: Path) -> None:
