@@ -10,6 +10,7 @@ secret on the disk. docs/faults.md says what is promised.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
@@ -88,6 +89,7 @@ def in_process(work: Callable[[], Any], seconds: float, kill_after: float | None
         code = 1
         try:
             os.setpgrp()
+            faulthandler.disable()  # a crash is told by its signal
             for number in (1, 2):
                 os.dup2(write, number)
             value = work()

@@ -236,7 +236,7 @@ def test_normalisation_may_be_that_of_trained_weights(digits: DataSet) -> None:
         ({"mean": [0.5, 0.5]}, "data.mean=.* is not a list of 3"),
         ({"mean": [127.5, 127.5, 127.5]}, "data.mean=.* is not three numbers between 0 and 1"),
         ({"mean": 0.5}, "data.mean=0.5 is not a list"),
-        ({"std": [0.5, 0, 0.5]}, "data.std=.* is not three numbers above 0"),
+        ({"std": [0.5, 0, 0.5]}, "data.std=.* is not three numbers between 0.001 and 1000"),
     ],
 )
 def test_a_normalisation_that_is_none_is_one_line(option: dict[str, Any], said: str) -> None:
