@@ -377,7 +377,9 @@ def small(module: str, arguments: list[str]) -> list[str]:
     options = SMALL.get(module, "").split()
     if "resume" in given:
         options = []
-    elif "init" in given and not any(a.startswith("init=efficientnet") for a in arguments):
+    elif "init" in given and any(a.startswith("init=efficientnet") for a in arguments):
+        options = [option for option in options if "epochs=" not in option] + ["finetune.epochs=1"]  # no supernet
+    elif "init" in given:
         options = ["threads=1", "trial_images=40"]  # nothing is trained
     for key, names in TAKEN.items():
         if module == "latency_models.profile" and key in given:

@@ -264,6 +264,7 @@ def test_files_of_earlier_versions_are_read(run: tuple[Path, DataSet], tmp_path:
     about = json.loads((folder / "architecture.json").read_text())
     del about["input"]["preprocessing"]
     (tmp_path / "run/architecture.json").write_text(json.dumps(about))
+    (tmp_path / "run/SHA256SUMS").unlink()
     assert load_result(tmp_path / "run/architecture.json").input.preprocessing is None
     assert "crop not recorded" in write_report(tmp_path / "run").read_text(encoding="utf-8")
 

@@ -145,7 +145,7 @@ def test_weights_for_other_classes_are_refused(supernets: dict[str, Path], tmp_p
             Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "images" / name / f"{number}.png")
     run = supernets["proxyless"]
     asked = TrainCommand(
-        str(run / "architecture.json"), str(run / "weights.safetensors"), 16, out=str(tmp_path / "out")
+        str(run / "architecture.json"), str(run / "weights.safetensors"), resolution=16, out=str(tmp_path / "out")
     )
     data = DataSettings("imagefolder", str(tmp_path / "images"), resolution=16)
     with pytest.raises(UserError, match=r"the weights in '.*' have 10 classes, data=imagefolder has 2$"):
