@@ -19,7 +19,7 @@ from nas.api import search
 from nas.data import DataSettings
 from nas.run.finished import Finished
 from nas.run.result import load_result
-from nas.supernet.origin import CHECKPOINT, TRAINED_FOR, origin_of
+from nas.supernet.origin import CHECKPOINT, DIGEST, TRAINED_FOR, origin_of
 from nas.supernet.saved import SUPERNET_FORMAT
 from search_space import UserError
 
@@ -76,7 +76,9 @@ def test_a_space_file_that_is_elsewhere_is_asked_for(run_folder: Path, tmp_path:
     tensors = load(path.read_bytes())
     said = bytes(tensors[TRAINED_FOR].tolist()).replace(b'"quadranet"', b'"spaces/mine.yaml"', 1)
     tensors[TRAINED_FOR] = torch.tensor(list(said), dtype=torch.uint8)
+    del tensors[DIGEST]
     path.write_bytes(save(tensors, {"format": str(SUPERNET_FORMAT)}))
+    (path.parent / "SHA256SUMS").unlink()
     with pytest.raises(UserError, match=r"run: .* space=spaces/mine\.yaml, .* not here; .* space=PATH"):
         from_run(tmp_path / "run", tmp_path / "again")
     found = from_run(tmp_path / "run", tmp_path / "again", space="quadranet").result
