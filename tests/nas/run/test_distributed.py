@@ -174,6 +174,7 @@ def error_lines(stderr: str) -> list[str]:
 def test_an_error_of_several_processes_is_one_line(options: list[str], said: str, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACES["mbconv"])
     (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "notes.txt").touch()  # an empty folder is free
     done = run([*TORCHRUN, "-m", "nas.search", *FRONT, *options], tmp_path)
     (line,) = error_lines(done.stderr)
     assert said in line and "exitcode  : 2 " in done.stderr
