@@ -20,6 +20,7 @@ CONTRACTS = {  # kind in README -> where its toy is; None: below
     "strategy": "test_strategies.py",
     "penalty": "test_penalties.py",
     "runtime": "test_runtimes.py",
+    "target": "test_targets.py",
     "source of weights": "test_weight_sources.py",
     "logger": "test_loggers.py",
     "block family": "test_block_families.py",

@@ -17,6 +17,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nas.data import registry as data_sets
+from nas.data.addresses import redacted
 from nas.data.settings import DataSettings
 from nas.run.settings import CheckpointSettings, PackCommand, Resumable, SearchSettings, TrainCommand
 from nas.training.recipes import Recipe
@@ -431,4 +432,5 @@ def fail(error: UserError) -> NoReturn:
         hold_stops_off()  # another process that leaves first has torchrun end this one, which may be the one to speak
         if is_said(error):
             sys.exit(STOPPED if isinstance(error, Stopped) else WRONG)
+    error.args = (redacted(str(error)),)  # an address may stand where a number should
     say_and_exit(error)

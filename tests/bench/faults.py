@@ -138,6 +138,7 @@ def command(module: str, *arguments: str, folder: Path) -> Callable[[], None]:
         sys.argv = [module, *arguments]
         sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = sys.__stderr__ = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
+        sys.modules.pop(module, None)  # imported by the parent; as a command it is imported anew
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 
     return work
@@ -262,6 +263,9 @@ def kills(workshop: Workshop, draws: random.Random, until: float, counts: Counts
                 counts.add(f"kill: {kind}", "FAILED", f"{' '.join(given)} ended with {status}: {said[-1500:]}")
                 break
             counts.add(f"kill: {kind}", "killed")
+            if resumable and (out / "SHA256SUMS").is_file() and not (out / "run.json").is_file():
+                status = 0  # it had finished, and was killed on its way out
+                break
         if status == 0:
             wanted, found = (left_by(p) if p.is_dir() else p.read_bytes() for p in (folder / unharmed, out))
             other = "" if wanted == found else f"{name} differs from the unharmed {unharmed}: {_first(wanted, found)}"

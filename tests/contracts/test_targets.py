@@ -6,13 +6,28 @@ What needs a package that is absent is skipped by name.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
 
-from nas.deploy import STATIC, TARGETS, Delegation, Target, check_precision, find_target
+from nas.deploy import (
+    STATIC,
+    TARGETS,
+    Convertible,
+    Delegation,
+    Files,
+    Pixels,
+    Session,
+    Target,
+    check_precision,
+    find_target,
+)
 from nas.deploy.network import Deployable
 from nas.run.result import InputFormat
 from search_space import load_space, lower
@@ -94,3 +109,41 @@ def test_what_it_makes_computes_the_network(name: str, model: Deployable, images
     again = target.convert(model, ["fp32"], [])
     if STATIC in target.precisions:
         assert set(again) == {"fp32"}
+
+
+class Toy:
+    """A target from outside the package: ONNX as it comes, run by the reference that ONNX has."""
+
+    precisions = ("fp32",)
+    packages: Mapping[str, str] = {"onnx": "onnx"}
+    extra = ""
+
+    def convert(self, model: Convertible, precisions: Sequence[str], images: Sequence[Pixels]) -> Mapping[str, Files]:
+        return {"fp32": {".onnx": model.onnx()}}
+
+    def open(self, files: Files, threads: int) -> Session:
+        return ToySession(files[".onnx"])
+
+
+class ToySession:
+    delegation: Delegation | None = None
+
+    def __init__(self, model: bytes) -> None:
+        self.evaluator = ReferenceEvaluator(onnx.load_from_string(model))
+
+    def __call__(self, image: Pixels) -> NDArray[np.float32]:
+        (found,) = list(self.evaluator.run(None, {"image": image}))
+        return np.asarray(found, np.float32)
+
+
+TOY = Toy()
+
+
+def test_a_toy_from_outside_the_package_is_found_by_its_path(model: Deployable, images: list[np.ndarray]) -> None:
+    target = find_target(f"{__name__}:TOY")
+    session = target.open(target.convert(model, target.precisions, images)["fp32"], 1)
+    with torch.inference_mode():
+        expected = model.module()(torch.from_numpy(images[0])).numpy()
+    assert np.allclose(session(images[0]), expected, atol=1e-6)
+    with pytest.raises(UserError, match="precision=int8"):
+        check_precision("toy", target, "int8")
