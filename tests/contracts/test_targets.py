@@ -87,6 +87,7 @@ def test_a_missing_extra_is_one_line_that_names_it(name: str) -> None:
         find_target(name)
 
 
+@pytest.mark.filterwarnings("ignore", "ignore::pytest.PytestUnraisableExceptionWarning")  # of converters, not ours
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_it_makes_computes_the_network(name: str, model: Deployable, images: list[np.ndarray]) -> None:
     target = opened(name)
