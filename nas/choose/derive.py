@@ -3,8 +3,8 @@
 Latency is additive over slots, so choosing one candidate per slot is a multiple-choice knapsack:
 maximise sum log p subject to floor <= latency <= budget and to the hard limits on cost. `nas.choose.knapsack` solves it
 exactly and lists the n best distinct networks in order. Where gates follow the latency so closely that this would take
-minutes, it takes the best of those that stay some thousandths of the budget away from both ends. Not for accuracy:
-re-ranking by validation images is the strategy's business.
+minutes, it takes the best of those that stay some thousandths of the budget away from both ends; with limits, and where
+there is none such, it solves integer programs. Not for accuracy: re-ranking is the strategy's business.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,32 +79,34 @@ def best_first(
     if rounded:
         width, grid = first.high / GRID, GRID - slots
         first = Sum(np.floor(first.values / width), grid, np.ceil(first.low / width))
+    counted = len(shares)
+    stacked = np.array(shares).reshape(counted, *scores.shape)
     scales = SCALES if multipliers.any() else ()
-    prices = [[0.0] * len(shares), *([float(scale * m) for m in multipliers] for scale in scales)]
-    bounds = [_Bound(scores, allowed, first, list(zip(price, shares, strict=True)), grid, rounded) for price in prices]
-    pairs = [[(1.0, share)] for share in shares] + ([[(1.0, share) for share in shares]] if len(shares) > 1 else [])
-    possible = [_Bound(np.zeros_like(scores), allowed, first, pair, grid, rounded) for pair in pairs]
-    weights = [[1.0 if i == k else 0.0 for i in range(len(shares))] for k in range(len(shares))] + [[1.0] * len(shares)]
-
-    ends = [*possible, *bounds]
-    tables = np.stack([bound.tables for bound in ends])
-    paid = np.array([*weights[: len(possible)], *prices]).reshape(len(ends), len(shares))
+    together = [np.ones(counted)] if counted > 1 else []
+    kept, prices = [*np.eye(counted), *together], [np.zeros(counted), *(scale * multipliers for scale in scales)]
+    paid = np.array([*kept, *prices])  # (tables, shares): first whether what is left can be kept, then what it is worth
+    width, above = max(first.high, 1e-12) / grid, 0 if rounded else 1
+    window = int(first.high - first.low) + 1 if rounded else _window(first, width, slots)
+    bare = [np.zeros_like(scores)] * len(kept) + [scores] * len(prices)
+    tables = np.array([
+        [_sliding_max(t, window) for t in _tables(gain - np.tensordot(price, stacked, 1), allowed, first, width, grid)]
+        for gain, price in zip(bare, paid, strict=True)
+    ])  # fmt: skip
     slots_ms = [first.values[slot, options[slot]] for slot in range(slots)]
     gains = [scores[slot, options[slot]] for slot in range(slots)]
-    stacked = np.array(shares).reshape(len(shares), *scores.shape)
     parts = [stacked[:, slot, options[slot]] for slot in range(slots)]
     over = first.high * (1 + 1e-12)
 
     def best(slot: int, spent: Array, left: Array) -> Array:
         """(N,) sums, (shares, N) -> (N,): upper bounds of what slots from `slot` on add; -inf where none is left."""
-        bucket = ((first.high - np.minimum(spent, first.high)) / bounds[0].width).astype(np.intp) + bounds[0].above
+        bucket = ((first.high - np.minimum(spent, first.high)) / width).astype(np.intp) + above
         each = tables[:, slot, bucket] + paid @ left
-        least: Array = each[len(possible) :].min(axis=0)
-        least[(spent > over) | (each[: len(possible)] < -EPSILON).any(axis=0)] = -np.inf
+        least: Array = each[len(kept) :].min(axis=0)
+        least[(spent > over) | (each[: len(kept)] < -EPSILON).any(axis=0)] = -np.inf
         return least
 
     order = itertools.count()  # ties go to the deeper node, then to the earlier one
-    none_spent = np.ones(len(shares))
+    none_spent = np.ones(counted)
 
     start = best(0, np.zeros(1), none_spent[:, None])
     heap: list[Node] = [(-float(start[0]), 0, next(order), 0.0, 0.0, none_spent, ())]
@@ -140,15 +142,15 @@ def by_programs(
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     finite = np.isfinite(scores) & allowed
-    span = sum(float(np.ptp(row[kept])) if kept.any() else 0.0 for row, kept in zip(scores, finite, strict=True))
+    span = sum(float(np.ptp(row[known])) for row, known in zip(scores, finite, strict=True) if known.any())
     last = float(scores[finite].min(initial=0.0)) - span - 1  # a candidate taken only if nothing else fits
     variables = np.argwhere(allowed)
     cost = -np.where(finite, scores, last)[allowed]
     one_a_slot = (variables[:, 0] == np.arange(len(scores))[:, None]).astype(float)
-    unit = {id(s): s.high if s.high > 0 else 1.0 for s in (first, *others)}
     kept = [LinearConstraint(one_a_slot, 1, 1)]
-    for s, low in ((first, first.low), *((s, -np.inf) for s in others)):
-        kept.append(LinearConstraint(s.values[allowed] / unit[id(s)], low / unit[id(s)], s.high / unit[id(s)]))
+    for s in (first, *(replace(other, low=-np.inf) for other in others)):
+        unit = s.high or 1.0
+        kept.append(LinearConstraint(s.values[allowed] / unit, s.low / unit, s.high / unit))
     while True:
         options = {"mip_rel_gap": 0.0, "node_limit": PROGRAM_NODES}
         found = milp(cost, integrality=np.ones(len(cost)), bounds=Bounds(0, 1), constraints=kept, options=options)
@@ -163,42 +165,17 @@ def by_programs(
             yield tuple(variables[taken, 1].tolist())
 
 
-class _Bound:
-    """What the slots still to be chosen can add at most.
-
-    bound(slot, spent): at least the best that slots from `slot` on add, priced sums taken off, when the first
-    sum stands at `spent`; -inf where it cannot end within its ends. rounded: it is in buckets already.
-    """
-
-    def __init__(
-        self,
-        scores: Array,
-        allowed: NDArray[np.bool_],
-        first: Sum,
-        priced: Sequence[tuple[float, Array]],
-        grid: int,
-        rounded: bool,
-    ) -> None:
-        gains = scores - sum((price * share for price, share in priced), np.zeros_like(scores))
-        self.high, self.width, self.above = first.high, max(first.high, 1e-12) / grid, 0 if rounded else 1
-        window = int(first.high - first.low) + 1 if rounded else _window(first, self.width, len(gains))
-        self.tables = [_sliding_max(table, window) for table in _tables(gains, allowed, first.values, self.width, grid)]
-
-    def __call__(self, slot: int, spent: float) -> float:
-        return float(self.tables[slot][int((self.high - spent) / self.width) + self.above])
-
-
 def _window(first: Sum, width: float, slots: int) -> int:
     """How many buckets up to the upper end may hold a solution: sums are rounded down once a slot."""
     return int((first.high - first.low) / width) + 3 + slots
 
 
-def _tables(gains: Array, allowed: NDArray[np.bool_], values: Array, width: float, grid: int) -> list[Array]:
-    """table[s][b]: the best of slots s.. whose values, each rounded down, sum to b buckets."""
+def _tables(gains: Array, allowed: NDArray[np.bool_], first: Sum, width: float, grid: int) -> list[Array]:
+    """table[s][b]: the best of slots s.. whose values of `first`, each rounded down, sum to b buckets."""
     table = np.full(grid + 2, -np.inf)
     table[0] = 0.0
     tables = [table]
-    for gain, possible, value in zip(gains[::-1], allowed[::-1], values[::-1], strict=True):
+    for gain, possible, value in zip(gains[::-1], allowed[::-1], first.values[::-1], strict=True):
         after, table = table, np.full(grid + 2, -np.inf)
         for j in np.flatnonzero(possible):
             shift = int(value[j] / width)
@@ -231,7 +208,7 @@ def _multipliers(scores: Array, allowed: NDArray[np.bool_], first: Sum, shares: 
         """The bound at `found[:k]`, the others at their best and left so in `found`."""
         if k == len(shares):
             gains = scores - sum(m * share for m, share in zip(found, shares, strict=True))
-            table = _tables(gains, allowed, first.values, first.high / COARSE, COARSE)[0]
+            table = _tables(gains, allowed, first, first.high / COARSE, COARSE)[0]
             window = _window(first, first.high / COARSE, len(scores))
             return float(table[-window:].max() + found.sum())
 

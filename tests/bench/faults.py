@@ -32,17 +32,17 @@ from PIL import Image
 
 from latency_models.options import Options, run
 from search_space.errors import UserError
+from tests.nas.run.test_resume import BUDGETS_MS, SPACES
 
-SPACE = """
-name: small_quadra
-family: quadra
-stem_width: 8
-stages: [{width: 8, max_blocks: 2}, {width: 16, max_blocks: 2}]
-kernel_sizes: [3, 5]
-expand_ratios: [2, 3]
-"""
 SMALL = (
-    *("device=cpu", "budget_ms=4.9", "space=space.yaml", "data=imagefolder", "data.root=images", "data.resolution=16"),
+    *(
+        "device=cpu",
+        f"budget_ms={BUDGETS_MS['quadra']}",
+        "space=space.yaml",
+        "data=imagefolder",
+        "data.root=images",
+        "data.resolution=16",
+    ),
     *("train.batch_size=8", "warmup.epochs=1", "epochs=1", "finetune.epochs=1", "rerank=2", "threads=1"),
     *("checkpoint.steps=2", "checkpoint.minutes=1000"),
 )
@@ -162,7 +162,7 @@ class Workshop:
             path.parent.mkdir(parents=True, exist_ok=True)
             image = draws.integers(0, 128, (16, 16, 3)) + 100 * (number % 2)
             Image.fromarray(image.astype(np.uint8)).save(path)
-        (self.folder / "space.yaml").write_text(SPACE)
+        (self.folder / "space.yaml").write_text(SPACES["quadra"])
         rows = [f"images/{'ab'[n % 2]}/{n:02}.png,{'ab'[n % 2]}" for n in range(40)]
         (self.folder / "labels.csv").write_text("\n".join(["path,label", *rows, ""]))
         smooth = Image.fromarray(np.add.outer(np.arange(48), np.arange(64)).astype(np.uint8)).convert("RGB")

@@ -6,7 +6,6 @@ Each test is of a complaint that users of other projects made in public; its doc
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -43,11 +42,10 @@ from search_space import load_space
 from search_space.errors import BadFile
 from search_space.sums import renew_sum
 from search_space.tables import read_table
-from tests import ROOT
+from tests.commands import ENVIRONMENT
 from tests.nas.report.test_report import write_sample
 from tests.nas.run.test_result import sample_result
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 LINE = re.compile(r"(\w+) epoch (\d+)(?: of \d+)?, loss [\d.]+.*, [\d:]+ left")
 
 

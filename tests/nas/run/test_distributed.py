@@ -20,6 +20,7 @@ from nas.run.result import load_result
 from nas.supernet.origin import DIGEST
 from search_space import UserError
 from tests import ROOT
+from tests.commands import ENVIRONMENT
 from tests.nas.run.test_resume import BUDGETS_MS, SPACES
 from tests.nas.two_processes import gradients
 
@@ -27,7 +28,6 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 FOLDERS = ("search_space", "device_profiles", "latency_models", "nas")  # the interpreter may lie below ROOT as well
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 SMALL = ["data.resolution=16", "data.limit=160", "warmup.epochs=1", "epochs=1", "finetune.epochs=1"]
 
 
