@@ -38,7 +38,7 @@ def main() -> None:
 
 def _is_bare_path(argument: str) -> bool:
     """Whether it stands for architecture=PATH."""
-    if "=" not in argument and Path(argument).expanduser().is_dir():
+    if "=" not in argument and Path(argument).expanduser().exists():
         return True
     return argument.endswith(".json") and ("=" not in argument or Path(argument).is_file())
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from latency_models.support import Support
-from search_space import Architecture, Cost, cost_of, lower
+from search_space import Architecture, Cost, UserError, cost_of, lower
 from search_space.files import write_whole
 from search_space.reading import REQUIRED, AtLeast, check, read, read_json, to_plain, without_schema
 
@@ -227,8 +227,10 @@ def load_result_or_architecture(path: Path) -> SearchResult:
     """`load_result`, or of a file with an architecture alone (`Architecture.to_dict`) a result without the rest.
 
     That has `ALONE` among its notes, `CLASSES` classes, and neither budget, latency, accuracy nor names of classes.
-    Raises `BadFile`.
+    Raises `BadFile`, and `UserError` for a file of another kind that a run leaves.
     """
+    if path.suffix in (".onnx", ".safetensors", ".tflite", ".xml") and path.is_file():
+        raise UserError(f"'{path}' holds weights, not the choice of blocks: name the architecture.json of its run")
     data, where = read_json(path, "architecture.json"), f"'{path}'"
     if isinstance(data, Mapping) and "schema" not in data and {"space", "stages"} <= data.keys():
         return result_of(Architecture.from_dict(data, where), CLASSES)
