@@ -16,9 +16,11 @@ from nas.data.settings import DataSettings, Pixels
 from nas.loggers import CSV, LOGGERS
 from nas.penalties import FORMS
 from nas.strategies import STRATEGIES
+from search_space.bounds import KERNEL
 from search_space.errors import UserError
 from search_space.named import Named
 from search_space.reading import (
+    NOT_EMPTY,
     PATH,
     Above,
     AtLeast,
@@ -67,6 +69,13 @@ LogNames = Annotated[
     tuple[Annotated[str, Named(LOGGERS)], ...],
     Spelled(lambda value: [value] if isinstance(value, str) else value, list),
     "where rows go besides the CSV files, which are always written: [csv,tensorboard,mlflow], or your own logger",
+]
+
+KernelSize = Annotated[int, Between(1, KERNEL)]
+Names = Annotated[
+    tuple[str, ...],
+    Spelled(lambda value: [value] if isinstance(value, str) else value, list),
+    "without these blocks, as in [k7e6], and without blocks that have these layers, as in [dwconv7,gelu]",
 ]
 
 
@@ -241,6 +250,12 @@ class SearchSettings:
     space_width: Annotated[
         float | None, Between(*WIDTHS), "multiplies the space's widths (null: as the space says)"
     ] = None
+    kernel_sizes: Annotated[
+        tuple[KernelSize, ...] | None,
+        NOT_EMPTY,
+        "blocks of these kernel sizes alone, as in [3,5] (null: those of the space)",
+    ] = None
+    avoid: Names = ()
     strategy: Annotated[
         str,
         Named(STRATEGIES),
