@@ -32,6 +32,7 @@ from search_space.reading import (
 
 SCHEMA = 1
 UNIT = "ms"
+UNSEEN = 2.0  # by what a price may be off of a kernel size that was never measured while others of its kind were
 
 Text = Annotated[str, NOT_BLANK]
 Texts = Mapping[str, Text]
@@ -148,8 +149,14 @@ class KindModel:
     fitted_range: Mapping[Annotated[str, OneOf(("channels", "pixels"))], Range] = field(default_factory=dict)
 
     def widening(self, kernel_size: int) -> float:
-        """By how much more than other kinds' its price is uncertain; a size without rows as the most uncertain one."""
-        unseen = max(self.widen_sizes.values(), default=1.0) if not self.count(kernel_size) else 1.0
+        """By how much more than other kinds' its price is uncertain.
+
+        A size without rows, priced by the form of others, by `UNSEEN`, or as the most uncertain size where that is
+        more; where a residual prices it, that says how far from its rows it is.
+        """
+        unseen = 1.0
+        if self.support and not self.count(kernel_size):
+            unseen = max(1.0 if self.residual else UNSEEN, *self.widen_sizes.values(), 1.0)
         return self.widen * self.widen_sizes.get(kernel_size, unseen)
 
     def count(self, kernel_size: int) -> int:

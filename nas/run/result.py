@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,8 @@ class Budget:
     kept_ms: what stays within the limit: the prediction, or with `confidence` its interval's upper end;
     `used` and the range are in the same terms. calibration: the profile's factor on all of them.
     limits: what else the network had to keep, by option of `limits.*` (their units are in `nas.run.settings`).
+    thin: candidates of the network, such as 'k7e3', with the share of its time there that is derived or rests on few
+    measured rows (`latency_models.support.Support.thin`), the largest first.
     """
 
     device: str
@@ -75,6 +78,7 @@ class Budget:
     kept_ms: float | None = None  # None: the prediction
     calibration: str = "measured"
     limits: Mapping[str, float] = field(default_factory=dict)
+    thin: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,17 @@ class SearchResult:
     gate_path: tuple[str, ...] | None = None  # the supernet's choice per slot; None if it came from elsewhere
     notes: Annotated[tuple[str, ...], REQUIRED] = ()
     provenance: Annotated[Mapping[str, Any], REQUIRED] = field(default_factory=dict)
+
+    @property
+    def thin_words(self) -> str:
+        """'k7e3 (2 blocks) 14 %, k5e3 (1 block) 9 %': `Budget.thin`, and how often each is in the network; or ''."""
+        if self.budget is None:
+            return ""
+        count = Counter(str(block) for stage in self.architecture.stages for block in stage)
+        return ", ".join(
+            f"{name} ({count[name]} block{'s' * (count[name] != 1)}) {100 * share:.0f} %"
+            for name, share in self.budget.thin.items()
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it. Raises ValueError for a number that is not finite."""
