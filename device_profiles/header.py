@@ -216,7 +216,8 @@ class Header:
     """The fields of `device.yaml`, in its order. Times are ms at batch 1.
 
     runtime_options: what changes times, such as optimization. network_ms: what every network pays beside its kernels.
-    scenarios: by name, other guesses at derived kinds; intervals reach over all of them.
+    scenarios: by name, other guesses at derived kinds; intervals reach over all of them. caveats: sentences on what the
+    times stand for that whoever reads a prediction must know; they price nothing.
     """
 
     device: Text
@@ -224,6 +225,7 @@ class Header:
     runtime: Text
     runtime_version: Text
     runtime_options: Texts = field(default_factory=dict)
+    caveats: tuple[Text, ...] = ()
     precision: Text
     batch: Annotated[int, Must("1: profiles are taken at batch 1", lambda batch: batch == 1), REQUIRED] = 1
     threads: Count
@@ -272,7 +274,7 @@ def render_header(header: Header) -> dict[str, Any]:
         rendered[name] = value
         if name == "date":
             rendered["unit"] = UNIT
-    header_only = ("fitted_range", "scenarios")
+    header_only = ("caveats", "fitted_range", "scenarios")
     for part, optional in ((rendered, header_only), *((m, _OPTIONAL) for m in rendered["models"].values())):
         for name in optional:
             if not part[name]:

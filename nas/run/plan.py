@@ -140,6 +140,7 @@ def _plan(settings: SearchSettings, priced: Priced) -> Plan:
             "The search is for accuracy alone and may use much less"
         )
     notes += _resolution_notes(settings, priced) + _price_notes(settings, priced)
+    notes += [f"{settings.device}: {caveat}" for caveat in priced.profile.header.caveats]
     return Plan(**vars(priced), settings=settings, binds=binds, notes=tuple(notes))
 
 

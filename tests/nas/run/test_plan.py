@@ -61,3 +61,10 @@ def test_a_cut_that_cannot_be_is_refused(asked: dict, said: str, monkeypatch: py
     with pytest.raises(UserError) as caught:
         plan_search(settings, num_classes=10)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["cpu", "vpu"])
+def test_what_a_profile_stands_for_is_said(device: str) -> None:
+    plan = plan_search(SearchSettings(device=device, budget_ms=40.0), num_classes=10)
+    said = [note for note in plan.notes if "three years old or more" in note or "avoid=[dwconv7]" in note]
+    assert [note.partition(":")[0] for note in said] == (["cpu", "cpu"] if device == "cpu" else [])
