@@ -95,6 +95,11 @@ def is_shipped(name: str) -> bool:
     return any(entry.name == name and _is_device(entry) for entry in _shipped().iterdir())
 
 
+def shipped_digest(name: str) -> str | None:
+    """The digest of the profile of this name that comes with the project; None where none does."""
+    return load_folder(_shipped().joinpath(name)).digest if is_shipped(name) else None
+
+
 def save_profile(folder: Path, header: Header, rows: Iterable[KernelRow]) -> DeviceProfile:
     """Write the two files of a device into `folder` (made if missing) and read them back."""
     import yaml

@@ -52,6 +52,8 @@ def one_network(result: SearchResult, folder: Path) -> str:
         lines.insert(0, f"note: of the predicted time, {RESTS_ON_LITTLE}: {thin}")
     if on_device.support and not scale and (wide := on_device.support.width_words):
         lines.insert(0, f"note: {wide}; {remedy(budget.device, shlex.quote(str(folder / 'architecture.json')))}")
+    if published := result.published_words:
+        lines.append(published)
     limits = "".join(f", limits.{name}={most:g} kept" for name, most in budget.limits.items())
     lines.append(
         f"{budget.device}: predicted {budget.predicted_ms:.4g} ms of {budget.budget_ms:g} ms ({budget.used:.1%} used; "

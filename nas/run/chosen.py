@@ -13,6 +13,7 @@ from functools import cached_property
 from device_profiles import available_devices, load_profile
 from latency_models import LatencyModel, fit_latency_model
 from latency_models.support import LEAST_SHARE
+from nas.published import best_published
 from nas.run.plan import Plan
 from nas.run.result import Budget, DeviceLatency, Resolution, SearchResult
 from search_space import Architecture, Cost, GatePath, Segment, UserError, cost_of, lower
@@ -157,6 +158,7 @@ def chosen_by_search(plan: Plan, path: GatePath, num_classes: int, models: Laten
         calibration=settings.calibration,
         limits=plan.limits.most,
         thin=thin_candidates(plan.model, architecture, planned),
+        published=best_published(plan.model, settings.budget_ms, settings.confidence is not None, settings.calibration),
     )
     resolution = Resolution(settings.deployment_resolution, settings.data.resolution)
     same = num_classes == plan.num_classes
@@ -186,6 +188,7 @@ def chosen_before(found: SearchResult, num_classes: int, training_resolution: in
             kept_ms=kept_ms,
             used=kept_ms / budget.budget_ms,
             thin=thin_candidates(model, found.architecture, segments),
+            published=best_published(model, budget.budget_ms, budget.confidence is not None, budget.calibration),
         )
     latency, unpriced = models.everywhere(segments, budget)
     resolution = Resolution(found.resolution.deployment, training_resolution)

@@ -96,8 +96,8 @@ CAVEATS = {
     "int8": (
         AGE,
         "Today's runtime has other kernels: in LiteRT 2.3, on an x86-64 core and not on an A76, static int8 made a "
-        "network with LayerNorm and GELU slower than fp32 (12.0 and 5.7 ms, in 58 delegate partitions), and MobileNetV2 "
-        "faster (1.4 and 2.9 ms, in one); time the network on the device",
+        "network with LayerNorm and GELU slower than fp32 (12.0 and 5.7 ms, in 58 delegate partitions), and "
+        "MobileNetV2 faster (1.4 and 2.9 ms, in one); time the network on the device",
     ),
 }
 
