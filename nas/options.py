@@ -284,6 +284,12 @@ class SearchOptions(TypedDict, total=False):
     deployment_resolution: int
     """pixels; what latency, MACs and memory are for [between 32 and 4096 pixels]"""
 
+    deploy: str | Sequence[str]
+    """make the network files for these runtimes when the run has finished, as nas.deploy does: [litert,openvino]"""
+
+    deploy_precision: str | None
+    """of these files (null: each runtime's first, fp32) [one of dynamic_int8, fp16, fp32, int8]"""
+
     log: str | Sequence[str]
     """where rows go besides the CSV files, which are always written: [csv,tensorboard,mlflow], or your own logger"""
 

@@ -15,6 +15,7 @@ from latency_models import LatencyModel, LatencyTable, fit_latency_model, latenc
 from latency_models.support import derived_words
 from nas.choose.limits import Limits, check_feasible, limits_of
 from nas.data.registry import peek
+from nas.deploy import check_targets
 from nas.loggers import check_loggers
 from nas.penalties import penalty_form
 from nas.pretrained.networks import INSTALL, package_of, packaged
@@ -81,6 +82,7 @@ def plan_targets(each: Sequence[SearchSettings], num_classes: int | None = None)
     installed, and for a budget below the space's fastest network.
     """
     check_loggers(each[0].log)
+    check_targets(each[0].deploy, each[0].deploy_precision)
     priced: dict[str, Priced] = {}
     for settings in each:
         if settings.device not in priced:
