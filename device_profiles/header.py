@@ -32,6 +32,7 @@ from search_space.reading import (
 
 SCHEMA = 1
 UNIT = "ms"
+UNSEEN = 2.0  # by what a price may be off of a kernel size that was never measured while others of its kind were
 
 Text = Annotated[str, NOT_BLANK]
 Texts = Mapping[str, Text]
@@ -148,8 +149,14 @@ class KindModel:
     fitted_range: Mapping[Annotated[str, OneOf(("channels", "pixels"))], Range] = field(default_factory=dict)
 
     def widening(self, kernel_size: int) -> float:
-        """By how much more than other kinds' its price is uncertain; a size without rows as the most uncertain one."""
-        unseen = max(self.widen_sizes.values(), default=1.0) if not self.count(kernel_size) else 1.0
+        """By how much more than other kinds' its price is uncertain.
+
+        A size without rows, priced by the form of others, by `UNSEEN`, or as the most uncertain size where that is
+        more; where a residual prices it, that says how far from its rows it is.
+        """
+        unseen = 1.0
+        if self.support and not self.count(kernel_size):
+            unseen = max(1.0 if self.residual else UNSEEN, *self.widen_sizes.values(), 1.0)
         return self.widen * self.widen_sizes.get(kernel_size, unseen)
 
     def count(self, kernel_size: int) -> int:
@@ -209,7 +216,8 @@ class Header:
     """The fields of `device.yaml`, in its order. Times are ms at batch 1.
 
     runtime_options: what changes times, such as optimization. network_ms: what every network pays beside its kernels.
-    scenarios: by name, other guesses at derived kinds; intervals reach over all of them.
+    scenarios: by name, other guesses at derived kinds; intervals reach over all of them. caveats: sentences on what the
+    times stand for that whoever reads a prediction must know; they price nothing.
     """
 
     device: Text
@@ -217,6 +225,7 @@ class Header:
     runtime: Text
     runtime_version: Text
     runtime_options: Texts = field(default_factory=dict)
+    caveats: tuple[Text, ...] = ()
     precision: Text
     batch: Annotated[int, Must("1: profiles are taken at batch 1", lambda batch: batch == 1), REQUIRED] = 1
     threads: Count
@@ -265,7 +274,7 @@ def render_header(header: Header) -> dict[str, Any]:
         rendered[name] = value
         if name == "date":
             rendered["unit"] = UNIT
-    header_only = ("fitted_range", "scenarios")
+    header_only = ("caveats", "fitted_range", "scenarios")
     for part, optional in ((rendered, header_only), *((m, _OPTIONAL) for m in rendered["models"].values())):
         for name in optional:
             if not part[name]:

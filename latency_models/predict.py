@@ -93,7 +93,11 @@ def predict(
         *_scenarios(model, network.segments, total.latency_ms),
         *(
             f"note: {note}"
-            for note in (*support.notes(profile.name), *network.notes_on(profile.name, profile.precision))
+            for note in (
+                *support.notes(profile.name),
+                *network.notes_on(profile.name, profile.precision),
+                *(f"{profile.name}: {caveat}" for caveat in profile.header.caveats),
+            )
         ),
     ]
     return "\n".join(lines)

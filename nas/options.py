@@ -224,6 +224,12 @@ class SearchOptions(TypedDict, total=False):
     space_width: float | None
     """multiplies the space's widths (null: as the space says) [between 0.1 and 10]"""
 
+    kernel_sizes: Sequence[int] | None
+    """blocks of these kernel sizes alone, as in [3,5] (null: those of the space) [a list of one or more]"""
+
+    avoid: str | Sequence[str]
+    """without these blocks, as in [k7e6], and without blocks that have these layers, as in [dwconv7,gelu]"""
+
     strategy: str
     """proxyless (gates, by gradient); cut (where a trained network loses least; the default with one as init); or
     trials of single networks: evolution, optuna, random [one of cut, evolution, optuna, proxyless, random]"""
@@ -277,6 +283,12 @@ class SearchOptions(TypedDict, total=False):
 
     deployment_resolution: int
     """pixels; what latency, MACs and memory are for [between 32 and 4096 pixels]"""
+
+    deploy: str | Sequence[str]
+    """make the network files for these runtimes when the run has finished, as nas.deploy does: [litert,openvino]"""
+
+    deploy_precision: str | None
+    """of these files (null: each runtime's first, fp32) [one of dynamic_int8, fp16, fp32, int8]"""
 
     log: str | Sequence[str]
     """where rows go besides the CSV files, which are always written: [csv,tensorboard,mlflow], or your own logger"""

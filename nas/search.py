@@ -51,6 +51,10 @@ def _search(values: dict[str, Any]) -> None:
     finished = carry_out(plans, command=command, say=print_first, resume=(begun_in, begun) if begun else None)
     if finished is not None:
         print_first(summary(finished))
+        if plans[0].settings.deploy:
+            from nas.deploy.finished import deploy_finished
+
+            deploy_finished(finished, plans[0].settings, print_first, lambda line: print_first(f"warning: {line}"))
 
 
 def _say_plans(plans: tuple[Plan, ...]) -> None:

@@ -15,12 +15,15 @@ from latency_models import LatencyModel, LatencyTable, fit_latency_model, latenc
 from latency_models.support import derived_words
 from nas.choose.limits import Limits, check_feasible, limits_of
 from nas.data.registry import peek
+from nas.deploy import check_targets
 from nas.loggers import check_loggers
 from nas.penalties import penalty_form
 from nas.pretrained.networks import INSTALL, package_of, packaged
 from nas.run.settings import SearchSettings
+from nas.run.space import space_of
 from nas.supernet.origin import images_at_hand, is_published, origin_of, published_origin
 from search_space import Architecture, SearchSpace, UserError, available_spaces, load_space, lower, lower_space
+from search_space.narrowed import cut_words
 
 PHOTOGRAPHS = ("huggingface", "imagefolder", "table", "webdataset")  # data sets of the user's own pictures
 
@@ -79,6 +82,7 @@ def plan_targets(each: Sequence[SearchSettings], num_classes: int | None = None)
     installed, and for a budget below the space's fastest network.
     """
     check_loggers(each[0].log)
+    check_targets(each[0].deploy, each[0].deploy_precision)
     priced: dict[str, Priced] = {}
     for settings in each:
         if settings.device not in priced:
@@ -87,7 +91,7 @@ def plan_targets(each: Sequence[SearchSettings], num_classes: int | None = None)
 
 
 def _priced(settings: SearchSettings, num_classes: int | None) -> Priced:
-    space = load_space(settings.space, settings.space_width)
+    space = space_of(settings)
     profile = load_profile(settings.device)
     num_classes = peek(settings.data).num_classes if num_classes is None else num_classes
     model = fit_latency_model(profile, settings.calibration, settings.confidence)
@@ -112,6 +116,8 @@ def _plan(settings: SearchSettings, priced: Priced) -> Plan:
     if limits:
         check_feasible(limits, table, budget, f"{settings.device} ({what_is_kept(settings)})")
     notes = []
+    if cut := cut_words(settings.kernel_sizes, settings.avoid):
+        notes.append(f"The space is '{space.name}' cut by {cut}")
     if settings.init is not None and is_published(settings.init):
         notes.append(_published_note(settings, priced))
     elif settings.init is not None:
@@ -136,6 +142,7 @@ def _plan(settings: SearchSettings, priced: Priced) -> Plan:
             "The search is for accuracy alone and may use much less"
         )
     notes += _resolution_notes(settings, priced) + _price_notes(settings, priced)
+    notes += [f"{settings.device}: {caveat}" for caveat in priced.profile.header.caveats]
     return Plan(**vars(priced), settings=settings, binds=binds, notes=tuple(notes))
 
 
@@ -144,6 +151,11 @@ def _published_note(settings: SearchSettings, priced: Priced) -> str:
     assert settings.init is not None
     name, network = published_origin(settings.init)
     wanted = load_space(network.space, network.width)
+    if priced.space != wanted and (cut := cut_words(settings.kernel_sizes, settings.avoid)):
+        raise UserError(
+            f"init={settings.init} is the largest network of space={network.space}, not of that space with "
+            f"{cut}; leave the cut out, or let it teach: teacher={settings.init}"
+        )
     if priced.space != wanted:
         raise UserError(
             f"init={settings.init} is the largest network of space={network.space}, not of space={settings.space}; "

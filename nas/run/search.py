@@ -24,7 +24,7 @@ from nas.data import DataSet
 from nas.report.front import write_front_report
 from nas.report.page import write_report
 from nas.run.checkpoint import Checkpoint, Checkpoints
-from nas.run.chosen import Chosen, LatencyModels, chosen_by_search, thin_candidates
+from nas.run.chosen import Chosen, LatencyModels, chosen_by_search
 from nas.run.conclude import conclude
 from nas.run.distributed import OtherStopped, joined, place, with_global_norms
 from nas.run.finished import RESULT, Finished, FinishedTarget
@@ -274,6 +274,4 @@ def _notes(plan: Plan, chosen: Chosen, together: bool) -> tuple[str, ...]:
         )
     support = chosen.latency[budget.device].support
     notes += support.notes(budget.device) if support else ()
-    if by_candidate := thin_candidates(plan.model, chosen.architecture, chosen.segments):
-        notes.append(f"{budget.device}: the same by candidate: {by_candidate}")
     return tuple(notes)

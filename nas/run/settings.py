@@ -13,12 +13,16 @@ from typing import Annotated, Any, TypeVar
 from nas.data.addresses import hidden
 from nas.data.registry import settings_class
 from nas.data.settings import DataSettings, Pixels
+from nas.deploy import PRECISIONS as PRECISIONS_DEPLOYED
+from nas.deploy import TARGETS
 from nas.loggers import CSV, LOGGERS
 from nas.penalties import FORMS
 from nas.strategies import STRATEGIES
+from search_space.bounds import KERNEL
 from search_space.errors import UserError
 from search_space.named import Named
 from search_space.reading import (
+    NOT_EMPTY,
     PATH,
     Above,
     AtLeast,
@@ -63,10 +67,18 @@ FileName = Annotated[str | None, PATH]
 Accelerator = Annotated[
     str, OneOf(ACCELERATORS), "where to train: auto, cpu or cuda; several processes are started by torchrun"
 ]
+ONE_OR_MORE = Spelled(lambda value: [value] if isinstance(value, str) else value, list)  # one without brackets
 LogNames = Annotated[
     tuple[Annotated[str, Named(LOGGERS)], ...],
-    Spelled(lambda value: [value] if isinstance(value, str) else value, list),
+    ONE_OR_MORE,
     "where rows go besides the CSV files, which are always written: [csv,tensorboard,mlflow], or your own logger",
+]
+
+KernelSize = Annotated[int, Between(1, KERNEL)]
+Names = Annotated[
+    tuple[str, ...],
+    ONE_OR_MORE,
+    "without these blocks, as in [k7e6], and without blocks that have these layers, as in [dwconv7,gelu]",
 ]
 
 
@@ -241,6 +253,12 @@ class SearchSettings:
     space_width: Annotated[
         float | None, Between(*WIDTHS), "multiplies the space's widths (null: as the space says)"
     ] = None
+    kernel_sizes: Annotated[
+        tuple[KernelSize, ...] | None,
+        NOT_EMPTY,
+        "blocks of these kernel sizes alone, as in [3,5] (null: those of the space)",
+    ] = None
+    avoid: Names = ()
     strategy: Annotated[
         str,
         Named(STRATEGIES),
@@ -278,6 +296,14 @@ class SearchSettings:
     deployment_resolution: Annotated[
         int, Between(32, 4096, "pixels"), "pixels; what latency, MACs and memory are for"
     ] = 224
+    deploy: Annotated[
+        tuple[Annotated[str, Named(TARGETS)], ...],
+        ONE_OR_MORE,
+        "make the network files for these runtimes when the run has finished, as nas.deploy does: [litert,openvino]",
+    ] = ()
+    deploy_precision: Annotated[
+        str | None, OneOf(PRECISIONS_DEPLOYED), "of these files (null: each runtime's first, fp32)"
+    ] = None
     log: LogNames = (CSV,)
     threads: Threads = None
     accelerator: Accelerator = "auto"
