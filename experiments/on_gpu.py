@@ -5,8 +5,8 @@ Question   Is the fused kernel twice as fast as cuDNN, how fast are Table I's ne
            this GPU predicted, eager and as a CUDA graph, and what does Table III say at a larger scale?
 Command    python -m experiments.on_gpu minutes=9 out=FOLDER [data=FOLDER]
            python -m experiments.on_gpu show out=FOLDER
-Cost       A GPU: the minutes given, each call. Elsewhere, or with --quick, a miniature: about two CPU-minutes, whose
-           figures say nothing.
+Cost       A GPU: the minutes given, each call. Elsewhere, or with --quick, a miniature of CPU-minutes, whose figures
+           say nothing.
 Setting    Every step is a command of its own, run as a process, which may take so many seconds; what it does not use is
            left to the others. One that is late is stopped as by Ctrl-C: what it has kept stays, and the next call goes
            on with it, for longer. One that fails is noted with its last words and tried again after all others.
@@ -44,6 +44,7 @@ OPTIONS = {
 DONE, FAILED, LATE, WAITS, NOT_BEGUN = "done", "failed", "out of time", "waits", "not begun"
 ENDING_S = 10.0  # that a process gets to keep what it has before it is killed; with less left, none is begun
 MINUTES = "{minutes}"  # in a command: most of what the step may take
+MINIATURE_S = 600.0  # that a step of the miniature may take
 OF_ITS_TIME = 0.8  # that such a command is told
 MINIATURE = str(Path(__file__).parent / "spaces" / "miniature.yaml")
 ROOT = Path(__file__).parents[1]
@@ -72,7 +73,7 @@ def steps_of(folder: Path, on_gpu: bool, quick: bool, data: str) -> list[Step]:
         chosen = small if quick else words
         if chosen is not None:
             to = [] if out is None else [f"out={folder / name}{out}"]
-            steps.append(Step(name, question, seconds, ("-m", module, *chosen, *to), after))
+            steps.append(Step(name, question, MINIATURE_S if quick else seconds, ("-m", module, *chosen, *to), after))
 
     def table1(size: str, seconds: float, small: Sequence[str] | None) -> None:
         absent = (*NEED_TIMM, *IN_NO_LIBRARY)
@@ -232,7 +233,7 @@ def render(results: Results) -> str:
     """What was done, as Markdown."""
     lines = [
         (str(row["step"]), str(row["question"]), str(row["status"]), "" if row["seconds"] is None else
-         shown(row["seconds"]), "" if row["status"] == DONE else str(row["last_line"] or ""))
+         shown(row["seconds"]), "" if row["status"] == DONE else str(row["last_line"] or "").replace("|", "\\|"))
         for row in results.rows
     ]  # fmt: skip
     size = "A miniature: its figures say nothing.\n" if results.settings["quick"] else ""
