@@ -2,10 +2,10 @@
 
 Question   How much faster is one kernel for (A * x + ba)(B * x + bb) + C * x + bc than three depthwise convolutions
            and one element-wise step, forward and with all seven gradients, and how far is it from the machine?
-Command    python -m experiments.fused_kernel [batch=64] [kernel_size=7]
+Command    python -m experiments.fused_kernel [batch=64] [kernel_size=7] [minutes=5]
            python -m experiments.fused_kernel show
 Cost       An NVIDIA GPU with triton: 5 minutes, most of them compiling and trying tile sizes, once per machine.
-           Without a GPU it says so and ends.
+           Kept map by map, so that a part is of use. Without a GPU it says so and ends.
 Expected   At least 2 times as fast forward and 1.5 times forward and backward, at every stage of QuadraNet36-T. On an
            H200 (4.3 TB/s copied, 33 T multiply-adds/s) batch 64 of stage 1 cannot take less than 57 us forward, by
            its 1.9 G multiply-adds; moving x and y takes 24 us in float32, 12 us in bfloat16. Machine code bounds the
@@ -20,12 +20,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import partial
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from experiments.command import run_experiment
-from experiments.results import Results, Row, Value, markdown, shown, take_provenance
+from experiments.jobs import Work, run_jobs
+from experiments.results import Results, Row, Value, markdown, ratio, shown
+from experiments.truth import number
 from search_space.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,23 +52,34 @@ Call = Callable[[int], object]
 """One pass over one of several inputs, by its number."""
 
 
-class Case(NamedTuple):
-    """x: (N, channels, side, side)."""
+@dataclass(frozen=True)
+class Case:
+    """A map to be measured. x: (N, channels, side, side)."""
 
     channels: int
     side: int
     dtype: str
     last: bool
 
+    @property
+    def name(self) -> str:
+        """By which a results file says that it was measured."""
+        return f"{self.channels} x {self.side}, {self.dtype}, {self.layout}"
 
-class Ceilings(NamedTuple):
+    @property
+    def layout(self) -> str:
+        """In memory."""
+        return "channels_last" if self.last else "NCHW"
+
+
+@dataclass(frozen=True)
+class Ceilings:
     """What the machine reaches: bytes read and written by a copy, float32 multiply-adds in a matrix product."""
 
-    bytes_per_second: float
-    multiply_adds_per_second: float
+    name: str = "ceilings"
 
 
-def measure(options: Options, quick: bool, command: str) -> Results:
+def prepare(options: Options, quick: bool) -> Work[Case | Ceilings]:
     """`quick`: the first and last stage at batch 8."""
     import torch
 
@@ -84,27 +97,23 @@ def measure(options: Options, quick: bool, command: str) -> Results:
         )
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    provenance = take_provenance(command, "cuda")
-    ceilings = measure_ceilings()
-    rows: list[Row] = []
-    for channels, side in STAGES[::3] if quick else STAGES:
-        for dtype in LARGEST_ERROR:
-            for last in (True, False):
-                case = Case(channels, side, dtype, last)
-                rows += measure_case(case, batch, kernel_size, ceilings)
-                print(" | ".join(_cells(rows[-1])), file=sys.stderr, flush=True)
-    settings: dict[str, Value] = {
-        "batch": batch,
-        "kernel_size": kernel_size,
-        "quick": quick,
-        "rounds": ROUNDS,
-        **ceilings._asdict(),
-    }
-    versions = {**provenance.versions, **_versions()}
-    return Results("fused_kernel", replace(provenance, versions=versions), settings, tuple(rows))
+    settings: dict[str, Value] = {"batch": batch, "kernel_size": kernel_size, "quick": quick, "rounds": ROUNDS}
+    return Work(settings, jobs_of(quick), partial(measure, batch, kernel_size), DEVICE)
 
 
-def measure_case(case: Case, batch: int, kernel_size: int, ceilings: Ceilings) -> list[Row]:
+def jobs_of(quick: bool) -> list[Case | Ceilings]:
+    """The machine itself, then every map."""
+    stages = STAGES[::3] if quick else STAGES
+    cases = [Case(*stage, dtype, last) for stage in stages for dtype in LARGEST_ERROR for last in (True, False)]
+    return [Ceilings(), *cases]
+
+
+def measure(batch: int, kernel_size: int, job: Case | Ceilings) -> list[Row]:
+    """A job's rows."""
+    return measure_ceilings() if isinstance(job, Ceilings) else measure_case(job, batch, kernel_size)
+
+
+def measure_case(case: Case, batch: int, kernel_size: int) -> list[Row]:
     """Two rows: forward, and forward and backward."""
     import torch
 
@@ -117,7 +126,9 @@ def measure_case(case: Case, batch: int, kernel_size: int, ceilings: Ceilings) -
     sets = max(2, min(16, -(-2 * cache // (elements * width))))
     inputs = [draw(case, batch, kernel_size, seed) for seed in range(sets)]
     for grad, x, factors in inputs[:1]:
-        _compare(fused_passes(grad, x, factors), plain_passes(grad, x, factors), LARGEST_DIFFERENCE, f"{case}, torch")
+        _compare(
+            fused_passes(grad, x, factors), plain_passes(grad, x, factors), LARGEST_DIFFERENCE, f"{case.name}, torch"
+        )
     work = {  # maps moved at least, and multiply-adds of an element
         "forward": (2, 3 * kernel_size**2),
         "forward+backward": (2 + 3, (3 + 8) * kernel_size**2),
@@ -131,17 +142,18 @@ def measure_case(case: Case, batch: int, kernel_size: int, ceilings: Ceilings) -
         device_ms, host_ms = time_calls(calls[name], sets)
         rows.append(
             {
+                "kind": "case",
                 "channels": case.channels,
                 "side": case.side,
                 "dtype": case.dtype,
-                "layout": "channels_last" if case.last else "NCHW",
+                "layout": case.layout,
                 "pass": name,
                 "torch_ms": device_ms["torch"],
                 "fused_ms": device_ms["fused"],
                 "times_faster": device_ms["torch"] / device_ms["fused"],
                 "mark": MARKS[name],
-                "bandwidth_floor_ms": maps * elements * width / ceilings.bytes_per_second * 1e3,
-                "arithmetic_floor_ms": multiply_adds * elements / ceilings.multiply_adds_per_second * 1e3,
+                "bytes": maps * elements * width,
+                "multiply_adds": multiply_adds * elements,
                 "launched_torch_ms": host_ms["torch"],
                 "launched_fused_ms": host_ms["fused"],
                 "input_sets": sets,
@@ -213,7 +225,7 @@ def check(case: Case, kernel_size: int) -> float:
     """The largest error against float64 on two images; RuntimeError if it is too large."""
     grad, x, factors = draw(case, 2, kernel_size, seed=99)
     exact = plain_passes(grad.double(), x.detach().double().requires_grad_(), [f.double() for f in factors])
-    return _compare(fused_passes(grad, x, factors), exact, LARGEST_ERROR[case.dtype], f"{case}, float64")
+    return _compare(fused_passes(grad, x, factors), exact, LARGEST_ERROR[case.dtype], f"{case.name}, float64")
 
 
 def _compare(found: Sequence[Tensor], exact: Sequence[Tensor], largest: float, what: str) -> float:
@@ -272,8 +284,8 @@ def _interleaved(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[
     return {name: median(found) for name, found in times.items()}
 
 
-def measure_ceilings() -> Ceilings:
-    """A copy of 1 GiB, and a float32 product of 8192 x 8192 without TF32."""
+def measure_ceilings() -> list[Row]:
+    """One row, from a copy of 1 GiB and a float32 product of 8192 x 8192 without TF32."""
     import torch
 
     source = torch.randn(2**28, device="cuda")
@@ -287,31 +299,22 @@ def measure_ceilings() -> Ceilings:
         {"copy": lambda: target.copy_(source), "product": lambda: torch.mm(left, right, out=product)}, 11
     )
     torch.backends.cuda.matmul.allow_tf32 = allowed
-    return Ceilings(2 * source.nbytes / times["copy"] * 1e3, size**3 / times["product"] * 1e3)
+    return [
+        {
+            "kind": "ceilings",
+            "bytes_per_second": 2 * source.nbytes / times["copy"] * 1e3,
+            "multiply_adds_per_second": size**3 / times["product"] * 1e3,
+        }
+    ]
 
 
-def _versions() -> dict[str, str]:
-    import torch
-    import triton
-
-    return {
-        "triton": str(triton.__version__),
-        "cuda": str(torch.version.cuda),
-        "cudnn": str(torch.backends.cudnn.version()),
-    }
-
-
-def _share(row: Row, floor: str) -> str:
-    floor_ms, fused_ms = row[floor], row["fused_ms"]
-    assert isinstance(floor_ms, float)
-    assert isinstance(fused_ms, float)
-    return f"{floor_ms / fused_ms:.2f}"
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    times_faster, mark = row["times_faster"], row["mark"]
-    assert isinstance(times_faster, float)
-    assert isinstance(mark, float)
+def _cells(row: Row, ceilings: Row) -> tuple[str, ...]:
+    times_faster, mark = number(row, "times_faster"), number(row, "mark")
+    floors = []
+    for work in ("bytes", "multiply_adds"):
+        seconds = ratio(row[work], ceilings[f"{work}_per_second"])
+        floor_ms = None if seconds is None else 1e3 * seconds
+        floors += [shown(floor_ms, 1, 1e3), shown(ratio(floor_ms, row["fused_ms"]), 2)]
     return (
         f"{row['channels']} x {row['side']}²",
         f"{row['dtype']}, {row['layout']}",
@@ -320,10 +323,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         shown(row["fused_ms"], 1, 1e3),
         f"{times_faster:.2f}",
         f"{mark:.1f} {'met' if times_faster >= mark else 'MISSED'}",
-        shown(row["bandwidth_floor_ms"], 1, 1e3),
-        _share(row, "bandwidth_floor_ms"),
-        shown(row["arithmetic_floor_ms"], 1, 1e3),
-        _share(row, "arithmetic_floor_ms"),
+        *floors,
         shown(row["launched_torch_ms"], 1, 1e3),
         shown(row["launched_fused_ms"], 1, 1e3),
         f"{row['error']:.1e}",
@@ -333,19 +333,21 @@ def _cells(row: Row) -> tuple[str, ...]:
 def render(results: Results) -> str:
     """The table of a results file as Markdown."""
     settings = results.settings
+    ceilings = next(row for row in results.rows if row["kind"] == "ceilings")
+    lines = [_cells(row, ceilings) for row in results.rows if row["kind"] == "case"]
     return (
         f"Quadratic depthwise neuron {settings['kernel_size']} x {settings['kernel_size']}, batch {settings['batch']}: "
         f"one fused kernel against three convolutions of torch's and one element-wise step; medians of "
         f"{settings['rounds']} interleaved replays. Floors by what this machine reaches: copies at "
-        f"{shown(settings['bytes_per_second'], 2, 1e-12)} TB/s (each map of the pass moved once), "
-        f"{shown(settings['multiply_adds_per_second'], 1, 1e-12)} T float32 multiply-adds/s in a matrix product. "
-        f"Shares: floor / fused.\n{results.provenance}\n\n{markdown(HEADER, map(_cells, results.rows))}"
+        f"{shown(ceilings['bytes_per_second'], 2, 1e-12)} TB/s (each map of the pass moved once), "
+        f"{shown(ceilings['multiply_adds_per_second'], 1, 1e-12)} T float32 multiply-adds/s in a matrix product. "
+        f"Shares: floor / fused.\n{results.provenance}\n\n{markdown(HEADER, lines)}"
     )
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, or show what was measured; the exit status: 0 done, 2 a user's error, 130 stopped."""
-    return run_experiment("fused_kernel", OPTIONS, measure, render, arguments)
+    return run_jobs("fused_kernel", OPTIONS, prepare, render, arguments)
 
 
 if __name__ == "__main__":

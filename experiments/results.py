@@ -9,8 +9,10 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,8 +86,21 @@ def take_provenance(command: str, device: str) -> Provenance:
         hardware=f"{torch.cuda.get_device_name()} ({cpu})" if device == "cuda" else cpu,
         threads=torch.get_num_threads(),
         load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        versions={"python": platform.python_version(), "torch": str(torch.__version__)},
+        versions={
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            **(_gpu_versions() if device == "cuda" else {}),
+        },
     )
+
+
+def _gpu_versions() -> dict[str, str]:
+    import torch
+
+    found = {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+    with suppress(PackageNotFoundError):
+        found["triton"] = version("triton")
+    return found
 
 
 def profile_digests(devices: Iterable[str]) -> dict[str, str]:

@@ -9,10 +9,15 @@ Data       CIFAR-10 at 32 pixels by default: 6,000 of its train images, of which
            with the full recipe:
            data=imagefolder data.root=FOLDER data.resolution=224 recipe=imagenet out=FILE.
 Command    python -m experiments.table3 [jobs=2] [minutes=60]
+           python -m experiments.table3 scale=full out=FILE [jobs=2]
            python -m experiments.table3 show figure=table3.html
            Searches and trainings run on a GPU where torch finds one.
 Cost       About 38 trainings and 6 searches a seed, 47 minutes of an x86-64 core: three seeds take 75 minutes of two.
            Seed by seed, the searches and what they found first, so that a part is of use. --quick: a CPU minute.
+           scale=full: all 50,000 images at 64 pixels, where the maps are 16, 8, 4 and 2 pixels wide, 20 epochs; under
+           the budgets that bind the six searched networks, one random network each and the one with the most
+           parameters, which costs no search. Each training says its pace, and one that was stopped goes on from its
+           last epoch or from five minutes before.
 Expected   Every feasible budget kept and at least 97 % of it used where it binds. Of accuracies nothing is known
            beforehand: at 32 pixels the quadratic networks' maps are 8, 4, 2 and 1 pixels wide, and a few epochs on an
            eighth of CIFAR-10 say which networks learn fast, not what they reach on ImageNet.
@@ -25,6 +30,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.jobs import Work, run_jobs
@@ -35,6 +41,7 @@ from experiments.table3_work import (
     BUDGETS_MS,
     COMPARED,
     DEVICES,
+    FULL,
     SPACES,
     Job,
     Scale,
@@ -43,14 +50,18 @@ from experiments.table3_work import (
     model_of,
     published,
 )
-from search_space.errors import UnknownName
+from search_space.errors import UnknownName, UserError
 
 if TYPE_CHECKING:
     from latency_models.options import Options
     from nas.data.settings import DataSettings
 
 KINDS = ("range", "scale", "published", "random", "search", "train")
+KINDS_FULL = ("range", "random", "free", "search", "train")
+ALL_KINDS = tuple(dict.fromkeys((*KINDS, *KINDS_FULL)))
+SIZES = ("small", "full")
 OPTIONS = {
+    "scale": "small (default), or full: see the head of this file",
     "data": "cifar10 (default), webdataset, imagefolder or digits",
     "data.root": "folder of the images or shards (default for cifar10: ../shared/datasets)",
     "data.train": "of webdataset, instead of data.root: a pattern of the shards to train on",
@@ -63,9 +74,9 @@ OPTIONS = {
     "search": "epochs of weights and gates in turn (default: 3)",
     "drawn": "random networks a budget, space and seed (default: 2)",
     "seeds": "searches and trainings of each kind (default: 3)",
-    "kinds": f"which jobs, with commas between (default: {','.join(KINDS)})",
+    "kinds": f"which jobs, with commas between (default: {','.join(KINDS)}; of scale=full {','.join(KINDS_FULL)})",
     "spaces": f"in which spaces (default: {','.join(SPACES)})",
-    "calibrations": f"under which budgets (default: {','.join(BUDGETS_MS)})",
+    "calibrations": f"under which budgets (default: {','.join(BUDGETS_MS)}; of scale=full {COMPARED})",
 }
 
 
@@ -94,6 +105,7 @@ class Wanted:
             yield from (Job("published", space=family) for family in published() if family not in priced)
             for space in self.spaces:
                 yield Job("random", seed, space, COMPARED)
+                yield Job("free", space=space, calibration=COMPARED)
         for calibration in self.calibrations:
             for space in self.spaces:
                 yield Job("search", seed, space, calibration)
@@ -101,6 +113,7 @@ class Wanted:
         if COMPARED in self.calibrations:
             yield from _trainings(seed, rows, kind="published", calibration=COMPARED)
             for space in self.spaces:
+                yield from _trainings(seed, rows, kind="free", space=space, calibration=COMPARED)
                 yield from _trainings(seed, rows, kind="random", space=space, calibration=COMPARED, seed_of=seed)
 
 
@@ -114,15 +127,22 @@ def _trainings(seed: int, rows: Sequence[Row], seed_of: int | None = None, **col
 
 def prepare(options: Options, quick: bool) -> Work[Job]:
     """`quick`: digits, one seed, one epoch of everything."""
-    scale = scale_of(options, quick)
-    kinds, spaces = options.names("kinds", KINDS), options.names("spaces", SPACES)
-    calibrations = options.names("calibrations", tuple(BUDGETS_MS))
-    for what, named, known in (("kind of job", kinds, KINDS), ("space", spaces, SPACES),
+    scale, full = scale_of(options, quick), _is_full(options)
+    if full and not quick and not options.given("out"):
+        raise UserError("scale=full has a results file of its own, beside which stopped trainings are kept: out=FILE")
+    kinds, spaces = options.names("kinds", KINDS_FULL if full else KINDS), options.names("spaces", SPACES)
+    calibrations = options.names("calibrations", (COMPARED,) if full else tuple(BUDGETS_MS))
+    for what, named, known in (("kind of job", kinds, ALL_KINDS), ("space", spaces, SPACES),
                                ("calibration", calibrations, BUDGETS_MS)):  # fmt: skip
         if unknown := [name for name in named if name not in known]:
             raise UnknownName(what, unknown[0], known)
-    wanted = Wanted(kinds, spaces, calibrations, options.integer("seeds", 1 if quick else 3))
-    return Work(settings_of(scale), wanted.jobs, Worker(scale), accelerator())
+    wanted = Wanted(kinds, spaces, calibrations, options.integer("seeds", 1 if quick or full else 3))
+    trainings = Path(f"{options.text('out')}.trainings") if full and options.given("out") else None
+    return Work(settings_of(scale), wanted.jobs, Worker(scale, trainings), accelerator())
+
+
+def _is_full(options: Options) -> bool:
+    return options.choice("scale", SIZES) == "full"
 
 
 def scale_of(options: Options, quick: bool) -> Scale:
@@ -130,13 +150,13 @@ def scale_of(options: Options, quick: bool) -> Scale:
     from nas.data.settings import DataSettings
     from nas.training.recipes import available_recipes
 
-    scale = Scale()
+    scale = FULL if _is_full(options) else Scale()
     recipe = options.text("recipe", scale.recipe)
     if recipe not in available_recipes():
         raise UnknownName("recipe", recipe, available_recipes())
     if quick:
         data = DataSettings("digits", resolution=32, limit=120)
-        scale = Scale(data, epochs=1, warmup=1, search=1, batch_size=16, drawn=1)
+        scale = replace(scale, data=data, epochs=1, warmup=1, search=1, batch_size=16, drawn=1)
     return replace(
         scale,
         data=_data_of(options, scale.data),
@@ -180,7 +200,8 @@ def _named(data: DataSettings) -> str:
 def settings_of(scale: Scale) -> dict[str, Value]:
     """What all rows of a file have in common: the scale, and the profiles that price."""
     data = scale.data
-    plain = {f.name: getattr(scale, f.name) for f in fields(scale) if f.name not in ("data", "drawn")}
+    plain = {f.name: getattr(scale, f.name) for f in fields(scale) if f.name not in ("data", "drawn", "every_image")}
+    every_image = {"every_image": True} if scale.every_image else {}  # files of before it do not say that it is not so
     return {
         "data": _named(data),
         "on": accelerator(),
@@ -188,6 +209,7 @@ def settings_of(scale: Scale) -> dict[str, Value]:
         "resolution": data.resolution,
         "validation_share": data.validation_share,
         **plain,
+        **every_image,
         **{f"factors_{scale}": _factors(scale) for scale in SCALES},
         **profile_digests(DEVICES),
     }

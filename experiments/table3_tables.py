@@ -58,7 +58,23 @@ def cost(results: Results) -> str:
     """In one sentence."""
     found = Story(results).cost()
     words = [f"{minutes:.1f} CPU minutes in {count} jobs of kind '{kind}'" for kind, (count, minutes) in found.items()]
-    return f"So far {', '.join(words) or 'no search and no training'}."
+    return f"So far {', '.join(words) or 'no search and no training'}.{_left(results)}"
+
+
+def _left(results: Results) -> str:
+    """What the networks that are known and not trained will take, at the pace of those that are; '' without one."""
+    trainings = [row for row in results.rows if row["kind"] == "training" and row.get("s_per_1000_images")]
+    if not trainings:
+        return ""
+    pace, last = fmean(number(row, "s_per_1000_images") for row in trainings), trainings[-1]
+    trained = {row["network"] for row in results.rows if row["kind"] == "training"}
+    networks = {row["network"] for row in results.rows if row["kind"] in ("searched", "random", "free", "published")}
+    hours = pace * number(last, "train_images") / 1000 * number(last, "epochs") / 3600
+    unit = "seconds" if last["on"] == "cuda" else "CPU seconds"
+    return (
+        f" A training takes {pace:.2f} {unit} per 1,000 images, {hours:.2f} hours in all; "
+        f"{len(networks - trained)} of {len(networks)} networks known are not trained."
+    )
 
 
 def introduction(results: Results) -> str:
@@ -66,9 +82,10 @@ def introduction(results: Results) -> str:
     s = results.settings
     images = "all its train images" if s["limit"] is None else f"{s['limit']} of its train images"
     epochs = "the recipe's" if s["epochs"] is None else s["epochs"]
+    held = ", those that choose among them" if s.get("every_image") else ""
     return (
         f"Latencies are predictions of the device profiles at 224 pixels, batch 1, 1000 classes. Top-1 is measured on "
-        f"the test images of {s['data']} at {s['resolution']} pixels ({images}; a supernet for the three "
+        f"the test images of {s['data']} at {s['resolution']} pixels ({images}{held}; a supernet for the three "
         f"devices, {s['warmup']} + {s['search']} epochs, then every network from scratch: recipe {s['recipe']}, "
         f"{epochs} epochs). '{NOT_RUN}': the same command resumes. "
         f"±: standard deviation over seeds. {earlier_profiles(s)}"
@@ -233,7 +250,10 @@ def worth_table(story: Story) -> Table:
             drawn = story.rows("random", Target(space, COMPARED, device))
             lines.append(line(f"{LABELS[space]}, searched", found[space], space))
             lines.append(line(f"{LABELS[space]}, random", drawn, space))
-            lines.append(line(f"{LABELS[space]}, best random by validation", _best(story, drawn), space))
+            if free := story.rows("free", Target(space, COMPARED, device)):
+                lines.append(line(f"{LABELS[space]}, most parameters, at no cost", free, space))
+            else:
+                lines.append(line(f"{LABELS[space]}, best random by validation", _best(story, drawn), space))
         for family, space in SPACE_OF.items():
             for row in story.rows("published", Target(family, COMPARED, device)):
                 lines.append(line(str(row["name"]), [row], space))

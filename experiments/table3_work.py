@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -25,15 +26,17 @@ from experiments.baselines.mobile import (
     mobilenet_v3_like,
 )
 from experiments.profiles.paper_scale import SCALES, TABLE_III, typical_ms
-from experiments.results import Row
+from experiments.results import Row, Value
 from latency_models import LatencyModel, LatencyTable, fit_latency_model, latency_table
 from latency_models.fuse import fuse
 from nas.data import DataSettings
 from search_space import Architecture, cost_of, load_space, lower
 from search_space.family import DEPTHS_12, NUM_CLASSES, RESOLUTION, linear_twin, quadranet
+from search_space.files import ensure_folder
 
 if TYPE_CHECKING:
-    from nas.data import DataSet
+    from nas.data import DataSet, Split
+    from nas.run.checkpoint import Checkpoints
 
 DEVICES = ("cpu", "vpu", "gpu")
 SPACES = ("proxyless", "quadranet")
@@ -50,7 +53,7 @@ class Scale:
     """How large the experiment is.
 
     epochs: of a network's own training, None for the recipe's; warmup and search: of a supernet; drawn: random networks
-    a budget, space and seed.
+    a budget, space and seed; every_image: whether a network's own training sees the images that choose as well.
     """
 
     data: DataSettings = field(
@@ -63,6 +66,10 @@ class Scale:
     batch_size: int = 64
     lr: float = 5e-3
     drawn: int = 2
+    every_image: bool = False
+
+
+FULL = Scale(DataSettings("cifar10", resolution=64, validation_share=0.2), epochs=20, drawn=1, every_image=True)
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,8 @@ class Job:
     """A part of the experiment that is done in one go and then kept.
 
     kind: 'range' (what a space's budgets may be), 'scale' (what a scale of Table III makes of its rows), 'published'
-    (of a family, named as `space`) and 'random' (price networks to compare with), 'search' (all devices' budgets of a
-    calibration in one run) or 'train' (`architecture`, as JSON, on its own).
+    (of a family, named as `space`), 'random' and 'free' (price networks to compare with), 'search' (all devices'
+    budgets of a calibration in one run) or 'train' (`architecture`, as JSON, on its own).
     """
 
     kind: str
@@ -130,16 +137,21 @@ def published() -> Mapping[str, Sequence[Architecture]]:
 
 @dataclass(frozen=True)
 class Worker:
-    """Does jobs; a value, so that it can travel to another process."""
+    """Does jobs; a value, so that it can travel to another process.
+
+    trainings: a folder for the states of trainings that were stopped, from which they go on; None keeps none.
+    """
 
     scale: Scale
+    trainings: Path | None = None
 
     def __call__(self, job: Job) -> Sequence[Row]:
         """A job's rows, each with the whole job's CPU and wall seconds and where it ran ('cpu' or 'cuda')."""
         cpu_s, wall_s = time.process_time(), time.monotonic()
-        rows: list[Row] = getattr(self, f"_{job.kind}")(job)
-        cost = {"cpu_s": round(time.process_time() - cpu_s, 1), "wall_s": round(time.monotonic() - wall_s, 1)}
-        return [{**row, **cost, "on": accelerator()} for row in rows]
+        rows: list[dict[str, Any]] = getattr(self, f"_{job.kind}")(job)
+        cpu_s, wall_s = time.process_time() - cpu_s, round(time.monotonic() - wall_s, 1)
+        ran: dict[str, Value] = {"wall_s": wall_s, "on": accelerator()}
+        return [{**row, "cpu_s": round(cpu_s + row.get("cpu_s", 0.0), 1), **ran} for row in rows]
 
     def _range(self, job: Job) -> list[Row]:
         """The fastest and the slowest network of a space on every device, in the calibration's ms."""
@@ -191,6 +203,20 @@ class Worker:
                 rows.append({**row, **priced(space.architecture(found.path))})
         return rows
 
+    def _free(self, job: Job) -> list[Row]:
+        """For every budget the network of the space with the most parameters that keeps it: a choice at no cost."""
+        from experiments.budget_buys import largest
+        from nas.choose.limits import limits_of
+        from nas.run.settings import LimitSettings
+
+        limits = limits_of(load_space(job.space), RESOLUTION, NUM_CLASSES, LimitSettings())
+        rows: list[Row] = []
+        for device, budget_ms in targets(job.space, job.calibration).items():
+            network = largest("params", limits, table_of(device, job.calibration, job.space), budget_ms)
+            row = {"kind": "free", "name": "most parameters", **_target(job, device, budget_ms), "seed": None}
+            rows.append({**row, **priced(network)})
+        return rows
+
     def _search(self, job: Job) -> list[Row]:
         """All devices' budgets in one run."""
         from nas.run.plan import plan_targets
@@ -228,29 +254,94 @@ class Worker:
         return rows
 
     def _train(self, job: Job) -> list[Row]:
-        """From scratch; the accuracy is that of the last weights."""
+        """From scratch; the accuracy is that of the last weights.
+
+        With `trainings` a training that was stopped goes on; cpu_s: of the processes before this one.
+        """
         import torch
 
+        from nas.run.checkpoint import Checkpoints
         from nas.run.distributed import place
-        from nas.training.loop import accuracy, recalibrate, train_network
+        from nas.training.loop import accuracy, recalibrate, steps_per_epoch, train_network
         from nas.training.recipes import load_recipe
         from search_space.build import Network, to_channels_last
 
         data, pixels = replace(load_images(self.scale.data), place=place("auto")), self.scale.data.resolution
+        split = _every_image(data) if self.scale.every_image else data.train
         recipe = load_recipe(self.scale.recipe, **({} if self.scale.epochs is None else {"epochs": self.scale.epochs}))
         architecture = Architecture.from_dict(json.loads(job.architecture))
         torch.manual_seed(job.seed)
         segments = lower(architecture, pixels, data.num_classes)
         network = Network(segments, recipe.layer_scale, recipe.drop_path, paper_init=recipe.layer_scale < 0.01)
         to_channels_last(network).to(data.place.device)
-        train_network(network, data, data.train, pixels, recipe, job.seed)
-        recalibrate(network, data.batches(data.train, pixels, 256))
+
+        def say(line: str) -> None:
+            print(line, file=sys.stderr, flush=True)
+
+        checkpoints, per_epoch = None, steps_per_epoch(data, split, recipe)
+        if self.trainings is not None:
+            folder = ensure_folder(self.trainings / f"{architecture.digest}-{job.seed}")
+            checkpoints = Checkpoints(folder, steps=per_epoch, say=say, resume=any(folder.iterdir()))
+        pace = _Pace(
+            architecture.digest, len(split), recipe.epochs, per_epoch, data.place.device.type, say, checkpoints
+        )
+        train_network(network, data, split, pixels, recipe, job.seed, pace.watch, checkpoints)
+        recalibrate(network, data.batches(split, pixels, 256))
         reached = {
-            name: accuracy(network, data.batches(split, pixels, 256))
-            for name, split in (("validation", data.validation), ("test", data.test))
+            name: accuracy(network, data.batches(part, pixels, 256))
+            for name, part in (("validation", data.validation), ("test", data.test))
+            if name == "test" or split is data.train
         }
+        if checkpoints is not None:
+            checkpoints.clear()
+            checkpoints.run_folder.rmdir()
         return [{"kind": "training", "network": architecture.digest, "seed": job.seed, "epochs": recipe.epochs,
-                 "train_images": len(data.train), "test_images": len(data.test), **reached}]  # fmt: skip
+                 "train_images": len(split), "test_images": len(data.test), **reached,
+                 "s_per_1000_images": pace.s_per_1000, "cpu_s": pace.before_s}]  # fmt: skip
+
+
+class _Pace:
+    """How fast a training is: seconds of the CPU, or of the clock on a GPU, of this process alone.
+
+    before_s: CPU seconds of the earlier processes up to the state that this one goes on from.
+    """
+
+    def __init__(
+        self, name: str, images: int, epochs: int, per_epoch: int, device: str,
+        say: Callable[[str], None], checkpoints: Checkpoints | None,
+    ) -> None:  # fmt: skip
+        self.name, self.images, self.epochs, self.per_epoch = name, images, epochs, per_epoch
+        self.unit, self.clock = ("s", time.monotonic) if device == "cuda" else ("CPU-s", time.process_time)
+        self.say, self.checkpoints = say, checkpoints
+        self.before_s = 0.0 if checkpoints is None else float(checkpoints.facts.get("cpu_s", 0.0))
+        self.begin, self.begin_cpu_s, self.steps = self.clock(), time.process_time(), 0
+        self.s_per_1000: float | None = None
+
+    def watch(self, step: int, epoch: int, loss: float) -> None:
+        """Call after every step: says at each epoch's end how fast it goes, and what is left."""
+        self.steps += 1
+        if self.checkpoints is not None:
+            self.checkpoints.facts["cpu_s"] = self.before_s + time.process_time() - self.begin_cpu_s
+        if step % self.per_epoch == 0:
+            epoch_s = (self.clock() - self.begin) / self.steps * self.per_epoch
+            self.s_per_1000 = round(1000 * epoch_s / self.images, 3)
+            if self.checkpoints is not None:
+                left = f"{epoch_s * (self.epochs - epoch - 1) / 3600:.2f} hours to go"
+                pace = f"{self.s_per_1000:.2f} {self.unit} per 1,000 images"
+                self.say(f"{self.name}: epoch {epoch + 1} of {self.epochs}, {pace}, {left}")
+
+
+def _every_image(data: DataSet) -> Split:
+    """The images that train and those that choose, where they are of one source."""
+    import numpy as np
+
+    from nas.data import Split
+
+    parts = (data.train, data.validation)
+    if data.validation.source is not data.train.source:
+        return data.train
+    indices, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("indices", "labels"))
+    return Split(data.train.source, indices, labels)
 
 
 def accelerator() -> str:

@@ -1,14 +1,15 @@
 """Question: what does a supernet step cost beside its path as a plain network, does memory grow with candidates?
 
-Command:  python -m tests.bench.supernet_step [CASE ...]
-Cost:     about 4 minutes on 2 cores
+Command:  python -m tests.bench.supernet_step [CASE ...] [batch=N] [precision=bf16] [lean=false]
+Cost:     about 4 minutes on 2 cores; seconds a case on a GPU, where torch finds one
 Expected: weight step at most 1.05 x plain, architecture step `two` at most 1.4 x, peak at most 1.1 x and flat from 2 to
           18 candidates; gates, expected latency and their gradients under 1 ms a step
 
 One process a case. A weight step is a whole training step, with clipping and AdamW, as is the plain network's. Steps
 take turns on the same path and images, so that a busy machine slows all alike; the ratio is the median of the rounds'
-ratios of CPU time. Peak: the most bytes alive at once in a step above those at its start, gradients of weights off,
-on the path of first candidates; times are on random paths.
+ratios of CPU time; on a GPU, of the time until it is idle, in TF32 unless precision=bf16. Peak: the most bytes alive at
+once in a step above those at its start, gradients of weights off, on the path of first candidates; times are on random
+paths. lean=false runs the modules one by one.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Case:
     ratios: tuple[int, ...] = (3, 6)
     width: float | None = None
     rounds: int = 8
+    precision: str = "fp32"
+    lean: bool = True
 
 
 WIDE = {"kernels": (3, 5, 7, 9, 11, 13), "ratios": (3, 4, 6)}
@@ -52,35 +56,52 @@ STEPS = ("plain", "weight", "two", "full_v2")
 
 def measure(case: Case) -> dict[str, Any]:
     """Of every step: wall ms, CPU seconds, ratio to plain, peak MiB; ms a step for the gates on the host."""
+    from search_space.build import Block
+
+    if case.lean:
+        return _measure(case)
+    with mock.patch.object(Block, "runs_lean", lambda block, x: False):
+        return _measure(case)
+
+
+def _measure(case: Case) -> dict[str, Any]:
     import random
 
     import torch
     from torch import nn
     from torch.nn import functional as F
 
+    from nas.run.distributed import place
     from nas.supernet.gates import Gates
     from nas.supernet.network import Supernet, frozen
-    from nas.training.loop import make_optimizer, take_step
+    from nas.training.loop import computing_in, make_optimizer, take_step
     from search_space import GatePath, load_space
     from search_space.build import to_channels_last
 
     space = replace(load_space(case.space, case.width), kernel_sizes=case.kernels, expand_ratios=case.ratios)
     torch.manual_seed(0)
     supernet = Supernet(space, case.resolution, 1000, share_weights=case.share_weights)
-    to_channels_last(supernet)
+    device = place("auto").device
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    to_channels_last(supernet).to(device)
     optimizer = make_optimizer(supernet, 1e-4, 0.05)
     x = torch.randn(case.batch, 3, case.resolution, case.resolution).contiguous(memory_format=torch.channels_last)
     y = torch.randint(0, 1000, (case.batch,))
+    x, y = x.to(device), y.to(device)
     rng, draws = random.Random(0), torch.Generator().manual_seed(0)
 
     def train(model: nn.Module, optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], *path: GatePath) -> None:
-        loss = F.cross_entropy(model(x, *path), y)
+        with computing_in(case.precision, device):
+            loss = F.cross_entropy(model(x, *path), y)
         loss.backward()
         take_step(optimizer, weights, loss, 1.0, "the benchmark")
 
     def steps_on(path: GatePath) -> dict[str, Callable[[], None]]:
         plain = supernet.extract(path)
-        to_channels_last(plain)
+        to_channels_last(plain).to(device)
         own = make_optimizer(plain, 1e-4, 0.05)
         gates = Gates(space)
         with torch.no_grad():
@@ -89,7 +110,9 @@ def measure(case: Case) -> dict[str, Any]:
         def architecture(mode: str) -> None:
             sample = gates.sample(mode, draws)
             with frozen(supernet.path_parameters(sample.path)):
-                F.cross_entropy(supernet(x, sample.path, sample), y).backward()
+                with computing_in(case.precision, device):
+                    loss = F.cross_entropy(supernet(x, sample.path, sample), y)
+                loss.backward()
 
         return {
             "plain": lambda: train(plain, own, list(plain.parameters())),
@@ -99,7 +122,8 @@ def measure(case: Case) -> dict[str, Any]:
         }
 
     first = GatePath((0,) * len(space.slots))  # the same network whatever the candidates
-    peaks = {name: _peak_bytes(step) for name, step in steps_on(first).items()}
+    peak_bytes = _gpu_peak_bytes if on_gpu else _peak_bytes
+    peaks = {name: peak_bytes(step) for name, step in steps_on(first).items()}
     for name, weights in (("plain", supernet.extract(first).parameters()), ("weight", supernet.path_parameters(first))):
         peaks[name] -= sum(p.numel() * p.element_size() for p in weights)  # their gradients
     wall: dict[str, list[float]] = {name: [] for name in STEPS}
@@ -108,18 +132,24 @@ def measure(case: Case) -> dict[str, Any]:
         steps = steps_on(space.random_path(rng))
         for step in (steps["plain"], steps["weight"]):
             step()  # makes the optimizer's moments
+        if on_gpu:
+            for step in steps.values():
+                step()  # cuDNN chooses its algorithms for the path
         for name, step in steps.items():
             start, used = time.perf_counter(), time.process_time()
             step()
+            if on_gpu:
+                torch.cuda.synchronize()
             wall[name].append(time.perf_counter() - start)
             cpu[name].append(time.process_time() - used)
+    spent = wall if on_gpu else cpu
     return {
         "gates_ms": _gates_ms(),
         **{
             name: {
                 "ms": 1000 * statistics.median(wall[name]),
                 "cpu_s": statistics.median(cpu[name]),
-                "ratio": statistics.median(a / b for a, b in zip(cpu[name], cpu["plain"], strict=True)),
+                "ratio": statistics.median(a / b for a, b in zip(spent[name], spent["plain"], strict=True)),
                 "peak_mib": peaks[name] / 2**20,
             }
             for name in STEPS
@@ -139,6 +169,19 @@ def _peak_bytes(step: Callable[[], None]) -> int:
     events = [e for e in watched.profiler.kineto_results.events() if e.name() == "[memory]"]
     alive = torch.tensor([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]).cumsum(0)
     return int(alive.max())
+
+
+def _gpu_peak_bytes(step: Callable[[], None]) -> int:
+    """As `_peak_bytes`, of the GPU, by torch's allocator."""
+    import torch
+
+    step()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return int(torch.cuda.max_memory_allocated()) - before
 
 
 def _gates_ms() -> float:
@@ -176,23 +219,45 @@ def _gates_ms() -> float:
     return 5 * (time.thread_time() - start)
 
 
+def case_of(name: str, options: Mapping[str, str]) -> Case:
+    """A case as asked for. Raises `KeyError` and `ValueError` for what does not exist."""
+    case = CASES[name]
+    if unknown := sorted(options.keys() - {"batch", "precision", "lean"}):
+        raise ValueError(f"unknown option {unknown[0]}=; known: batch, precision, lean")
+    precision, lean = options.get("precision", case.precision), options.get("lean", "true")
+    if precision not in ("fp32", "bf16") or lean not in ("true", "false"):
+        raise ValueError("precision is fp32 or bf16, lean is true or false")
+    return replace(case, batch=int(options.get("batch", case.batch)), precision=precision, lean=lean == "true")
+
+
 def main() -> None:
-    if len(sys.argv) == 3 and sys.argv[1] == "measure":
-        print(json.dumps(measure(CASES[sys.argv[2]])))
+    words = sys.argv[1:]
+    options = dict(word.split("=", 1) for word in words if "=" in word)
+    names = [word for word in words if "=" not in word]
+    if names[:1] == ["measure"]:
+        print(json.dumps(measure(case_of(names[1], options))))
         return
     import torch
 
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    print("| case | step | ms | CPU-seconds | x plain | peak, MiB | x plain |\n|---|---|---|---|---|---|---|")
+    cases = {name: case_of(name, options) for name in names or CASES}
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    asked = " ".join(f"{name}={value}" for name, value in options.items()) or "precision=fp32 lean=true"
+    print(f"{gpu}{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {asked}\n")
+    print("| case | batch | step | ms | CPU-seconds | x plain | peak, MiB | x plain |", flush=True)
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     gates_ms = []
-    for name in sys.argv[1:] or CASES:
-        command = [sys.executable, "-m", "tests.bench.supernet_step", "measure", name]
-        results = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    for name, case in cases.items():
+        given = [f"{key}={value}" for key, value in options.items()]
+        command = [sys.executable, "-m", "tests.bench.supernet_step", "measure", name, *given]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"{name}: {(done.stderr.strip() or 'no word').splitlines()[-1]}")
+        results = json.loads(done.stdout)
         gates_ms.append(results.pop("gates_ms"))
         for step in STEPS:
             r, plain = results[step], results["plain"]
             print(
-                f"| {name} | {step} | {r['ms']:.0f} | {r['cpu_s']:.3f} | {r['ratio']:.2f} "
+                f"| {name} | {case.batch} | {step} | {r['ms']:.1f} | {r['cpu_s']:.3f} | {r['ratio']:.2f} "
                 f"| {r['peak_mib']:.0f} | {r['peak_mib'] / plain['peak_mib']:.2f} |",
                 flush=True,
             )

@@ -22,37 +22,83 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path, capsys: pyt
     assert not out.exists()
 
 
-def test_the_table_is_drawn_from_the_file(tmp_path: Path) -> None:
-    def row(name: str, times_faster: float) -> Row:
-        return {
-            "channels": 64,
-            "side": 56,
-            "dtype": "bfloat16",
-            "layout": "NCHW",
-            "pass": name,
-            "torch_ms": 0.1 * times_faster,
-            "fused_ms": 0.1,
-            "times_faster": times_faster,
-            "mark": fused_kernel.MARKS[name],
-            "bandwidth_floor_ms": 0.025,
-            "arithmetic_floor_ms": 0.06,
-            "launched_torch_ms": 0.4,
-            "launched_fused_ms": 0.11,
-            "input_sets": 4,
-            "error": 2e-3,
-        }
+class _Gpu:
+    """What the command asks of torch before it measures, answered as by a machine with a GPU."""
 
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from search_space.operators import fused
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+        monkeypatch.setattr(torch, "empty", lambda *shape, device: torch.zeros(shape))
+        monkeypatch.setattr(fused, "usable", lambda x, kernel_size: kernel_size == 7)
+        for switch in ("allow_tf32", "benchmark"):
+            monkeypatch.setattr(torch.backends.cudnn, switch, getattr(torch.backends.cudnn, switch))
+
+
+def test_a_map_that_was_measured_is_kept_and_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _Gpu(monkeypatch)
+    asked: list[str] = []
+
+    def measured(case: fused_kernel.Case, batch: int, kernel_size: int) -> list[Row]:
+        assert (batch, kernel_size) == (8, 7)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(case.name)
+        return [row(name, 2.5, channels=case.channels, side=case.side) for name in fused_kernel.MARKS]
+
+    monkeypatch.setattr(fused_kernel, "measure_case", measured)
+    monkeypatch.setattr(fused_kernel, "measure_ceilings", lambda: [CEILINGS])
+    call = ["--quick", f"out={tmp_path / 'fused.json'}"]
+    assert fused_kernel.main(call) == 130
+    kept = load_results(tmp_path / "fused.json", "fused_kernel")
+    assert [r["kind"] for r in kept.rows] == ["ceilings", *["case"] * 4]
+    assert kept.provenance.hardware.startswith("a GPU (") and "cudnn" in kept.provenance.versions
+    monkeypatch.setattr(fused_kernel, "measure_case", lambda case, *_: asked.append(case.name) or [row("forward", 1.0)])
+    assert fused_kernel.main(call) == 0
+    assert len(asked) == len(set(asked)) == 8 and asked[0] == "64 x 56, float32, channels_last"
+    assert fused_kernel.main([*call, "kernel_size=9"]) == 2
+    assert "the fused kernel does not run here" in capsys.readouterr().err
+
+
+CEILINGS: Row = {"kind": "ceilings", "bytes_per_second": 4.3e12, "multiply_adds_per_second": 3e13}
+
+
+def row(name: str, times_faster: float, **columns: int) -> Row:
+    """A measured pass; its floors are 25 and 60 us."""
+    return {
+        "kind": "case",
+        "channels": 64,
+        "side": 56,
+        "dtype": "bfloat16",
+        "layout": "NCHW",
+        "pass": name,
+        "torch_ms": 0.1 * times_faster,
+        "fused_ms": 0.1,
+        "times_faster": times_faster,
+        "mark": fused_kernel.MARKS[name],
+        "bytes": 25e-6 * 4.3e12,
+        "multiply_adds": 60e-6 * 3e13,
+        "launched_torch_ms": 0.4,
+        "launched_fused_ms": 0.11,
+        "input_sets": 4,
+        "error": 2e-3,
+        **columns,
+    }
+
+
+def test_the_table_is_drawn_from_the_file(tmp_path: Path) -> None:
     provenance = Provenance("command", "date", None, "hardware", 1, None, {"triton": "3.6.0"})
     settings = {
         "batch": 64,
         "kernel_size": 7,
         "rounds": 31,
-        "bytes_per_second": 4.3e12,
-        "multiply_adds_per_second": 3e13,
     }
     save_results(
         tmp_path / "fused.json",
-        Results("fused_kernel", provenance, settings, (row("forward", 2.5), row("forward+backward", 1.25))),
+        Results("fused_kernel", provenance, settings, (CEILINGS, row("forward", 2.5), row("forward+backward", 1.25))),
     )
     table = fused_kernel.render(load_results(tmp_path / "fused.json", "fused_kernel"))
     assert (

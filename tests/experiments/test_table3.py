@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from experiments import table3_work
 from experiments.profiles.paper_scale import SCALES
 from experiments.results import FOLDER, Provenance, Results, Row, load_results
-from experiments.table3 import KINDS, Wanted, main
+from experiments.table3 import KINDS, Wanted, main, prepare
 from experiments.table3_page import render_page
 from experiments.table3_story import NOT_RUN, Story, Target
 from experiments.table3_tables import marks, paper_table, render, scale_table, worth_table
@@ -19,6 +20,7 @@ from experiments.table3_work import (
     BUDGETS_MS,
     COMPARED,
     DEVICES,
+    FULL,
     SPACES,
     Job,
     Scale,
@@ -28,6 +30,8 @@ from experiments.table3_work import (
     published,
     targets,
 )
+from latency_models.options import Options
+from nas.data import DataSettings
 from search_space import load_space
 
 PROVENANCE = Provenance("python -m experiments.table3", "today", None, "a machine", 1, None, {})
@@ -209,6 +213,74 @@ def test_an_unknown_recipe_or_kind_is_reported_in_one_line(capsys: pytest.Captur
     assert "searches" in capsys.readouterr().err
     assert main(["--quick", "kinds=range", "recipe=large"]) == 2
     assert "imagenet" in capsys.readouterr().err
+
+
+def test_the_full_scale_compares_what_was_searched_with_random_and_with_what_costs_nothing() -> None:
+    work = prepare(Options({"scale": "full", "out": "full.json"}), False)
+    assert work.settings["epochs"] == 20 and work.settings["limit"] is None and work.settings["every_image"]
+    assert isinstance(work.do, Worker) and work.do.trainings == Path("full.json.trainings")
+    kinds = {job.kind for job in work.known([])}
+    assert kinds == {"range", "random", "free", "search"} and {job.calibration for job in work.known([])} == {COMPARED}
+    free = work.do(Job("free", space="quadranet", calibration=COMPARED))
+    drawn = work.do(Job("random", 0, "quadranet", COMPARED))
+    for ours, theirs in zip(free, drawn, strict=True):
+        device = str(ours["device"])
+        assert theirs["device"] == device and float(str(ours[f"{device}_ms"])) <= BUDGETS_MS[COMPARED][device]
+        assert float(str(ours["params"])) >= float(str(theirs["params"]))
+    trained = [job for job in work.known([*free, *drawn]) if job.kind == "train"]
+    assert len(trained) == len({row["network"] for row in (*free, *drawn)}) and {job.seed for job in trained} == {0}
+
+
+def test_the_small_scale_is_what_its_files_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So that the shipped files can be gone on with; the full scale never writes into them."""
+    small = prepare(Options({}), False).settings
+    shipped = load_results(FOLDER / "table3.json", "table3").settings
+    assert small.keys() == shipped.keys() and "every_image" not in small
+    assert main(["scale=full"]) == 2
+    assert "scale=full has a results file of its own" in capsys.readouterr().err
+    assert main(["scale=medium", f"out={tmp_path / 'x.json'}"]) == 2
+
+
+def test_a_choice_at_no_cost_has_a_line_and_the_pace_is_said() -> None:
+    rows = [searched("quadranet", COMPARED, "cpu", "a"), network("free", "quadranet", COMPARED, "cpu", "f", seed=None)]
+    trained = {**training("f", 0.8), "s_per_1000_images": 12.0, "train_images": 50_000, "epochs": 20, "on": "cpu",
+               "job": "train", "cpu_s": 12_000.0}  # fmt: skip
+    said = render(results(*({**row, "job": "j", "cpu_s": 1.0} for row in rows), trained))
+    assert "| QuadraNet, most parameters, at no cost | 300 | 30.0 | 80.00 |" in said
+    assert "A training takes 12.00 CPU seconds per 1,000 images, 3.33 hours in all; 1 of 2 networks known" in said
+    (cpu,) = [
+        line for line in worth_table(Story(results(*rows))).lines if line[:2] == ["cpu 40 ms", "Proxyless, random"]
+    ]
+    assert cpu[4] == NOT_RUN
+
+
+def test_a_training_that_was_stopped_goes_on_from_its_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scale = replace(FULL, data=DataSettings("digits", resolution=32, limit=130), epochs=3)
+    tiny = load_space(str(FOLDER.parent / "spaces" / "miniature.yaml")).smallest()
+    job = Job("train", 0, architecture=json.dumps(tiny.to_dict()))
+    (whole,) = Worker(scale)(job)
+    assert whole["train_images"] == 130 and "validation" not in whole
+    watch, steps = table3_work._Pace.watch, []
+
+    def until(self: table3_work._Pace, step: int, epoch: int, loss: float) -> None:
+        steps.append(step)
+        watch(self, step, epoch, loss)
+        if step == 5:  # in the third epoch of two steps
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(table3_work._Pace, "watch", until)
+    with pytest.raises(KeyboardInterrupt):
+        Worker(scale, tmp_path / "out.trainings")(job)
+    (folder,) = (tmp_path / "out.trainings").iterdir()
+    assert "epoch 2 of 3, " in capsys.readouterr().err and list(folder.rglob("*.safetensors"))
+    steps.clear()
+    monkeypatch.setattr(table3_work._Pace, "watch", lambda *args: (steps.append(args[1]), watch(*args)))
+    (resumed,) = Worker(scale, tmp_path / "out.trainings")(job)
+    assert steps == [5, 6] and not folder.exists()
+    assert resumed["test"] == whole["test"] and "epoch 3 of 3, " in capsys.readouterr().err
+    assert float(str(resumed["s_per_1000_images"])) > 0
 
 
 @pytest.mark.slow
