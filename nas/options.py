@@ -198,6 +198,14 @@ class OptunaOptions(TypedDict, total=False):
     the run)"""
 
 
+class DistributedOptions(TypedDict, total=False):
+    """Options declared in `DistributedSettings`."""
+
+    timeout_s: float
+    """of several processes (torchrun): a run ends when one is silent, or not ready for the others, for so long
+    [between 5 and 86400 seconds]"""
+
+
 class SearchOptions(TypedDict, total=False):
     """Options declared in `SearchSettings`."""
 
@@ -298,6 +306,9 @@ class SearchOptions(TypedDict, total=False):
 
     accelerator: str
     """where to train: auto, cpu or cuda; several processes are started by torchrun [one of auto, cpu, cuda]"""
+
+    distributed: DistributedOptions
+    """several processes"""
 
     out: str | None
     """run folder (null: runs/TIME-DEVICE-BUDGET-SPACE)"""

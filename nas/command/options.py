@@ -425,12 +425,15 @@ def as_command() -> AbstractContextManager[None]:
 
 
 def fail(error: UserError) -> NoReturn:
-    """Say a user's mistake on one line and exit; of several processes (torchrun) one says it."""
-    if "WORLD_SIZE" in os.environ:
-        from nas.run.distributed import hold_stops_off, is_said
-
-        hold_stops_off()  # another process that leaves first has torchrun end this one, which may be the one to speak
-        if is_said(error):
-            sys.exit(STOPPED if isinstance(error, Stopped) else WRONG)
+    """Say a user's mistake on one line and exit; of several processes (torchrun) one of each machine says it."""
     error.args = (redacted(str(error)),)  # an address may stand where a number should
-    say_and_exit(error)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        say_and_exit(error)
+    from nas.run.distributed import hold_stops_off, is_to_say
+
+    hold_stops_off()  # another process that leaves first has torchrun end this one, which may be the one to speak
+    if is_to_say():
+        say(error)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(STOPPED if isinstance(error, Stopped) else WRONG)  # threads may wait for one that will never answer

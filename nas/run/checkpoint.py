@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from nas.run.distributed import is_joined, total
+from nas.run.distributed import is_asked_of_any, is_joined, note_stop
 from nas.run.resume import CHECKPOINTS
 from search_space.errors import BadFile, CannotWrite, one_line
 from search_space.files import write_whole
@@ -141,8 +141,7 @@ class Checkpoints:
         Several processes agree on stopping every few steps.
         """
         if is_joined():
-            agreed = step % AGREE_EVERY == 0 and bool(total(torch.tensor(float(self._asked))))
-            self._stop = self._stop or agreed
+            self._stop = self._stop or (step % AGREE_EVERY == 0 and is_asked_of_any(self._asked))
         else:
             self._stop = self._asked
         minutes = (time.monotonic() - self._last) / 60
@@ -162,6 +161,7 @@ class Checkpoints:
 
         def ask(number: int, frame: object) -> None:
             self._asked = True
+            note_stop()
             restore()
 
         def restore() -> None:

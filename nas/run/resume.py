@@ -25,7 +25,7 @@ NAME = "run.json"
 CHECKPOINTS = "checkpoints"  # the folder with the state of training, see `nas.run.checkpoint`
 IMAGES = "data"  # among a run's inputs
 OF_A_RUN = ("architecture.json", "weights.safetensors", "checkpoint.safetensors")  # what another run may start from
-MAY_CHANGE = {"resume", "threads", "accelerator", "log"}  # how it runs, not what it gives
+MAY_CHANGE = {"threads", "accelerator", "distributed", "log"}  # how it runs, not what it gives
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,10 @@ def options_to_resume(begun: Mapping[str, Any], now: Mapping[str, Any], argument
     options, before, after = dict(begun), _flat(begun), _flat(now)
     for argument in arguments:
         name = argument.lstrip("+").split("=")[0]
-        if name in options and name in MAY_CHANGE:
-            options[name] = now[name]
-        if name in MAY_CHANGE or name.startswith(("-", "hydra")):
+        group = name.split(".")[0]
+        if group in MAY_CHANGE and group in now:
+            options[group] = now[group]
+        if group in MAY_CHANGE or name == "resume" or name.startswith(("-", "hydra")):
             continue
         for key in (k for k in after if k == name or k.startswith(f"{name}.")):
             if after[key] != before.get(key):

@@ -51,6 +51,7 @@ Milliseconds = Annotated[float, Above(0), AtMost(1e9)]
 Size = Annotated[float, Above(0), AtMost(1e18)]
 NonNegative = Annotated[float, AtLeast(0), AtMost(1000)]
 Minutes = Annotated[float, AtLeast(0), AtMost(1e6)]
+Wait = Annotated[float, Between(5, 86_400, "seconds")]
 Share = Annotated[float, AtLeast(0), Below(1)]
 Count = Annotated[int, Between(1, 1_000_000)]
 Epochs = Annotated[int, Between(0, 1_000_000)]
@@ -210,6 +211,18 @@ class CheckpointSettings:
 
 
 @dataclass(frozen=True)
+class DistributedSettings:
+    """How several processes work together, see `nas.run.company`."""
+
+    timeout_s: Annotated[
+        Wait, "of several processes (torchrun): a run ends when one is silent, or not ready for the others, for so long"
+    ] = 120.0
+
+    def __post_init__(self) -> None:
+        check(self, "distributed.")
+
+
+@dataclass(frozen=True)
 class LimitSettings:
     """Hard limits beside the budget, None where there is none, all at deployment resolution."""
 
@@ -307,6 +320,7 @@ class SearchSettings:
     log: LogNames = (CSV,)
     threads: Threads = None
     accelerator: Accelerator = "auto"
+    distributed: Annotated[DistributedSettings, "several processes"] = field(default_factory=DistributedSettings)
     out: Annotated[RunFolder, "run folder (null: runs/TIME-DEVICE-BUDGET-SPACE)"] = None
 
     def __post_init__(self) -> None:
@@ -332,6 +346,7 @@ class TrainCommand:
     log: LogNames = (CSV,)
     threads: Threads = None
     accelerator: Accelerator = "auto"
+    distributed: Annotated[DistributedSettings, "several processes"] = field(default_factory=DistributedSettings)
     out: Annotated[RunFolder, "folder of the results (null: runs/TIME-train-SPACE)"] = None
 
     def __post_init__(self) -> None:

@@ -110,7 +110,8 @@ optuna = Subnetworks(_optuna)
 def study_name(plan: Plan, data: DataSet) -> str:
     """The same for runs whose trials one can take from the other: equal supernets, one region, one data set."""
     settings = plan.settings
-    kept = replace(settings, out=None, trials=1, rerank=1, accelerator="auto", optuna=type(settings.optuna)())
+    kept = replace(settings, out=None, trials=1, rerank=1, accelerator="auto")
+    kept = replace(kept, optuna=type(settings.optuna)(), distributed=type(settings.distributed)())
     facts = [asdict(kept), plan.space.to_dict(), plan.profile.digest, data.digest]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     return f"{plan.space.name}-{settings.device}-{settings.budget_ms:g}ms-{digest}"
