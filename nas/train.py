@@ -17,7 +17,7 @@ from nas.command.options import as_command, print_first, run_command
 from nas.data.addresses import hidden_in, redacted
 from nas.data.settings import DataSettings
 from nas.loggers import check_loggers
-from nas.run.resume import IMAGES, Begun, content_of, options_to_resume
+from nas.run.resume import AUTO, IMAGES, Begun, content_of, folder_to_resume, options_to_resume
 from nas.run.settings import CheckpointSettings, Resumable, TrainCommand, settings_from_dict
 from nas.training.recipes import Recipe
 from search_space import UserError
@@ -47,11 +47,15 @@ def _train(values: dict[str, Any]) -> None:
     values["data"] = hidden_in(values["data"])
     values["data"].pop("epochs")
     resume = settings_from_dict(Resumable, {"resume": values.pop("resume")}).resume
-    begun, begun_in = None, Path(str(resume)).expanduser()
-    if resume is not None:
+    begun, begun_in = None, folder_to_resume(resume, values["out"])
+    if begun_in is not None:
         begun = Begun.load(begun_in, "train")
         if begun is None:
-            raise UserError(f"the run in '{resume}' has finished: see {begun_in / 'architecture.json'}")
+            said = f"the run in '{begun_in}' has finished: see {begun_in / 'architecture.json'}"
+            if resume != AUTO:
+                raise UserError(said)
+            print_first(said)
+            return
         values = options_to_resume(begun.options, values, sys.argv[1:])
     data, recipe, minutes = values.pop("data"), values.pop("recipe"), values.pop("checkpoint")
     command = settings_from_dict(TrainCommand, values)
@@ -66,7 +70,7 @@ def _train(values: dict[str, Any]) -> None:
         checkpoint,
         line,
         say=print_first,
-        resume=(begun_in, begun) if begun else None,
+        resume=(begun_in, begun) if begun_in and begun else None,
     )
     if trained is None:
         return

@@ -16,6 +16,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from nas.command.jobs import enter_job, in_own_folder, of_launcher, require_launcher
 from nas.data import registry as data_sets
 from nas.data.addresses import redacted
 from nas.data.settings import DataSettings
@@ -271,6 +272,7 @@ def run_command(config: str, task: Callable[[dict[str, Any]], None]) -> None:
     with as_command():
         sys.argv[1:] = [_quoted(argument, multirun) for argument in sys.argv[1:]]
         named = check_overrides(config, sys.argv[1:])
+        require_launcher(sys.argv[1:])
         if not {"--help", "-h"}.isdisjoint(sys.argv):
             print(_help(config, [a for a in sys.argv[1:] if not a.startswith("-")]))
             return
@@ -372,16 +374,19 @@ def _compose_and_run(config: str, task: Callable[[dict[str, Any]], None], data: 
     from omegaconf.errors import OmegaConfBaseException
 
     def guarded(cfg: DictConfig) -> None:
-        sweeping = _enter_job()
+        sweeping = enter_job()
         try:
-            values = OmegaConf.to_container(cfg, resolve=True)
-            assert isinstance(values, dict)
+            composed = OmegaConf.to_container(cfg, resolve=True)
+            assert isinstance(composed, dict)
+            values = {str(key): value for key, value in composed.items()}
             with in_words():
-                task({str(key): value for key, value in values.items()})
+                task(in_own_folder(values) if sweeping else values)
         except OmegaConfBaseException as error:
             _give_up(UserError(f"options do not fit together: {one_line(error)}"), sweeping)
         except UserError as error:
             _give_up(error, sweeping)
+        except RuntimeError as error:
+            _give_up(of_launcher(error), sweeping)
 
     register_options(config, data)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra lets what it catches reach this module
@@ -389,20 +394,8 @@ def _compose_and_run(config: str, task: Callable[[dict[str, Any]], None], data: 
         hydra.main(version_base="1.3", config_path="pkg://nas.conf", config_name=config)(guarded)()
     except HydraException as error:
         raise UserError(f"the options cannot be composed: {one_line(error)}") from error
-
-
-def _enter_job() -> bool:
-    """Whether this is a job of a sweep. Its command line is then its own, and beside others it draws no progress."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    job = HydraConfig.get()
-    if job.mode != RunMode.MULTIRUN:
-        return False
-    sys.argv[1:] = list(job.overrides.task)
-    if not job.launcher["_target_"].endswith(".BasicLauncher"):
-        os.environ["TTY_COMPATIBLE"] = "0"  # rich's word for a stream that nobody watches
-    return True
+    except RuntimeError as error:
+        raise of_launcher(error) from error
 
 
 def _give_up(error: UserError, sweeping: bool) -> None:

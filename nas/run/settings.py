@@ -372,9 +372,11 @@ class PackCommand:
 class Resumable:
     """What commands have whose runs can be stopped."""
 
-    resume: Annotated[FileName, "the folder of a run that was stopped or killed: resumed with that run's options"] = (
-        None
-    )
+    resume: Annotated[
+        FileName,
+        "the folder of a run that was stopped or killed: resumed with that run's options; auto: the run in out= is "
+        "begun, or resumed once it was",
+    ] = None
 
 
 T = TypeVar("T")
