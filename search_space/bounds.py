@@ -22,7 +22,7 @@ CANDIDATES = 256  # of a stage
 # ------------------------------------------------------------------ sharded images
 SHARDS = 1_000_000  # that one pattern names
 INDEX_BYTES = 512 * 2**20  # of an index file
-UNPACKED_BYTES = 4 * 2**30  # of its arrays, 28 bytes an image: 150 million images
+UNPACKED_BYTES = 4 * 2**30  # of its arrays, 44 bytes an image: 97 million images
 LABEL_BYTES = 64  # of a .cls file
 
 # ------------------------------------------------------------------ servers (http and https)
