@@ -2,8 +2,8 @@
 
 Files keep their bytes, images in memory become PNG. A folder is whole or refused: while some shards are missing, a mark
 says so, and packing into it again begins anew. Images are in random order, so that every shard holds all
-classes. The shards are webdataset's; `index.npz` beside them spares `data=webdataset` the walk through them, and holds a
-digest of every image.
+classes. The shards are webdataset's; `index.npz` beside them spares `data=webdataset` the walk through them and holds
+a digest of every image.
 """
 
 from __future__ import annotations

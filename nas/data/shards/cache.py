@@ -216,6 +216,8 @@ def _file_system(address: str) -> tuple[Any, str]:
                 "client_kwargs": {"timeout": wait, "auto_decompress": False},
                 "headers": {"Accept-Encoding": "identity"},
             }
+        elif whole.startswith(("s3://", "s3a://")):
+            options = {"config_kwargs": {"connect_timeout": bounds.CONNECT_S, "read_timeout": bounds.SILENT_S}}
         files, path = url_to_fs(whole, **options)
     except KeyError as error:
         raise UserError(
@@ -225,7 +227,7 @@ def _file_system(address: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise UserError(
             f"cannot read '{address}': {redacted(one_line(error))}; https needs pip install -c constraints.txt "
-            "-e '.[stream]', hf:// huggingface_hub, s3:// s3fs"
+            "-e '.[stream]', s3:// '.[s3]', hf:// huggingface_hub"
         ) from error
     return files, path
 
