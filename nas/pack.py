@@ -2,7 +2,8 @@
 
 Files keep their bytes, images in memory become PNG. A folder is whole or refused: while some shards are missing, a mark
 says so, and packing into it again begins anew. Images are in random order, so that every shard holds all
-classes. The shards are webdataset's; `index.npz` beside them spares `data=webdataset` the walk through them.
+classes. The shards are webdataset's; `index.npz` beside them spares `data=webdataset` the walk through them and holds
+a digest of every image.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def _write(split: Split, folder: Path, name: str, shard_mb: float, bar: SearchPr
                 bar.advance(name)
         path = folder / f"{name}-{len(parts):06}.tar"
         write_whole(path, content.getvalue())
-        parts.append(index_shard(content, str(path)))
+        parts.append(index_shard(content, str(path), digests=True))
     return join(parts)
 
 

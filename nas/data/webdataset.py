@@ -90,10 +90,13 @@ def _load(settings: WebDatasetSettings) -> DataSet:
     def look(split: Split, fully: bool) -> Findings:
         assert isinstance(split.source, TarSource)
         source, positions = split.source, split.indices.tolist()
-        if not is_remote(source.index.addresses[0]):
-            return look_through(source, positions, purpose, fully, settings.ground)
-        if images.packed:  # every image was decoded then, and all need not be fetched now
+        remote = is_remote(source.index.addresses[0])
+        # every image was decoded when it was packed: remote ones need not be fetched now, nor many local ones be read
+        # whose digests are compared at every read
+        if images.packed and (remote or (not fully and source.index.sealed)):
             return Findings(ground=settings.ground)
+        if not remote:
+            return look_through(source, positions, purpose, fully, settings.ground)
         return source.remembered(
             positions, lambda: look_through(source, positions, purpose, True, settings.ground), settings.ground
         )
