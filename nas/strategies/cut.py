@@ -26,8 +26,8 @@ from nas.supernet.network import Supernet
 from nas.supernet.origin import is_published
 from nas.supernet.refit import Cuts
 from nas.training.loop import accuracy
-from search_space import Architecture, BlockChoice, GatePath, SearchSpace, UserError
-from search_space.space import ZERO
+from search_space import Architecture, GatePath, SearchSpace, UserError
+from search_space.space import ZERO, size_of
 
 PHASE = "cut"  # of checkpoints
 ROUNDS = 4  # of choosing `rerank` networks, measuring them and weighing the costs anew
@@ -147,16 +147,12 @@ def uniform(space: SearchSpace) -> list[list[Architecture]]:
         cuts = []
         for ratio in sorted(space.ratios, reverse=True):
             stages = []
-            for stage, choices in zip(space.stages, space.stage_choices, strict=True):
-                narrow = [block for block in choices if block.expand_ratio <= ratio] or [min(choices, key=_size)]
-                stages.append((max(narrow, key=_size),) * max(stage.least_blocks, stage.max_blocks - dropped))
+            for stage, choices in zip(space.stages, space.plain_choices, strict=True):
+                narrow = [block for block in choices if block.expand_ratio <= ratio] or [min(choices, key=size_of)]
+                stages.append((max(narrow, key=size_of),) * max(stage.least_blocks, stage.max_blocks - dropped))
             cuts.append(Architecture(space, tuple(stages)))
         found.append(list(dict.fromkeys(cuts)))
     return found
-
-
-def _size(block: BlockChoice) -> tuple[int, int]:
-    return block.expand_ratio, block.kernel_size
 
 
 def weighed(space: SearchSpace, alone: Array, measured: Mapping[tuple[int, ...], float]) -> Array:
