@@ -207,13 +207,6 @@ class SearchSpace:
         return (1, *((self.quadratic or ()) if stage.quadratic is None else stage.quadratic))
 
     @cached_property
-    def plain_choices(self) -> tuple[tuple[BlockChoice, ...], ...]:
-        """Every stage's blocks without quadratic forms; all of them where a stage lists nothing else."""
-        return tuple(
-            tuple(choice for choice in choices if choice.branches == 1) or choices for choices in self.stage_choices
-        )
-
-    @cached_property
     def choices(self) -> tuple[BlockChoice, ...]:
         """Every block that some stage offers, once, in the order of the stages."""
         return tuple(dict.fromkeys(choice for choices in self.stage_choices for choice in choices))
@@ -301,27 +294,25 @@ class SearchSpace:
         return replace(path, choices=tuple(choices))
 
     def smallest(self) -> Architecture:
-        """As few blocks as may be, each the plain one of the smallest expansion and kernel of its stage."""
+        """As few blocks as may be, each of the smallest expansion and kernel of its stage, plain where it can be."""
         return Architecture(
             self,
             tuple(
                 (min(choices, key=size_of),) * stage.least_blocks
-                for stage, choices in zip(self.stages, self.plain_choices, strict=True)
+                for stage, choices in zip(self.stages, self.stage_choices, strict=True)
             ),
         )
 
     def largest(self, quadratic: bool = False) -> Architecture:
-        """Every slot filled with the plain block of the largest expansion and kernel of its stage.
+        """Every slot filled with the block of the largest expansion and kernel of its stage, plain where it can be.
 
-        quadratic: or with that block's form of most depthwise convolutions, where the stage has one.
+        quadratic: in its form of most depthwise convolutions instead.
         """
         return Architecture(
             self,
             tuple(
-                (max(choices, key=size_of),) * stage.max_blocks
-                for stage, choices in zip(
-                    self.stages, self.stage_choices if quadratic else self.plain_choices, strict=True
-                )
+                (max(choices, key=size_of if quadratic else plain_size_of),) * stage.max_blocks
+                for stage, choices in zip(self.stages, self.stage_choices, strict=True)
             ),
         )
 
@@ -354,6 +345,11 @@ class SearchSpace:
 def size_of(choice: BlockChoice) -> tuple[int, int, int]:
     """What a block's cost grows with: its expansion, then its kernel, then its depthwise convolutions."""
     return choice.expand_ratio, choice.kernel_size, choice.branches
+
+
+def plain_size_of(choice: BlockChoice) -> tuple[int, int, int]:
+    """The same of the plain block; among the forms of one block, the plainest is the largest."""
+    return choice.expand_ratio, choice.kernel_size, -choice.branches
 
 
 @dataclass(frozen=True)

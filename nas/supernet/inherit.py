@@ -50,9 +50,10 @@ def inherit(supernet: Supernet, architecture: Architecture, state: Mapping[str, 
         alike = {node.name: node.like for nodes in segment.candidates for node in nodes if node.like}
         for name, parameter in piece.largest.named_parameters():
             layer, _, part = name.partition(".")
-            source = name if name in own else f"{alike.get(layer, layer)}.{part}"
-            if source in own:
-                _embed(own[source], parameter, f"{segment.name}.{source}")
+            if name in own:
+                _embed(own[name], parameter, f"{segment.name}.{name}")
+            elif layer in alike:
+                _embed(_cut_to(own[f"{alike[layer]}.{part}"], parameter), parameter, f"{segment.name}.{name}")
         assert piece.statistics is not None
         for statistics in piece.statistics:
             assert isinstance(statistics, Statistics)
@@ -64,6 +65,12 @@ def inherit(supernet: Supernet, architecture: Architecture, state: Mapping[str, 
 
 def _of(state: Mapping[str, Tensor], segment: str) -> dict[str, Tensor]:
     return {k.removeprefix(f"{segment}."): v for k, v in state.items() if k.startswith(f"{segment}.")}
+
+
+def _cut_to(trained: Tensor, parameter: nn.Parameter) -> Tensor:
+    """The first channels of a depthwise weight (C, 1, k, k), and the centre of its kernel, as far as it is larger."""
+    border = max(0, trained.shape[-1] - parameter.shape[-1]) // 2
+    return trained[: len(parameter), :, border : trained.shape[-1] - border, border : trained.shape[-1] - border]
 
 
 def _embed(trained: Tensor, parameter: nn.Parameter, name: str) -> None:

@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,6 +32,7 @@ AFTER = frozenset({Kind.BATCH_NORM, Kind.ADD})  # what may follow the layer that
 RIDGE = 0.01  # of the mean square of a channel: how strongly a fit is held to the inherited weights
 CHUNK = 32  # images whose inner activations are in memory at once
 ROWS = 12_000  # pixels that a fit reads at most
+FEW = 16  # images that a quadratic term is fitted to at least
 LEAST_FACTOR = 1e-4  # of a norm whose weights are written anew
 PROBE = 0.05  # of a quadratic term's factors, to see what they do
 LARGEST_TERM = 0.3  # a factor that is fitted, beside a term of unit variance: beyond it is far from linear
@@ -108,10 +111,11 @@ class Cuts:
         return network.eval()
 
     @torch.no_grad()
-    def damage(self, measured: Callable[[], None] = lambda: None) -> Tensor:
+    def damage(self, measured: Callable[[], None] = lambda: None, pointless: NDArray[np.bool_] | None = None) -> Tensor:
         """(slots, candidates): the divergence that each candidate alone, fitted, causes in the trained network.
 
-        0 for padding and for what the trained network has. measured: called after every candidate.
+        0 for padding and for what the trained network has. measured: called after every candidate. pointless: (slots,
+        candidates), those that need not be measured, whose damage is 0 too.
         """
         slots = self.supernet.space.slots
         found = torch.zeros(len(slots), max(len(slot.candidates) for slot in slots))
@@ -119,7 +123,8 @@ class Cuts:
             if segment.slot is None:
                 continue
             for choice, nodes in enumerate(segment.candidates):
-                if choice != self.largest.choices[segment.slot]:
+                skipped = pointless is not None and pointless[segment.slot, choice]
+                if choice != self.largest.choices[segment.slot] and not skipped:
                     before = self.supernet.segments[number - 1].slot
                     if nodes:
                         y, _ = self._fit(number, choice, self.streams[number], self.streams[number + 1])
@@ -172,24 +177,29 @@ class Cuts:
         layers, term = last_layer(nodes), quadratic_term(nodes)
         if layers is None:
             return self._plain(piece, choice, x), None
+        changed = None if term is None else (term, self._factors(piece, choice, x, wanted))
+        y, read = _run(piece, choice, x, layers[0], changed)
+        output, correction = self._corrected(y, read, wanted)
+        return output, correction if changed is None else replace(correction, term=changed[1])
+
+    def _factors(self, piece: SharedSlot, choice: int, x: Tensor, wanted: Tensor) -> Tensor:
+        """(inner,) of the norm that a candidate's quadratic term starts by, fitted to as many images as it takes."""
+        nodes = piece.nodes[choice]
+        layers, term = last_layer(nodes), quadratic_term(nodes)
+        assert layers is not None and term is not None
+        images = min(self.fitted, max(FEW, -(-2 * ROWS // wanted[0, 0].numel())))
+        x, wanted, state = x[:images], wanted[:images], piece.state_of(choice)
+        convolution, norm = (layer.name for layer in layers)
+        own, factor = state[f"{term.name}.weight"], state[f"{norm}.weight"]
         y, read = _run(piece, choice, x, layers[0])
         output, correction = self._corrected(y, read, wanted)
-        if term is None:
-            return output, correction
-        state = piece.state_of(choice)
-        own = state[f"{term.name}.weight"]
         _, probed = _run(piece, choice, x, layers[0], (term, own + PROBE))
-        effect = (_rows(probed[: self.fitted]) - _rows(read[: self.fitted])) / PROBE
-        convolution, norm = (layer.name for layer in layers)
-        factor = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + layers[1].eps).sqrt()
+        factor = factor / (state[f"{norm}.running_var"] + layers[1].eps).sqrt()
         weight = state[f"{convolution}.weight"].flatten(1) * factor[:, None] + correction.weight
-        lacking = _rows((wanted - output)[: self.fitted])
-        factors = own + _best_factors(effect, lacking, weight)
-        y, read = _run(piece, choice, x, layers[0], (term, factors))
-        with_term, again = self._corrected(y, read, wanted)
-        if _rows((wanted - with_term)[: self.fitted]).square().mean() < lacking.square().mean():
-            return with_term, replace(again, term=factors)
-        return output, replace(correction, term=own)
+        found = own + _best_factors((_rows(probed) - _rows(read)) / PROBE, _rows(wanted - output), weight)
+        y, read = _run(piece, choice, x, layers[0], (term, found))
+        with_term, _ = self._corrected(y, read, wanted)
+        return found if (wanted - with_term).square().mean() < (wanted - output).square().mean() else own
 
     def _corrected(self, y: Tensor, read: Tensor, wanted: Tensor) -> tuple[Tensor, Correction]:
         """A block's output, read by its last layer, brought towards what is wanted of the images that are fitted to."""
