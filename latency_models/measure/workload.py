@@ -32,7 +32,7 @@ from search_space.errors import UserError
 from search_space.family import NUM_CLASSES
 from search_space.layer import Kind
 from search_space.lower import Segment, lower, lower_space
-from search_space.space import GatePath, SearchSpace
+from search_space.space import GatePath, SearchSpace, size_of
 
 GOLDEN = (sqrt(5) - 1) / 2  # its multiples fill (0, 1) evenly, however many there are
 
@@ -147,6 +147,6 @@ def random_network(space: SearchSpace, number: int, resolution: int) -> tuple[Se
     choices = []
     for slot in space.slots:
         drawn = [rng.randrange(len(slot.candidates)) for _ in range(3)]
-        by_size = sorted(drawn, key=lambda i: (slot.candidates[i].expand_ratio, slot.candidates[i].kernel_size))
+        by_size = sorted(drawn, key=lambda i: size_of(slot.candidates[i]))
         choices.append(by_size[-1 if rng.random() < level else 0])
     return lower(space.architecture(GatePath(tuple(choices))), resolution, NUM_CLASSES)

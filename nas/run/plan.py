@@ -150,13 +150,14 @@ def _published_note(settings: SearchSettings, priced: Priced) -> str:
     """What a search starts from. Raises `UserError` where it cannot start so."""
     assert settings.init is not None
     name, network = published_origin(settings.init)
-    wanted = load_space(network.space, network.width)
-    if priced.space != wanted and (cut := cut_words(settings.kernel_sizes, settings.avoid)):
+    pixels, classes = settings.deployment_resolution, priced.num_classes
+    own, wanted = (lower(space.largest(), pixels, classes) for space in (priced.space, network.load_space()))
+    if own != wanted and (cut := cut_words(settings.kernel_sizes, settings.avoid)):
         raise UserError(
             f"init={settings.init} is the largest network of space={network.space}, not of that space with "
             f"{cut}; leave the cut out, or let it teach: teacher={settings.init}"
         )
-    if priced.space != wanted:
+    if own != wanted:
         raise UserError(
             f"init={settings.init} is the largest network of space={network.space}, not of space={settings.space}; "
             f"leave out space= and space_width=, or let it teach: teacher={settings.init}"
@@ -207,15 +208,16 @@ def _resolution_notes(settings: SearchSettings, priced: Priced) -> list[str]:
 
 
 def _price_notes(settings: SearchSettings, priced: Priced) -> list[str]:
-    """How much of the space's prices are derived, by its smallest and its largest network."""
+    """How much of the space's prices are derived, by its smallest and its largest networks."""
     pixels, classes = settings.deployment_resolution, priced.num_classes
-    ends = (priced.space.smallest(), priced.space.largest())
+    space = priced.space
+    ends = (space.smallest(), space.largest(), space.largest(quadratic=True))
     shares = sorted(priced.model.support(lower(end, pixels, classes)).derived for end in ends)
     words = derived_words(shares[-1])
     if not words:
         return []
     between = "" if f"{shares[0]:.0%}" == f"{shares[1]:.0%}" else f"{100 * shares[0]:.0f} to "
-    return [f"Latency on {settings.device} in '{priced.space.name}': {words.replace('(', f'({between}')}"]
+    return [f"Latency on {settings.device} in '{space.name}': {words.replace('(', f'({between}')}"]
 
 
 def what_is_kept(settings: SearchSettings) -> str:
@@ -241,7 +243,7 @@ def _space_where(settings: SearchSettings, priced: Priced, binds: bool) -> str |
             continue
         space = load_space(name)
         if takes_ms(space.smallest()) <= settings.budget_ms and (
-            not binds or settings.budget_ms < takes_ms(space.largest())
+            not binds or settings.budget_ms < takes_ms(space.largest(quadratic=True))
         ):
             return name
     return None
