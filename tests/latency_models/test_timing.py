@@ -253,7 +253,7 @@ def test_settings_are_checked(arguments: tuple[Any, ...], said: str) -> None:
 
 def test_a_missing_runtime_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(Refused, match="needs the package 'openvino'"):
+    with pytest.raises(Refused, match="needs the package 'openvino>=2022.3'"):
         timing.open_runtime(make_settings("openvino"))
 
 
