@@ -133,7 +133,10 @@ def time_here(profile: DeviceProfile, items: Sequence[Item], what: str, partial_
     busy machine. Raises `UserError` for a profile of another machine, and `Refused` for a busy one.
     """
     reference_ms, header, begin = _refuse_others(profile), profile.header, time.monotonic()
-    settings = make_settings(header.runtime, header.runtime_options["optimization"], header.precision, header.threads)
+    options = header.runtime_options
+    settings = make_settings(
+        header.runtime, options["optimization"], header.precision, header.threads, options.get("processor", "")
+    )
     with pinned(settings.threads), TimingProgress(len(items)) as progress:
         names = [item.name for item in items]
         bench = Bench(settings, reference_item(), partial_file, {"manifest": what}, names, noise)

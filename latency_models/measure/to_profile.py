@@ -100,6 +100,8 @@ def _facts(device: str, workload: Workload, facts: Mapping[str, Any], records: S
             "cpu": str(facts["cpu"]),
             "resolution": str(workload.resolution),
             "reference_ms": f"{median(references):.6g}",
+            **({"processor": settings.processor} if settings.processor else {}),
+            **{name: str(value) for name, value in facts.get("flags", {}).items()},
         },
         precision=settings.precision,
         threads=settings.threads,
