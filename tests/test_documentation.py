@@ -346,6 +346,7 @@ def filled(argument: str, images: str, workshop: Workshop, cwd: Path) -> str:
     key, _, value = argument.rpartition("=")
     if value.startswith("runs/RUN"):
         source = workshop.stopped if key == "resume" else workshop.run
+        assert not value.startswith("runs/RUN/deploy") or workshop.deployed
         shutil.copytree(source, cwd / "given", dirs_exist_ok=True)
         return f"{key}={'given'}{value.removeprefix('runs/RUN')}".removeprefix("=")
     if argument == "photo.jpg":

@@ -25,6 +25,7 @@ TARGETS = {
 }
 PRECISIONS = ("fp32", "fp16", "int8", "dynamic_int8")
 STATIC = "int8"  # the precision whose ranges are measured on images
+FORM = "uint8 RGB, 1 x height x width x 3"  # of the input, as files say it
 ROLE = ("precisions", "packages", "extra", "convert", "open")
 
 Files = Mapping[str, bytes]

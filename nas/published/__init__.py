@@ -90,7 +90,9 @@ def _on(model: LatencyModel, by_upper_end: bool) -> Iterator[tuple[Published, fl
             ms, high_ms, where, source = predicted.latency_ms, predicted.high_ms, "", ""
         else:
             continue
-        found = Published(row["network"], row["top1"] / 100, row["weights"], row["resolution"], ms, where, source)
+        found = Published(
+            row["network"], round(row["top1"] / 100, 6), row["weights"], row["resolution"], ms, where, source
+        )
         yield found, high_ms if by_upper_end else ms
 
 
