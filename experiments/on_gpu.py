@@ -114,8 +114,8 @@ def steps_of(folder: Path, on_gpu: bool, quick: bool, data: str) -> list[Step]:
     table1("S", 90, None)
     table1("B", 120, None)
     table2(128, 90, None)
-    add("table3", "Table III at a larger scale", 3600, "experiments.table3", [f"data.root={data}"],
-        ["--quick", "kinds=range,random", "spaces=quadranet", "calibrations=measured"])  # fmt: skip
+    add("table3", "Table III at full scale", 3600, "experiments.table3", ["scale=full", f"data.root={data}"],
+        ["--quick", "scale=full", "kinds=range,random,free", "spaces=quadranet"])  # fmt: skip
     return steps
 
 

@@ -16,8 +16,8 @@ Cost       About 38 trainings and 6 searches a seed, 47 minutes of an x86-64 cor
            Seed by seed, the searches and what they found first, so that a part is of use. --quick: a CPU minute.
            scale=full: all 50,000 images at 64 pixels, where the maps are 16, 8, 4 and 2 pixels wide, 20 epochs; under
            the budgets that bind the six searched networks, one random network each and the one with the most
-           parameters, which costs no search. Each training says its pace, and one that was stopped goes on from its
-           last epoch or from five minutes before.
+           parameters, which costs no search. About 50 CPU-hours a seed. Each training says its pace, and one that was
+           stopped goes on from its last epoch or from two minutes before.
 Expected   Every feasible budget kept and at least 97 % of it used where it binds. Of accuracies nothing is known
            beforehand: at 32 pixels the quadratic networks' maps are 8, 4, 2 and 1 pixels wide, and a few epochs on an
            eighth of CIFAR-10 say which networks learn fast, not what they reach on ImageNet.

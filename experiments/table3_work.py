@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -37,6 +39,7 @@ from search_space.files import ensure_folder
 if TYPE_CHECKING:
     from nas.data import DataSet, Split
     from nas.run.checkpoint import Checkpoints
+    from nas.run.finished import Finished
 
 DEVICES = ("cpu", "vpu", "gpu")
 SPACES = ("proxyless", "quadranet")
@@ -139,7 +142,8 @@ def published() -> Mapping[str, Sequence[Architecture]]:
 class Worker:
     """Does jobs; a value, so that it can travel to another process.
 
-    trainings: a folder for the states of trainings that were stopped, from which they go on; None keeps none.
+    trainings: a folder for the states of trainings and searches that were stopped, from which they go on; None keeps
+    none.
     """
 
     scale: Scale
@@ -218,14 +222,10 @@ class Worker:
         return rows
 
     def _search(self, job: Job) -> list[Row]:
-        """All devices' budgets in one run."""
-        from nas.run.plan import plan_targets
-        from nas.run.search import carry_out
-        from nas.run.targets import settings_of
-
+        """All devices' budgets in one run; with `trainings` one that was stopped goes on."""
         wanted = targets(job.space, job.calibration)
         rows: list[Row] = []
-        with tempfile.TemporaryDirectory() as folder:
+        with self._run_folder(job) as folder:
             options: dict[str, Any] = {
                 "device": list(wanted),
                 "budget_ms": list(wanted.values()),
@@ -239,11 +239,9 @@ class Worker:
                 "train": {"batch_size": self.scale.batch_size, "lr": self.scale.lr},
                 "use_at_least": USE_AT_LEAST,
                 "threads": 1,
-                "out": str(Path(folder) / "run"),
+                "out": str(folder),
             }
-            plans = plan_targets(settings_of(options), NUM_CLASSES)
-            front = carry_out(plans, _for_searches(self.scale.data), progress=False)
-            assert front is not None  # this is the only process
+            front = carried_out(options, folder, _for_searches(self.scale.data))
         for device, finished in zip(wanted, front.targets, strict=True):
             result = finished.result
             assert result.budget is not None
@@ -252,6 +250,16 @@ class Worker:
             costs = {**priced(result.architecture), **on_scale(result.architecture, job.calibration)}
             rows.append({**row, **kept, **costs, "blocks": _by_block(result.architecture, device)})
         return rows
+
+    @contextmanager
+    def _run_folder(self, job: Job) -> Iterator[Path]:
+        """For a search: gone with it, or among `trainings` until it has ended."""
+        with tempfile.TemporaryDirectory() as aside:
+            folder = Path(aside) / "run"
+            if self.trainings is not None:
+                folder = ensure_folder(self.trainings) / f"search-{job.space}-{job.calibration}-{job.seed}"
+            yield folder
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _train(self, job: Job) -> list[Row]:
         """From scratch; the accuracy is that of the last weights.
@@ -298,6 +306,26 @@ class Worker:
         return [{"kind": "training", "network": architecture.digest, "seed": job.seed, "epochs": recipe.epochs,
                  "train_images": len(split), "test_images": len(data.test), **reached,
                  "s_per_1000_images": pace.s_per_1000, "cpu_s": pace.before_s}]  # fmt: skip
+
+
+def carried_out(options: Mapping[str, Any], folder: Path, data: DataSet) -> Finished:
+    """A search in a folder: begun there, gone on with, or read where it has finished.
+
+    Raises `BadFile` and `UserError` where what is there cannot be gone on with.
+    """
+    from nas.run.finished import load_finished
+    from nas.run.plan import plan_targets
+    from nas.run.resume import Begun
+    from nas.run.search import carry_out
+    from nas.run.targets import settings_of
+
+    begun = Begun.load(folder, "search") if folder.exists() else None
+    if folder.exists() and begun is None:
+        return load_finished(folder)
+    plans = plan_targets(settings_of(begun.options if begun else options), NUM_CLASSES)
+    finished = carry_out(plans, data, progress=False, resume=(folder, begun) if begun else None)
+    assert finished is not None  # this is the only process
+    return finished
 
 
 class _Pace:

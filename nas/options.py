@@ -212,9 +212,9 @@ class SearchOptions(TypedDict, total=False):
     device: str | Sequence[str]
     """a device profile: shipped, in ./device_profiles, or in $NAS_DEVICE_PROFILES; [cpu,vpu]: several"""
 
-    budget_ms: float | Sequence[float | Sequence[float]]
-    """predicted latency limit at deployment resolution, batch 1; [20,30]: several in one run [above 0 and at most
-    1000000000]"""
+    budget_ms: float | Sequence[float | Sequence[float | None] | None] | None
+    """predicted latency limit at deployment resolution, batch 1; [20,30]: several in one run; null: limits.* alone
+    [above 0 and at most 1000000000]"""
 
     limits: LimitOptions
     """hard limits on the network, beside the budget (null: none)"""

@@ -28,7 +28,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 '''
-SEVERAL = {"device": "str | Sequence[str]", "budget_ms": "float | Sequence[float | Sequence[float]]"}  # targets' lists
+SEVERAL = {  # targets' lists
+    "device": "str | Sequence[str]",
+    "budget_ms": "float | Sequence[float | Sequence[float | None] | None] | None",
+}
 WIDTH = 112  # characters of a line of an explanation
 
 

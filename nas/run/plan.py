@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from device_profiles import DeviceProfile, load_profile
@@ -19,7 +19,7 @@ from nas.deploy import check_targets
 from nas.loggers import check_loggers
 from nas.penalties import penalty_form
 from nas.pretrained.networks import INSTALL, package_of, packaged
-from nas.run.settings import SearchSettings
+from nas.run.settings import NO_BUDGET_MS, SearchSettings
 from nas.run.space import space_of
 from nas.supernet.origin import images_at_hand, is_published, origin_of, published_origin
 from search_space import Architecture, SearchSpace, UserError, available_spaces, load_space, lower, lower_space
@@ -102,6 +102,9 @@ def _priced(settings: SearchSettings, num_classes: int | None) -> Priced:
 
 def _plan(settings: SearchSettings, priced: Priced) -> Plan:
     space, table, limits = priced.space, priced.table, priced.limits
+    limited = settings.budget_ms < NO_BUDGET_MS
+    if not limited:
+        settings = replace(settings, budget_ms=table.maximum_ms)
     budget = settings.budget_ms
     if budget < table.minimum_ms:
         other = _space_where(settings, priced, binds=False)
@@ -133,7 +136,12 @@ def _plan(settings: SearchSettings, priced: Priced) -> Plan:
     elif settings.teacher is None and settings.data.name in PHOTOGRAPHS:
         notes.append(_could_start_trained())
     binds = budget < table.maximum_ms
-    if not binds:
+    if not limited:
+        notes.append(
+            f"Latency is not limited: {'limits alone are kept' if limits else 'the search is for accuracy alone'}. The "
+            f"budget named is what the slowest network of '{space.name}' takes on {settings.device}, {budget:.4g} ms"
+        )
+    elif not binds:
         other = _space_where(settings, priced, binds=True)
         hint = f"; it would bind in space={other}" if other else "; it binds in no shipped space"
         notes.append(

@@ -47,7 +47,8 @@ WIDTHS = (0.1, 10)  # that `SearchSpace.scaled` takes
 
 # Upper ends are far above what anybody needs, and below what overflows in float32, in torch's or the system's integers.
 Rate = Annotated[float, Above(0), AtMost(1000)]
-Milliseconds = Annotated[float, Above(0), AtMost(1e9)]
+NO_BUDGET_MS = 1e9  # what budget_ms=null is until a space's slowest network is known (`nas.run.plan`)
+Milliseconds = Annotated[float, Above(0), AtMost(NO_BUDGET_MS)]
 Size = Annotated[float, Above(0), AtMost(1e18)]
 NonNegative = Annotated[float, AtLeast(0), AtMost(1000)]
 Minutes = Annotated[float, AtLeast(0), AtMost(1e6)]
@@ -247,7 +248,8 @@ class SearchSettings:
         str, PATH, "a device profile: shipped, in ./device_profiles, or in $NAS_DEVICE_PROFILES; [cpu,vpu]: several"
     ] = "vpu"
     budget_ms: Annotated[
-        Milliseconds, "predicted latency limit at deployment resolution, batch 1; [20,30]: several in one run"
+        Milliseconds,
+        "predicted latency limit at deployment resolution, batch 1; [20,30]: several in one run; null: limits.* alone",
     ] = 30.0
     limits: Annotated[LimitSettings, "hard limits on the network, beside the budget (null: none)"] = field(
         default_factory=LimitSettings

@@ -4,6 +4,7 @@ device=vpu budget_ms=30                                one
 budget_ms=[20,30,40]                                   three budgets on one device
 device=[cpu,vpu] budget_ms=[25,30]                     one budget a device
 device=[cpu,vpu,gpu] budget_ms=[[20,25],[30],[0.5]]    a list a device
+budget_ms=null limits.macs=3e8                         limits alone
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from nas.run.settings import SearchSettings, settings_from_dict
+from nas.run.settings import NO_BUDGET_MS, SearchSettings, settings_from_dict
 from search_space.errors import UserError
 from search_space.files import plain_name
 
@@ -45,7 +46,10 @@ def each_target(options: Mapping[str, Any]) -> list[dict[str, Any]]:
         pairs += [(device, budget_ms) for budget_ms in (wanted if isinstance(wanted, list | tuple) else [wanted])]
     if not pairs:
         raise UserError(f"device={list(devices)} budget_ms={budgets} names no target")
-    return [{**options, "device": device, "budget_ms": budget_ms} for device, budget_ms in pairs]
+    return [
+        {**options, "device": device, "budget_ms": NO_BUDGET_MS if budget_ms is None else budget_ms}
+        for device, budget_ms in pairs
+    ]
 
 
 def options_of(each: Sequence[SearchSettings]) -> dict[str, Any]:

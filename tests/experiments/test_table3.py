@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,17 @@ from experiments.table3_work import (
     Job,
     Scale,
     Worker,
+    carried_out,
     nearest_feasible,
     priced,
     published,
     targets,
 )
 from latency_models.options import Options
-from nas.data import DataSettings
+from nas.data import DataSettings, load
+from nas.run.checkpoint import Checkpoints
 from search_space import load_space
+from search_space.errors import Stopped
 
 PROVENANCE = Provenance("python -m experiments.table3", "today", None, "a machine", 1, None, {})
 SETTINGS: dict[str, Any] = {
@@ -281,6 +284,35 @@ def test_a_training_that_was_stopped_goes_on_from_its_last_epoch(
     assert steps == [5, 6] and not folder.exists()
     assert resumed["test"] == whole["test"] and "epoch 3 of 3, " in capsys.readouterr().err
     assert float(str(resumed["s_per_1000_images"])) > 0
+
+
+def test_a_search_that_was_stopped_goes_on_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load(DataSettings("digits", resolution=32, limit=60))
+
+    def search_in(folder: Path) -> list[str]:
+        options = {
+            "space": str(FOLDER.parent / "spaces" / "miniature.yaml"), "device": ["cpu"], "budget_ms": [None],
+            "limits": {"params": 1e6}, "data": asdict(DataSettings("digits", resolution=32, limit=60)),
+            "warmup": {"epochs": 1}, "epochs": 1, "finetune": {"epochs": 0}, "train": {"batch_size": 16},
+            "threads": 1, "out": str(folder),
+        }  # fmt: skip
+        return [target.result.architecture.digest for target in carried_out(options, folder, data).targets]
+
+    whole, keep, calls = search_in(tmp_path / "whole"), Checkpoints.keep, []
+    assert search_in(tmp_path / "whole") == whole, "read back"
+
+    def stopping(self: Checkpoints, phase: str, step: int, *rest: Any, **named: Any) -> None:
+        calls.append((phase, step))
+        self._asked = len(calls) == 4  # as by Ctrl-C
+        keep(self, phase, step, *rest, **named)
+
+    monkeypatch.setattr(Checkpoints, "keep", stopping)
+    with pytest.raises((KeyboardInterrupt, Stopped)):
+        search_in(tmp_path / "stopped")
+    assert (tmp_path / "stopped" / "run.json").is_file()
+    before = list(calls)
+    assert search_in(tmp_path / "stopped") == whole
+    assert len(set(calls[4:]) & set(before[:3])) == 0, "nothing was done again"
 
 
 @pytest.mark.slow

@@ -150,6 +150,15 @@ def test_a_budget_that_does_not_bind_is_said(tmp_path: Path) -> None:
     assert "does not bind" in run.result.notes[0] and "space=quadranet_t" in run.result.notes[0]
 
 
+def test_limits_alone_are_kept_by_a_whole_run(tmp_path: Path) -> None:
+    options = {**SMALL, "warmup": {"epochs": 0}, "epochs": 1, "finetune": {"epochs": 0}}
+    run = search(device="cpu", budget_ms=None, limits={"params": 1.2e6}, out=str(tmp_path / "run"), **options)
+    budget, result = run.result.budget, load_result(tmp_path / "run" / "architecture.json")
+    assert budget is not None and not budget.binds and budget.limits == {"params": 1.2e6}
+    assert result.cost.params <= 1.2e6 and budget.budget_ms == budget.space_max_ms
+    assert "limits.params" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
 class Watched:
     """A source that notes which split is read, in order."""
 

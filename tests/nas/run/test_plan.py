@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nas.data import DataSettings
-from nas.run.plan import plan_search
+from nas.run.plan import plan_search, plan_targets
 from nas.run.settings import SearchSettings
+from nas.run.targets import options_of, settings_of, target_name
 from search_space.errors import UserError
 
 
@@ -68,3 +69,26 @@ def test_what_a_profile_stands_for_is_said(device: str) -> None:
     plan = plan_search(SearchSettings(device=device, budget_ms=40.0), num_classes=10)
     said = [note for note in plan.notes if "three years old or more" in note or "avoid=[dwconv7]" in note]
     assert [note.partition(":")[0] for note in said] == (["cpu", "cpu"] if device == "cpu" else [])
+
+
+def test_limits_alone_are_a_plan_whose_budget_is_the_slowest_networks_time() -> None:
+    options = {"device": ["cpu", "vpu"], "budget_ms": [None, [30, None]], "limits": {"macs": 3e8}}
+    plans = plan_targets(settings_of(options), num_classes=10)
+    assert [plan.binds for plan in plans] == [False, True, False]
+    assert plans[0].settings.budget_ms == plans[0].table.maximum_ms and plans[0].limits.most == {"macs": 3e8}
+    said = ["Latency is not limited: limits alone are kept" in plan.notes[0] for plan in plans]
+    assert said == [True, False, True] and not any("does not bind" in note for plan in plans for note in plan.notes)
+    again = settings_of(options_of([plan.settings for plan in plans]))
+    assert again == tuple(plan.settings for plan in plans)
+    assert target_name(plans[2].settings) == "vpu-87.3187ms"
+
+
+def test_without_a_budget_limits_must_still_be_possible() -> None:
+    (plan,) = plan_targets(settings_of({"budget_ms": None}), num_classes=10)
+    assert plan.notes[0].startswith(
+        "Latency is not limited: the search is for accuracy alone. The budget named is what"
+    )
+    with pytest.raises(UserError, match=r"limits.macs=1e\+06 cannot be met: networks of 'quadranet' have"):
+        plan_targets(settings_of({"budget_ms": None, "limits": {"macs": 1e6}}), num_classes=10)
+    with pytest.raises(UserError, match="asked for twice"):
+        settings_of({"budget_ms": [None, None], "device": ["cpu", "cpu"], "limits": {"macs": 3e8}})
