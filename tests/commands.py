@@ -154,6 +154,8 @@ def _launch(ranks: int) -> None:
             first_bad, asked = os.waitstatus_to_exitcode(status), time.monotonic()
             for each in running:
                 os.kill(each, signal.SIGTERM)
+                if Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                    os.kill(each, signal.SIGKILL)  # one that is frozen takes all of that time
     os._exit(first_bad % 256)
 
 

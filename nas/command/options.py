@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -269,6 +270,8 @@ def run_command(config: str, task: Callable[[dict[str, Any]], None]) -> None:
     Of a sweep (--multirun) every job is tried, each says its mistake on one line, and the sweep ends with exit 2.
     """
     multirun = "-m" in sys.argv or "--multirun" in sys.argv
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun stops all when one is lost, which may be early
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     with as_command():
         sys.argv[1:] = [_quoted(argument, multirun) for argument in sys.argv[1:]]
         named = check_overrides(config, sys.argv[1:])

@@ -32,7 +32,7 @@ from search_space import UserError
 PULSE_S = 1.0  # between two signs of life
 SLICE_S = 0.2  # within which a wait looks up
 ASK_S = 10.0  # for the store's word on who speaks, when the run ends anyway
-SILENT_S = 5.0  # without a sign, and SIGTERM came: another is taken for lost
+SILENT_S = 10.0  # without a sign, and SIGTERM came: another is taken for lost
 STOP_S = 20.0  # after SIGTERM a process ends even if the others are only slow; torchrun kills after 30 s
 NO_STORE = "the store of torchrun is gone"
 Answer = TypeVar("Answer")
@@ -112,7 +112,7 @@ class Company:
         now, limit = time.monotonic(), f"{self.timeout_s:g} s (distributed.timeout_s)"
         silent_s = now - min(self._heard.values())
         if max(silent_s, now - (began or now)) > self.timeout_s:
-            heard = silent_s < SILENT_S
+            heard = silent_s < self.timeout_s / 2
             raise self.lost(f"another process {'runs, but was not ready' if heard else 'was not heard of'} for {limit}")
         if self.stop_asked is not None and (silent_s > SILENT_S or now - self.stop_asked > STOP_S):
             raise self.lost("stopped, and another process does not answer")

@@ -2,7 +2,7 @@
 
 `penalty.form=tests.nas.run.mishap:multiplier` is the multiplier. After so many architecture steps the process of that
 rank runs the words that it finds in ./mishap.json, as in `{"rank": 1, "step": 3, "words": "kill -9 $OWN"}`; $OTHERS
-are the processes that its parent started as well.
+are the processes that its parent started as well. Step 0 is when options are checked.
 """
 
 from __future__ import annotations
@@ -31,16 +31,19 @@ class Eventful(Multiplier):
     def observe(self, latency_ms: float) -> None:
         super().observe(latency_ms)
         self.steps += 1
-        if not FILE.is_file():
-            return
-        due = json.loads(FILE.read_text())
-        if (due["rank"], due["step"]) == (int(os.environ.get("RANK", "0")), self.steps):
-            FILE.unlink()
-            own, parent = os.getpid(), os.getppid()
-            others = set(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()) - {str(own)}
-            happening = {**os.environ, "OWN": str(own), "OTHERS": " ".join(sorted(others))}
-            subprocess.run(["sh", "-c", due["words"]], env=happening, check=True)
+        happen(self.steps)
+
+
+def happen(step: int) -> None:
+    due = json.loads(FILE.read_text()) if FILE.is_file() else {}
+    if (due.get("rank"), due.get("step")) == (int(os.environ.get("RANK", "0")), step):
+        FILE.unlink()
+        own, parent = os.getpid(), os.getppid()
+        others = set(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()) - {str(own)}
+        environment = {**os.environ, "OWN": str(own), "OTHERS": " ".join(sorted(others))}
+        subprocess.run(["sh", "-c", due["words"]], env=environment, check=True)
 
 
 def multiplier(settings: PenaltySettings, table: object, budget_ms: float) -> Eventful:
+    happen(0)  # before torch is imported
     return Eventful(budget_ms)
