@@ -342,13 +342,12 @@ def render(results: Results) -> str:
             )
         )
     parts = [markdown(header, lines)]
-    header = ("in turns, one process", "CPU-ms", "times the folder's, median (quartiles)")
-    lines = []
+    turns = []
     for row in (row for row in results.rows if row["what"] != "reading"):
         name = f"{'batch read' if row['what'] == 'batches' else 'training step'}, {NAMES[str(row['source'])]}"
         spread = f"{shown(row['to_files'], 2)} ({shown(row['to_files_low'], 2)}..{shown(row['to_files_high'], 2)})"
-        lines.append((name, shown(row["cpu_ms"], 1), spread))
-    parts.append(markdown(header, lines))
+        turns.append((name, shown(row["cpu_ms"], 1), spread))
+    parts.append(markdown(("in turns, one process", "CPU-ms", "times the folder's, median (quartiles)"), turns))
     said = ", ".join(f"{name} {value}" for name, value in results.settings.items() if name != "quick")
     parts.append(
         "Steps: the smallest network of `quadranet_lite`, AdamW. Images by the clock are of a machine that other work "
