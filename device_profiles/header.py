@@ -131,7 +131,9 @@ class KindModel:
     widen: by how much more than other kinds' its share of a network is uncertain, and widen_sizes, by how much more
     again a kernel size is: judgements whose reason `judged` gives. in_network: time inside a network over time alone.
     residual: what the table's rows teach beyond the form. fitted_range: lowest and highest of what its rows have, by
-    `channels` (the more of in and out) and `pixels` (of the output); empty: not stated.
+    `channels` (the more of in and out) and `pixels` (of the output); empty: not stated. sizes: kernel size ->
+    coefficients of its own, where measured sizes take different paths in the runtime. unseen: by what factor a kernel
+    size without rows may be off either way, whose price is derived then; 1: not judged.
     """
 
     coefficients: Coefficients
@@ -146,10 +148,22 @@ class KindModel:
     residual: Residual | None = None
     widen_sizes: Mapping[int, Annotated[float, AtLeast(1)]] = field(default_factory=dict)
     fitted_range: Mapping[Annotated[str, OneOf(("channels", "pixels"))], Range] = field(default_factory=dict)
+    sizes: Mapping[int, Coefficients] = field(default_factory=dict)
+    unseen: Annotated[float, AtLeast(1)] = 1.0
+
+    def forms(self, kernel_size: int) -> tuple[Mapping[str, float], ...]:
+        """The coefficients that price a kernel size; those of every path for one without rows, whose dearest counts."""
+        if kernel_size in self.sizes:
+            return (self.sizes[kernel_size],)
+        return (self.coefficients,) if self.count(kernel_size) else (self.coefficients, *self.sizes.values())
+
+    def origin_of(self, kernel_size: int) -> str:
+        """As `origin`; 'derived' where sizes are judged by their rows and this one has none."""
+        return "derived" if self.unseen > 1 and not self.count(kernel_size) else self.origin
 
     def widening(self, kernel_size: int) -> float:
         """By how much more than other kinds' its price is uncertain; a size without rows as the most uncertain one."""
-        unseen = max(self.widen_sizes.values(), default=1.0) if not self.count(kernel_size) else 1.0
+        unseen = max((self.unseen, *self.widen_sizes.values())) if not self.count(kernel_size) else 1.0
         return self.widen * self.widen_sizes.get(kernel_size, unseen)
 
     def count(self, kernel_size: int) -> int:
@@ -255,7 +269,7 @@ def parse_header(data: object, where: str) -> Header:
     return header
 
 
-_OPTIONAL = ("judged", "residual", "widen_sizes", "fitted_range")  # of a kind's model, left out where empty
+_OPTIONAL = ("judged", "residual", "widen_sizes", "fitted_range", "sizes")  # of a kind's model, left out where empty
 
 
 def render_header(header: Header) -> dict[str, Any]:
@@ -270,4 +284,7 @@ def render_header(header: Header) -> dict[str, Any]:
         for name in optional:
             if not part[name]:
                 del part[name]
+    for model in rendered["models"].values():
+        if model["unseen"] == 1:
+            del model["unseen"]
     return rendered
