@@ -132,7 +132,9 @@ class KindModel:
     widen: by how much more than other kinds' its share of a network is uncertain, and widen_sizes, by how much more
     again a kernel size is: judgements whose reason `judged` gives. in_network: time inside a network over time alone.
     residual: what the table's rows teach beyond the form. fitted_range: lowest and highest of what its rows have, by
-    `channels` (the more of in and out) and `pixels` (of the output); empty: not stated.
+    `channels` (the more of in and out) and `pixels` (of the output); empty: not stated. sizes: kernel size ->
+    coefficients of its own, where measured sizes take different paths in the runtime. unseen: by what factor a kernel
+    size without rows may be off either way, whose price is derived then; 1: not judged.
     """
 
     coefficients: Coefficients
@@ -147,16 +149,29 @@ class KindModel:
     residual: Residual | None = None
     widen_sizes: Mapping[int, Annotated[float, AtLeast(1)]] = field(default_factory=dict)
     fitted_range: Mapping[Annotated[str, OneOf(("channels", "pixels"))], Range] = field(default_factory=dict)
+    sizes: Mapping[int, Coefficients] = field(default_factory=dict)
+    unseen: Annotated[float, AtLeast(1)] = 1.0
+
+    def forms(self, kernel_size: int) -> tuple[Mapping[str, float], ...]:
+        """The coefficients that price a kernel size; those of every path for one without rows, whose dearest counts."""
+        if kernel_size in self.sizes:
+            return (self.sizes[kernel_size],)
+        return (self.coefficients,) if self.count(kernel_size) else (self.coefficients, *self.sizes.values())
+
+    def origin_of(self, kernel_size: int) -> str:
+        """As `origin`; 'derived' where sizes are judged by their rows and this one has none."""
+        return "derived" if self.unseen > 1 and not self.count(kernel_size) else self.origin
 
     def widening(self, kernel_size: int) -> float:
         """By how much more than other kinds' its price is uncertain.
 
-        A size without rows, priced by the form of others, by `UNSEEN`, or as the most uncertain size where that is
-        more; where a residual prices it, that says how far from its rows it is.
+        A size without rows, priced by the form of others, by `UNSEEN`, or as the most uncertain size or the header's
+        `unseen` where that is more; where a residual prices it, that says how far from its rows it is.
         """
         unseen = 1.0
-        if self.support and not self.count(kernel_size):
-            unseen = max(1.0 if self.residual else UNSEEN, *self.widen_sizes.values(), 1.0)
+        if not self.count(kernel_size):
+            by_form = UNSEEN if self.support and not self.residual else 1.0
+            unseen = max(by_form, self.unseen, *self.widen_sizes.values())
         return self.widen * self.widen_sizes.get(kernel_size, unseen)
 
     def count(self, kernel_size: int) -> int:
@@ -264,7 +279,7 @@ def parse_header(data: object, where: str) -> Header:
     return header
 
 
-_OPTIONAL = ("judged", "residual", "widen_sizes", "fitted_range")  # of a kind's model, left out where empty
+_OPTIONAL = ("judged", "residual", "widen_sizes", "fitted_range", "sizes")  # of a kind's model, left out where empty
 
 
 def render_header(header: Header) -> dict[str, Any]:
@@ -279,4 +294,7 @@ def render_header(header: Header) -> dict[str, Any]:
         for name in optional:
             if not part[name]:
                 del part[name]
+    for model in rendered["models"].values():
+        if model["unseen"] == 1:
+            del model["unseen"]
     return rendered

@@ -109,7 +109,7 @@ class Runtime(Protocol):
 
     optimizations: what each of them merges; kinds are those of `search_space.layer.Kind`. folded: kinds that cost
     nothing. packages: what is installed for it, beside numpy, with the oldest version it works with
-    ('onnxruntime>=1.14'). reads: 'onnx', 'tflite' or 'layers', which of an item's forms. waits_here: whether it keeps
+    ('onnxruntime>=1.15'). reads: 'onnx', 'tflite' or 'layers', which of an item's forms. waits_here: whether it keeps
     this process's cores busy, so that a process that waits for a core means a busy machine. The first optimization and
     precision are the defaults. An instance may also have `flags`, texts by name: what else changes its times, for the
     profile's header; and a class `processors`, names of what it can run on, the default first, where it has a choice.
@@ -404,7 +404,7 @@ class OnnxRuntime:
     }
     folded: ClassVar[Sequence[str]] = ("scale",)
     precisions: ClassVar[Sequence[str]] = ("fp32",)
-    packages: ClassVar[Sequence[str]] = ("onnxruntime>=1.14",)
+    packages: ClassVar[Sequence[str]] = ("onnxruntime>=1.15",)
     reads: ClassVar[str] = "onnx"
     waits_here: bool = True
 
@@ -462,7 +462,7 @@ class OpenVino:
         kind = self._processor.partition(".")[0]  # GPU.1 is the second one
         only = {"CPU": "fp32", "NPU": "fp16", "MYRIAD": "fp16"}.get(kind, settings.precision)
         if settings.precision != only:
-            raise Refused(f"precision={settings.precision}: {kind} is timed in {only} alone")
+            raise Refused(f"precision={settings.precision}: {kind} is timed in {only} alone; ask for precision={only}")
         self.version = str(get_version()).split("-")[0]
         self._tensor, self._core = Tensor, Core()
         found = list(self._core.available_devices)
