@@ -63,17 +63,18 @@ def _load(settings: WebDatasetSettings) -> DataSet:
     from nas.data.splits import assemble
 
     images, cache = _find(settings)
-    parts = [index for index in (images.train, images.test) if index is not None]
-    _check_room(parts, cache, settings.shuffle_shards)
-    others = sum(int(index.others.sum()) for index in parts)
+    splits = images.splits
+    _check_room(list(splits.values()), cache, settings.shuffle_shards)
+    others = sum(int(index.others.sum()) for index in splits.values())
     passed = f"passed over: {others} files that are neither an image nor its label" if others else NOTHING_PASSED
     kept = KeptImages()
-    trained, *tests = (
-        Split(
-            TarSource(index, cache, settings.shuffle_shards, settings.ground, kept), np.arange(len(index)), index.label
-        )
-        for index in parts
-    )
+
+    def split_of(index: ShardIndex) -> Split:
+        source = TarSource(index, cache, settings.shuffle_shards, settings.ground, kept)
+        return Split(source, np.arange(len(index)), index.label)
+
+    parts = {name: split_of(index) for name, index in splits.items()}
+    trained = parts["train"]
     data = DataSet(
         images.name,
         images.class_names,
@@ -102,13 +103,14 @@ def _load(settings: WebDatasetSettings) -> DataSet:
         )
 
     def assembled(parts: Sequence[Split | None]) -> DataSet:
-        trained, test = parts
+        trained, validation, test = parts
         assert trained is not None
-        divided = assemble(data, trained, test, settings.validation_share, settings.limit)
+        divided = assemble(data, trained, test, settings.validation_share, settings.limit, validation)
         counts, *notes = divided.found
         return replace(divided, found=(f"{counts}; {passed}", *notes))
 
-    return sound((trained, tests[0] if tests else None), settings.damaged, look, assembled)
+    given = [parts.get(name) for name in ("train", "validation", "test")]
+    return sound(given, settings.damaged, look, assembled)
 
 
 def _check_room(parts: Sequence[ShardIndex], cache: FileCache, window: int) -> None:

@@ -113,17 +113,24 @@ def digest_of(content: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class ShardedImages:
-    """What a set of shards says of itself; `test` is None where it has none. The rest: see `nas.data.DataSet`."""
+    """What a set of shards says of itself; a split that it does not have is None. The rest: see `nas.data.DataSet`."""
 
     name: str
     class_names: tuple[str, ...]
     train: ShardIndex
     test: ShardIndex | None
+    validation: ShardIndex | None = None
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # ImageNet's
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     flip: bool = True
     crop: str = "random"
     packed: bool = False  # by `nas.pack`, which decodes every image
+
+    @property
+    def splits(self) -> dict[str, ShardIndex]:
+        """Those that there are, by name."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: index for name, index in named.items() if index is not None}
 
 
 def find_shards(root: str | None, train: str | None, test: str | None, cache: FileCache) -> ShardedImages:
@@ -132,26 +139,27 @@ def find_shards(root: str | None, train: str | None, test: str | None, cache: Fi
         folder = root.rstrip("/") if is_remote(root) else str(Path(root).expanduser())
         if is_remote(folder) or (Path(folder) / NAME).is_file():
             images = _load(joined(folder, NAME))
-            for index in (images.train, images.test):
-                if index is not None and not is_remote(folder):
-                    _check_sizes(index)
+            for index in () if is_remote(folder) else images.splits.values():
+                _check_sizes(index)
             return images
         trained = _listed(Path(folder), "train*.tar") or _listed(Path(folder), "*.tar")
-        tested = _listed(Path(folder), "test*.tar") or _listed(Path(folder), "val*.tar")
+        tested, validated = (_listed(Path(folder), pattern) for pattern in ("test*.tar", "val*.tar"))
+        if not tested:
+            tested, validated = validated, []
         if not trained:
             raise BadFile(f"'{folder}' holds neither {NAME} nor a .tar; python -m nas.pack writes both")
-        trained = [address for address in trained if address not in tested]
+        trained = [address for address in trained if address not in (*tested, *validated)]
     elif train:
-        trained, tested = expand(train), expand(test or "")
+        trained, tested, validated = expand(train), expand(test or ""), []
     else:
         raise UserError(
             "data=webdataset needs data.root=FOLDER or URL that nas.pack wrote, or patterns: "
             "'data.train=URL/train-{000..999}.tar'"
         )
     found = _walk(trained, cache)
-    held = _walk(tested, cache) if tested else None
-    count = 1 + int(max(index.label.max() for index in (found, held) if index is not None))
-    return ShardedImages(PurePosixPath(trained[0]).parent.name, tuple(map(str, range(count))), found, held)
+    held, apart = (_walk(addresses, cache) if addresses else None for addresses in (tested, validated))
+    count = 1 + int(max(index.label.max() for index in (found, held, apart) if index is not None))
+    return ShardedImages(PurePosixPath(trained[0]).parent.name, tuple(map(str, range(count))), found, held, apart)
 
 
 def _check_sizes(index: ShardIndex) -> None:
@@ -202,8 +210,7 @@ def _listed(folder: Path, pattern: str) -> list[str]:
 
 def dump(images: ShardedImages) -> bytes:
     """The file that stands beside the shards."""
-    assert images.test is not None
-    fields = {f"{split}_{k}": v for split in ("train", "test") for k, v in getattr(images, split).arrays().items()}
+    fields = {f"{split}_{k}": v for split, index in images.splits.items() for k, v in index.arrays().items()}
     about = {name: getattr(images, name) for name in ABOUT}
     earlier = {new: name for name, new in EARLIER_CROPS.items()}
     about["crop"] = earlier.get(images.crop, images.crop)  # versions that know no other name would not cut at all
@@ -215,11 +222,13 @@ def _load(address: str) -> ShardedImages:
     try:
         fields = _unpacked(content)
         train, test = (_part(fields, split, address) for split in ("train", "test"))
+        apart = _part(fields, "validation", address) if "validation_label" in fields else None
         about = {name: _tuple(value) for name, value in json.loads(str(fields["about"])).items() if name in ABOUT}
         names = about["class_names"]
-        if max(train.label.max(), test.label.max()) >= len(names):
+        images = ShardedImages(train=train, test=test, validation=apart, packed=True, **about)
+        if max(index.label.max() for index in images.splits.values()) >= len(names):
             raise BadFile(f"'{address}' has a label outside 0..{len(names) - 1}, its classes")
-        return ShardedImages(train=train, test=test, packed=True, **about)
+        return images
     except BadFile:
         raise
     except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
