@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +16,11 @@ from nas.command.summary import one_network
 from nas.published import Published, best_published
 from nas.run.result import SearchResult
 from search_space import cost_of, load_space, lower
+from tests import SHARED
 from tests.nas.run.test_derived import page_of
 from tests.nas.run.test_result import sample_result
 
-FIELD = Path(os.environ.get("NAS_SHARED", "")) / "latency" / "field" / "timm_cpu_networks.csv"
+FIELD = SHARED / "latency" / "field" / "timm_cpu_networks.csv"
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
