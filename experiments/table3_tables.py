@@ -250,7 +250,8 @@ def worth_table(story: Story) -> Table:
             drawn = story.rows("random", Target(space, COMPARED, device))
             lines.append(line(f"{LABELS[space]}, searched", found[space], space))
             lines.append(line(f"{LABELS[space]}, random", drawn, space))
-            if free := story.rows("free", Target(space, COMPARED, device)):
+            if story.results.settings.get("every_image"):  # so that validation chooses among no random ones
+                free = story.rows("free", Target(space, COMPARED, device))
                 lines.append(line(f"{LABELS[space]}, most parameters, at no cost", free, space))
             else:
                 lines.append(line(f"{LABELS[space]}, best random by validation", _best(story, drawn), space))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -61,6 +62,26 @@ def test_a_map_that_was_measured_is_kept_and_not_measured_again(
     assert len(asked) == len(set(asked)) == 8 and asked[0] == "64 x 56, float32, channels_last"
     assert fused_kernel.main([*call, "kernel_size=9"]) == 2
     assert "the fused kernel does not run here" in capsys.readouterr().err
+
+
+def test_the_work_of_a_pass_is_what_its_arithmetic_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch's own passes in place of the kernel and of the clock: what is not the GPU's runs here too."""
+    monkeypatch.setattr(fused_kernel, "DEVICE", "cpu")
+    monkeypatch.setattr(fused_kernel, "fused_passes", fused_kernel.plain_passes)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(L2_cache_size=2**10))
+    times = ({"torch": 3.0, "fused": 1.5}, {"torch": 4.0, "fused": 2.0})
+    monkeypatch.setattr(fused_kernel, "time_calls", lambda arms, sets: times)
+    case = fused_kernel.Case(8, 6, "float32", True)
+    forward, both = fused_kernel.measure(2, 3, case)
+    elements = 2 * 8 * 6 * 6
+    assert forward["bytes"] == 2 * elements * 4 and forward["multiply_adds"] == 3 * 9 * elements
+    assert both["bytes"] == 5 * elements * 4 and both["multiply_adds"] == 11 * 9 * elements
+    assert forward["times_faster"] == 2.0 and float(str(forward["error"])) < 1e-5
+    found = Results("fused_kernel", Provenance("", "", None, "", 1, None, {}),
+                    {"batch": 2, "kernel_size": 3, "rounds": 31}, (CEILINGS, forward, both))  # fmt: skip
+    assert "| 8 x 6² | float32, channels_last | forward | 3000.0 | 1500.0 | 2.00 | 2.0 met |" in fused_kernel.render(
+        found
+    )
 
 
 CEILINGS: Row = {"kind": "ceilings", "bytes_per_second": 4.3e12, "multiply_adds_per_second": 3e13}
