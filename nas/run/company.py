@@ -28,6 +28,7 @@ from torch.distributed import Work, distributed_c10d
 from torch.distributed.rendezvous import rendezvous
 
 from search_space import UserError
+from search_space.errors import one_line
 
 PULSE_S = 1.0  # between two signs of life
 SLICE_S = 0.2  # within which a wait looks up
@@ -49,6 +50,7 @@ class Company:
     """
 
     def __init__(self, rank: int, ranks: int, timeout_s: float) -> None:
+        """Raises `UserError` where torchrun has not started this process, and `OtherStopped`."""
         self.rank, self.ranks, self.timeout_s = rank, ranks, timeout_s
         self.exchanging = False
         self.stop_asked: float | None = None  # when
@@ -56,7 +58,11 @@ class Company:
         self._heard = dict.fromkeys(set(range(ranks)) - {rank}, time.monotonic())
         self._ended = threading.Event()
         self._before: Any = None
-        self.store = self.result(in_thread(lambda: connect(timeout_s)), NO_STORE)
+        try:
+            self.store = self.result(in_thread(lambda: connect(timeout_s)), NO_STORE)
+        except ValueError as error:
+            asked = f"WORLD_SIZE={ranks} asks for several processes, which torchrun starts"
+            raise UserError(f"{asked}: {one_line(error)}") from error
         self._pulse = threading.Thread(target=self._beat, daemon=True)
         self._pulse.start()
         if threading.current_thread() is threading.main_thread():

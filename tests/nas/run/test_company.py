@@ -11,6 +11,7 @@ from torch.distributed import HashStore
 
 from nas.run import company as module
 from nas.run.company import Company, OtherStopped, in_thread, is_first_to_speak
+from search_space import UserError
 
 
 @pytest.fixture
@@ -90,11 +91,18 @@ def test_a_store_that_hangs_or_is_gone_is_an_end(company: Any, monkeypatch: pyte
     with pytest.raises(OtherStopped, match="was not heard of"):
         alone.ask(lambda store: time.sleep(20))
     with pytest.raises(OtherStopped, match="the store of torchrun is gone"):
-        alone.result(in_thread(lambda: store_that_fails()), module.NO_STORE)
+        alone.result(in_thread(store_that_fails), module.NO_STORE)
 
 
 def store_that_fails() -> None:
     raise RuntimeError("Connection reset by peer")
+
+
+def test_several_processes_without_torchrun_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=r"WORLD_SIZE=2 asks for several processes, which torchrun starts: .*RANK"):
+        Company(0, 2, 5)
 
 
 def test_one_of_a_machine_speaks_and_each_that_cannot_ask(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
