@@ -62,8 +62,8 @@ def of_launcher(error: RuntimeError) -> UserError:
     if lost := re.match(r"Job (\S+) .*? with path (.*?)/[^/]*\n.*?\(state: (.*?)\)", str(error), re.DOTALL):
         job, folder, state = lost.groups()
         return UserError(
-            f"job {job} ended without a result ({state}); what it printed is in '{os.path.relpath(folder)}'. Other jobs "
-            "run on; once it is known why it ended, continue it with resume= and its run folder"
+            f"job {job} ended without a result ({state}); what it printed is in '{os.path.relpath(folder)}'. Other "
+            "jobs run on; once it is known why it ended, continue it with resume= and its run folder"
         )
     if "timed-out" in str(error):
         return UserError(

@@ -194,6 +194,9 @@ class OptunaSettings:
         "a journal's file or a database's URL: keeps the trials; runs with equal options may share it "
         "(null: kept with the run)",
     ] = None
+    stale_s: Annotated[
+        int, Between(2, 86_400, "seconds"), "in a database, the trial of a process silent for so long is another's"
+    ] = 120
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "storage", self.storage and hidden(self.storage))
