@@ -4,17 +4,17 @@ Question   How much memory and CPU time does an epoch of 10,000, 30,000 and 100,
            from tar shards on this disk, and from those shards over http through a cache smaller than they are? And how
            many training steps are taken in the same time?
 Data       JPEGs of 32x32 pixels in ten classes, noise on a gradient, made for it in a temporary folder.
-Command    python -m experiments.streaming [images=10000,30000,100000] [workers=1,2]
+Command    python -m experiments.streaming [images=10000,30000,100000] [workers=1,2] [read=10000] [jobs=2]
            python -m experiments.streaming show
-Cost       About 6 CPU-minutes; 1 GB of disk.
+Cost       About 5 CPU-minutes; 1 GB of disk.
 Expected   From shards no more than tens of bytes an image are added to the memory of a process; CPU time as from files.
 
-Every line is measured in processes of their own, one a worker, each with its share of one epoch. Memory is the peak of
-resident pages as Linux counts them (VmHWM) and does not depend on what else the machine does. Of a folder of files only
-the first 10,000 images of the epoch are read, since all that grows with it is there before. Seconds are of CPU, all
-threads of a process together; that of the server is not in them. Ratios are taken in turns: one process reads, or
-trains on, a few batches of each source after the other, round after round. The images a second by the clock depend on
-the load of the machine, which stands in the last line.
+Every line is measured in processes of their own, one a worker, each with its share of an epoch, of which the first
+10,000 images are read unless told otherwise: several times what window and cache hold, so that shards come and go.
+Memory is the peak of resident pages as Linux counts them (VmHWM) and does not depend on what else the machine does.
+Seconds are of CPU, all threads of a process together; that of the server is not in them. Ratios are taken in turns: one
+process reads, or trains on, a few batches of each source after the other, round after round. The images a second by the
+clock depend on the load of the machine, which stands in the last line.
 """
 
 from __future__ import annotations
@@ -37,21 +37,23 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
-from experiments.command import run_experiment
-from experiments.results import Results, Row, Value, markdown, shown, take_provenance
+from experiments.jobs import Work, run_jobs
+from experiments.results import Results, Row, Value, markdown, shown
 from latency_models.options import Options
+from search_space.errors import UserError
 
 if TYPE_CHECKING:
     from nas.data import DataSet
 
 SOURCES = ("files", "shards", "http")
 PIXELS, CLASSES, BATCH = 32, 10, 64
+TRAINED = 0.8  # of a folder's images; the others are held out for the test, and packed apart
 SHARD_MB, WINDOW = 1.0, 2  # small ones, so that even 10,000 images have several times what is read at once
-OF_FILES = 10_000  # images
 TURN, ROUNDS = 10, 9  # batches that one source has in its turn, and how often each has one
 OPTIONS = {
     "images": "how many, commas between (default: 10000,30000,100000)",
     "workers": "processes of one search, commas between; several for the largest set alone (default: 1,2)",
+    "read": "images of an epoch that are read at most (default: 10000)",
 }
 NAMES = {"files": "folder of files", "shards": "shards on this disk", "http": "shards over http, cached"}
 
@@ -95,6 +97,7 @@ class Task:
     cache: str
     rank: int
     ranks: int
+    read: int
 
 
 # ------------------------------------------------------------------ images and their server
@@ -116,12 +119,19 @@ def make_images(folder: Path, count: int) -> None:
         )
 
 
-def take_images(source: Path, folder: Path, count: int) -> None:
-    """The first of them, as links to the same files."""
-    for number in range(count):
-        name = Path(f"class{number % CLASSES}") / f"{number:07}.jpg"
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        os.link(source / name, folder / name)
+def in_files(folder: Path) -> DataSet:
+    """All images of a folder, `TRAINED` of them to train on, to be packed."""
+    import numpy as np
+
+    from nas.data import DataSet, EncodedSource, Split
+
+    files = sorted(folder.rglob("*.jpg"))
+    names = sorted(path.name for path in folder.iterdir())
+    labels = np.array([names.index(path.parent.name) for path in files], np.int64)
+    everything = Split(EncodedSource(files), np.arange(len(files)), labels)
+    order = np.random.default_rng(1).permutation(len(files))
+    train, test = (everything.take(part) for part in np.split(order, [round(TRAINED * len(order))]))
+    return DataSet("made", tuple(names), train, train.take(np.arange(0)), test)
 
 
 def smallest_cache(shards: Path, workers: int) -> int:
@@ -184,12 +194,13 @@ def read_epoch(task: Task) -> dict[str, float]:
     clock, wall, images, cached = time.process_time(), time.perf_counter(), 0, 0
     for number, (_, labels) in enumerate(data.batches(data.train, PIXELS, BATCH, training=True)):
         images += len(labels)
-        if task.source == "files" and images * task.ranks >= OF_FILES:
+        if images * task.ranks >= task.read:
             break
         if number % 20 == 0:
             cached = max(cached, sum(path.stat().st_size for path in Path(task.cache).glob("*.tar")))
     return {
         "images": images,
+        "of": len(data.train),
         "load_s": load_s,
         "start_mib": start,
         "load_mib": load_mib,
@@ -200,30 +211,33 @@ def read_epoch(task: Task) -> dict[str, float]:
     }
 
 
-def measure_reading(place: Images, images: int, workers: int, sent: Callable[[], int]) -> Iterator[Row]:
-    """A row for each source."""
-    for source in SOURCES:
+def measure_reading(place: Images, images: int, workers: int, read: int, sent: Callable[[], int]) -> Iterator[Row]:
+    """A row for each source; several processes read from shards alone."""
+    for source in SOURCES if workers == 1 else SOURCES[1:]:
         with tempfile.TemporaryDirectory() as cache:
             before = sent()
-            tasks = [Task(place, source, cache, rank, workers) for rank in range(workers)]
+            tasks = [Task(place, source, cache, rank, workers, read) for rank in range(workers)]
             with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1) as pool:
                 done = pool.map(read_epoch, tasks, chunksize=1)
-        read = sum(one["images"] for one in done)
+        count = sum(one["images"] for one in done)
         packed = sum(path.stat().st_size for path in Path(place.folder, "shards").glob("train-*.tar"))
+        packed_an_image = packed / (images * TRAINED)
         yield {
             "what": "reading",
             "source": source,
             "images": images,
             "workers": workers,
+            "read": count,
+            "of": done[0]["of"],
             "start_mib": max(one["start_mib"] for one in done),
             "load_mib": max(one["load_mib"] for one in done),
             "peak_mib": max(one["peak_mib"] for one in done),
             "added_mib": max(one["peak_mib"] - one["start_mib"] for one in done),
             "load_cpu_s": max(one["load_s"] for one in done),
-            "cpu_ms_an_image": 1000 * sum(one["cpu_s"] for one in done) / read,
-            "images_a_second": read / max(one["wall_s"] for one in done),
+            "cpu_ms_an_image": 1000 * sum(one["cpu_s"] for one in done) / count,
+            "images_a_second": count / max(one["wall_s"] for one in done),
             "sent_mb": (sent() - before) / 1e6 if source == "http" else None,
-            "packed_mb": packed / 1e6,
+            "packed_mb": packed_an_image * count / 1e6,
             "cached_mb": max(one["cached"] for one in done) / 1e6 if source == "http" else None,
             "cache_mb": place.cache_gb * 1e3 if source == "http" else None,
         }
@@ -288,34 +302,72 @@ def endless(data: DataSet) -> Iterator[Any]:
         number += 1
 
 
-def measure(options: Options, quick: bool, command: str) -> Results:
-    """`quick`: a few hundred images."""
-    from nas.data import load
-    from nas.data.imagefolder import ImageFolderSettings
-    from nas.pack import pack
+@dataclass(frozen=True)
+class Job:
+    """One set of images in its three forms. workers: of the lines to measure; turns: whether sources take turns too."""
 
-    counts = sorted(int(n) for n in options.names("images", ("800",) if quick else ("10000", "30000", "100000")))
-    workers = [int(n) for n in options.names("workers", ("1",) if quick else ("1", "2"))]
-    shard_mb = SHARD_MB / 10 if quick else SHARD_MB
-    provenance, rows = take_provenance(command, "cpu"), list[Row]()
-    with tempfile.TemporaryDirectory() as made:
-        make_images(Path(made) / "all", counts[-1])
-        for count in counts:
-            folder = Path(made) / str(count)
-            take_images(Path(made) / "all", folder / "files", count)
-            pack(load(ImageFolderSettings("imagefolder", str(folder / "files"))), folder / "shards", shard_mb)
-            with serving(folder / "shards") as (address, sent):
-                for number in workers if count == counts[-1] else workers[:1]:
-                    place = Images(str(folder), address, smallest_cache(folder / "shards", number) / 1e9)
-                    for row in measure_reading(place, count, number, sent):
+    images: int
+    workers: tuple[int, ...]
+    turns: bool
+
+    @property
+    def name(self) -> str:
+        """Unique in the experiment."""
+        return f"{self.images} images"
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Does jobs. read: images of an epoch; shard_mb: size of shards; rounds: of turns."""
+
+    read: int
+    shard_mb: float
+    rounds: int
+
+    def __call__(self, job: Job) -> list[Row]:
+        """A job's rows."""
+        from nas.pack import pack
+
+        rows: list[Row] = []
+        with tempfile.TemporaryDirectory() as made:
+            make_images(Path(made) / "files", job.images)
+            shards = Path(made) / "shards"
+            pack(in_files(Path(made) / "files"), shards, self.shard_mb)
+            with serving(shards) as (address, sent):
+                for number in job.workers:
+                    place = Images(made, address, smallest_cache(shards, number) / 1e9)
+                    for row in measure_reading(place, job.images, number, self.read, sent):
                         print(row, file=sys.stderr, flush=True)
                         rows.append(row)
-                if count == counts[-1]:
-                    place = Images(str(folder), address, smallest_cache(folder / "shards", 1) / 1e9)
+                if job.turns:
+                    place = Images(made, address, smallest_cache(shards, 1) / 1e9)
                     with multiprocessing.get_context("spawn").Pool(1) as pool:
-                        rows += pool.apply(measure_turns, (place, count, 3 if quick else ROUNDS))
-    settings: dict[str, Value] = {"pixels": PIXELS, "batch": BATCH, "shard_mb": shard_mb, "shuffle_shards": WINDOW}
-    return Results("streaming", provenance, {**settings, "quick": quick}, tuple(rows))
+                        rows += pool.apply(measure_turns, (place, job.images, self.rounds))
+        return rows
+
+
+def prepare(options: Options, quick: bool) -> Work[Job]:
+    """`quick`: a few hundred images."""
+    counts = sorted(_numbers(options, "images", (800,) if quick else (10_000, 30_000, 100_000)))
+    workers = _numbers(options, "workers", (1,) if quick else (1, 2))
+    measuring = Measuring(options.integer("read", 10_000), SHARD_MB / (10 if quick else 1), 3 if quick else ROUNDS)
+    jobs = [Job(count, workers if count == counts[-1] else workers[:1], count == counts[0]) for count in counts]
+    settings: dict[str, Value] = {
+        "pixels": PIXELS,
+        "batch": BATCH,
+        "shard_mb": measuring.shard_mb,
+        "shuffle_shards": WINDOW,
+        "read": measuring.read,
+        "quick": quick,
+    }
+    return Work(settings, jobs, measuring)
+
+
+def _numbers(options: Options, name: str, default: Sequence[int]) -> tuple[int, ...]:
+    given = options.names(name, [str(number) for number in default])
+    if wrong := [text for text in given if not text.isdigit() or int(text) < 1]:
+        raise UserError(f"{name}={','.join(given)}: '{wrong[0]}' is not a whole number of 1 or more")
+    return tuple(map(int, given))
 
 
 # ------------------------------------------------------------------ the tables
@@ -325,8 +377,8 @@ def render(results: Results) -> str:
     """Memory and time by images and workers, then the ratios."""
     reading = [row for row in results.rows if row["what"] == "reading"]
     header = (
-        *("source", "images", "processes", "peak MiB of a process", "added by data", "until the first batch, CPU-s"),
-        *("CPU-ms an image", "images/s by the clock", "network / shards", "most in the cache / allowed, MB"),
+        *("source", "images", "processes", "peak MiB of a process", "added by data", "before the first batch, CPU-s"),
+        *("CPU-ms an image", "images/s by the clock", "bytes fetched / read", "most in the cache / allowed, MB"),
     )
     lines = []
     for row in sorted(reading, key=lambda row: (row["workers"], SOURCES.index(str(row["source"])), row["images"])):
@@ -351,14 +403,15 @@ def render(results: Results) -> str:
     said = ", ".join(f"{name} {value}" for name, value in results.settings.items() if name != "quick")
     parts.append(
         "Steps: the smallest network of `quadranet_lite`, AdamW. Images by the clock are of a machine that other work "
-        f"kept busy, and no result. {said}.\n{results.provenance}"
+        "kept busy, and no result. Shards that the read part has only begun are fetched whole. "
+        f"{said}.\n{results.provenance}"
     )
     return "\n\n".join(parts)
 
 
 def main(arguments: Sequence[str]) -> int:
     """The exit status."""
-    return run_experiment("streaming", OPTIONS, measure, render, arguments)
+    return run_jobs("streaming", OPTIONS, prepare, render, arguments)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def test_a_quick_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     reading = {row["source"]: row for row in rows if row["what"] == "reading"}
     assert tuple(reading) == SOURCES and len(rows) == 9
     far = reading["http"]
-    assert 0.5 < far["sent_mb"] / far["packed_mb"] <= 1, "each shard of the split once"  # type: ignore[operator]
+    assert 0.9 < far["sent_mb"] / far["packed_mb"] < 1.2, "each shard once"  # type: ignore[operator]
     assert 0 < far["cached_mb"] <= far["cache_mb"]  # type: ignore[operator]
     assert all(row["peak_mib"] >= row["load_mib"] >= row["start_mib"] > 100 for row in reading.values())  # type: ignore[operator]
     said = capsys.readouterr().out
