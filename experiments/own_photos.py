@@ -118,7 +118,7 @@ def prepare(options: Options, quick: bool) -> Work[Job]:
     if "quadratic" in kinds and scale.weights != Scale.weights:
         if options.given("kinds"):
             raise UserError(f"kinds=quadratic has spaces of {Scale.weights} alone, not of weights={scale.weights}")
-        kinds = [kind for kind in kinds if kind != "quadratic"]
+        kinds = tuple(kind for kind in kinds if kind != "quadratic")
     budgets = {device: _budgets(options, device, quick) for device in devices}
     wanted = Wanted(kinds, budgets, scale.spaces, options.integer("seeds", 1 if quick else 3))
     runs = options.text("runs") if options.given("runs") else None

@@ -106,8 +106,8 @@ class Cuts:
             if layers is not None and number in corrections:
                 convolution, norm = (block.get_submodule(layer.name) for layer in layers)
                 _write(convolution, norm, corrections[number])
-                if term is not None:
-                    block.get_parameter(f"{term.name}.weight").copy_(corrections[number].term)
+                if term is not None and (factors := corrections[number].term) is not None:
+                    block.get_parameter(f"{term.name}.weight").copy_(factors)
         return network.eval()
 
     @torch.no_grad()

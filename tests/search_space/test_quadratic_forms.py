@@ -142,9 +142,9 @@ def test_every_profile_prices_forms_above_the_plain_block() -> None:
         model = fit_latency_model(load_profile(device))
         plain, two, three = (model.predict(lower(whole(n), 64, CLASSES)).latency_ms for n in (1, 2, 3))
         assert plain < two < three, device
-    plain, two, three = (cost_of(lower(whole(n), 64, CLASSES)) for n in (1, 2, 3))
+    macs = [cost_of(lower(whole(n), 64, CLASSES)).macs for n in (1, 2, 3)]
     convolution = sum(
         node.spec.macs for segment in lower(whole(1), 64, CLASSES) for node in segment.nodes
         if node.name == "depthwise" and segment.name.startswith("stage1")
     )  # fmt: skip
-    assert two.macs - plain.macs == three.macs - two.macs == convolution > 0
+    assert macs[1] - macs[0] == macs[2] - macs[1] == convolution > 0

@@ -69,7 +69,7 @@ def test_forms_of_narrow_blocks_alone_start_from_the_trained_ones_first_channels
     space = replace(SPACE, stages=tuple(replace(stage, blocks=choices) for stage in SPACE.stages))
     supernet = supernet_of(trained(PLAIN.largest()), images, space)
     slot = supernet.get_submodule("stage1_block2.largest")
-    whole, gate = (slot.get_submodule(name).weight for name in ("depthwise", "gate"))
+    whole, gate = (slot.get_parameter(f"{name}.weight") for name in ("depthwise", "gate"))
     assert torch.equal(gate, whole[: len(gate)]) and len(gate) < len(whole)
 
 
