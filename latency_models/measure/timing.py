@@ -626,7 +626,7 @@ class LiteRtAdb:
         count, mean = re.findall(r"count=(\d+)", said), re.search(r"Inference \(avg\): ([\d.e+]+)", said)
         if not count or mean is None:
             raise Refused(f"'{name}': benchmark_model told no times: {_one_line(ValueError(said[-300:]))}")
-        median_us = re.findall(r"median=(\d+)", said)
+        median_us = re.findall(r"median=([\d.e+]+)", said)  # not of older releases
         us = float(median_us[-1] if median_us and float(median_us[-1]) >= cls.SHORT_US else mean[1])
         return int(count[-1]), us / 1e3
 
