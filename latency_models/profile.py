@@ -34,7 +34,9 @@ OPTIONS = {
     "space": "spaces whose kernels are timed, with commas between (default: all shipped)",
     "resolution": f"pixels (default: {RESOLUTION})",
     "threads": "cores it runs on (default: 1)",
-    "runtime": "onnxruntime (default), openvino, litert, cuda, or the full dotted path of a class of your own",
+    "runtime": (
+        "onnxruntime (default), openvino, litert, litert_adb (a phone), cuda, or the full dotted path of your own class"
+    ),
     "optimization": (
         "onnxruntime: all (default), extended or basic; litert: xnnpack (default) or builtin; "
         "cuda: eager (default) or graph"

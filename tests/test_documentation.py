@@ -44,6 +44,8 @@ NOT_HERE = {  # what a command of the docs matches -> why no test runs it
     r"hydra/launcher=submitit_slurm": "needs Slurm",
     r"torchrun --nnodes=2": "tests/nas/run/test_machines.py runs it on two machines",
     r"data=huggingface": "needs the extra [huggingface]; tests/reports/test_tables.py tests it where it is installed",
+    r"device=litert|runtime=openvino space": "needs an extra; tests/contracts/test_runtimes.py has it",
+    r"runtime=litert_adb": "needs a phone; tests/contracts/test_runtimes.py simulates one",
     r"target=(litert|openvino)": "needs an extra; tests/contracts/test_targets.py tests it where it is installed",
     r"recipe=imagenet": "needs the extra [train]; tests/nas/training/test_recipes.py tests it where it is installed",
     r"init=pretrained .*data=cifar10": "needs CIFAR-10 itself: other images than the supernet's are refused",

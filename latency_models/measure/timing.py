@@ -23,7 +23,11 @@ import json
 import math
 import os
 import platform
+import re
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -112,7 +116,8 @@ class Runtime(Protocol):
     ('onnxruntime>=1.15'). reads: 'onnx', 'tflite' or 'layers', which of an item's forms. waits_here: whether it keeps
     this process's cores busy, so that a process that waits for a core means a busy machine. The first optimization and
     precision are the defaults. An instance may also have `flags`, texts by name: what else changes its times, for the
-    profile's header; and a class `processors`, names of what it can run on, the default first, where it has a choice.
+    profile's header; `machine`, facts of the machine that it runs on, if that is another; and a class `processors`,
+    names of what it can run on, the default first, where it has a choice.
     """
 
     optimizations: ClassVar[Merges]
@@ -552,6 +557,94 @@ class LiteRt:
         return run
 
 
+class LiteRtAdb:
+    """LiteRT on a phone at this computer's USB, by `benchmark_model` over adb.
+
+    The program, of the same release as the runtime it stands for, must lie at `PROGRAM` on the phone; models are
+    pushed beside it. Its mean stands for short items, since it tells medians in whole microseconds. adb takes the phone
+    that ANDROID_SERIAL names where there are several.
+    """
+
+    PROGRAM: ClassVar[str] = "/data/local/tmp/benchmark_model"
+    FOLDER: ClassVar[str] = "/data/local/tmp/quadranas"
+    SHORT_US: ClassVar[float] = 100.0
+    OPTIONS: ClassVar[str] = "--num_runs=50 --min_secs=0.2 --warmup_min_secs=0.05"
+
+    optimizations: ClassVar[Merges] = LiteRt.optimizations
+    folded: ClassVar[Sequence[str]] = LiteRt.folded
+    precisions: ClassVar[Sequence[str]] = LiteRt.precisions
+    packages: ClassVar[Sequence[str]] = ()
+    reads: ClassVar[str] = "tflite"
+    waits_here: bool = False
+
+    def __init__(self, settings: Settings) -> None:
+        if shutil.which("adb") is None:
+            raise Refused("runtime=litert_adb needs adb (Android's platform tools) on the path")
+        phone = self._shell("getprop ro.product.model", "no phone answers: connect one and allow debugging")
+        where = "push LiteRT's benchmark_model for the phone there and make it executable"
+        self._shell(f"test -x {self.PROGRAM}", f"'{phone}' has no {self.PROGRAM}: {where}")
+        chip = self._shell("getprop ro.soc.model", "it does not tell its chip")
+        android = self._shell("getprop ro.build.version.release", "it does not tell its system")
+        self._shell(f"mkdir -p {self.FOLDER}", f"cannot make {self.FOLDER} on it")
+        self.version = "benchmark_model " + self._shell(f"md5sum < {self.PROGRAM}", "no md5sum on it")[:8]
+        self.machine: dict[str, Any] = {
+            "cpu": f"{phone} {chip}".strip(),
+            "clock": "not readable",
+            "system": f"Android {android}",
+        }
+        self.machine["load_average"] = None
+        use = "true" if settings.optimization == "xnnpack" else "false"
+        self._options = f"--num_threads={settings.threads} --use_xnnpack={use} {self.OPTIONS}"
+        self.flags = {"benchmark_model": self._options}
+        self._precision, self._pushed, self._last = settings.precision, set[str](), ""
+
+    def load(self, item: Item) -> Run:
+        """See `Runtime`. A run's ms are its batch's; a new batch begins whenever another item had one between."""
+        place = f"{self.FOLDER}/{item.name}.tflite"
+        if place not in self._pushed:
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder, "model.tflite")
+                file.write_bytes(item.tflite(self._precision))
+                self._adb(["push", str(file), place], f"cannot push {place}")
+            self._pushed.add(place)
+        left, ms = 0, 0.0
+
+        def run() -> float:
+            nonlocal left, ms
+            if left == 0 or self._last != place:
+                said = self._shell(f"{self.PROGRAM} --graph={place} {self._options}", f"'{item.name}' is refused")
+                left, ms = self._read(said, item.name)
+                self._last = place
+            left -= 1
+            return ms
+
+        return run
+
+    @classmethod
+    def _read(cls, said: str, name: str) -> tuple[int, float]:
+        """Runs and ms of what the program printed."""
+        count, mean = re.findall(r"count=(\d+)", said), re.search(r"Inference \(avg\): ([\d.e+]+)", said)
+        if not count or mean is None:
+            raise Refused(f"'{name}': benchmark_model told no times: {_one_line(ValueError(said[-300:]))}")
+        median_us = re.findall(r"median=([\d.e+]+)", said)  # not of older releases
+        us = float(median_us[-1] if median_us and float(median_us[-1]) >= cls.SHORT_US else mean[1])
+        return int(count[-1]), us / 1e3
+
+    def _shell(self, command: str, refusal: str) -> str:
+        return self._adb(["shell", command], refusal)
+
+    @staticmethod
+    def _adb(words: Sequence[str], refusal: str) -> str:
+        """What it printed on both channels, where benchmark_model tells its times. Raises `Refused`."""
+        try:
+            done = subprocess.run(["adb", *words], capture_output=True, text=True, timeout=300, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise Refused(f"runtime=litert_adb: {refusal} ({_one_line(error)})") from error
+        if done.returncode:
+            raise Refused(f"runtime=litert_adb: {refusal} ({_one_line(ValueError(done.stderr or done.stdout))})")
+        return (done.stdout + done.stderr).strip()
+
+
 class Cuda:
     """torch on a GPU, eager or replayed as one CUDA graph, channels_last, timed by CUDA events."""
 
@@ -611,6 +704,7 @@ RUNTIMES: dict[str, type[Runtime]] = {
     "onnxruntime": OnnxRuntime,
     "openvino": OpenVino,
     "litert": LiteRt,
+    "litert_adb": LiteRtAdb,
     "cuda": Cuda,
 }
 """Name -> class; `add_runtime` puts others here."""
@@ -656,7 +750,7 @@ def open_runtime(settings: Settings) -> Runtime:
     try:
         return own(settings)
     except ImportError as error:
-        package = own.packages[0]
+        package = own.packages[0] if own.packages else "numpy"
         raise Refused(
             f"runtime={settings.runtime} needs the package '{package}' ({error}); pip install '{package}'"
         ) from error
@@ -771,6 +865,7 @@ def machine_facts(settings: Settings, runtime: Runtime) -> dict[str, Any]:
         "load_average": None if load is None else round(load, 2),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "flags": dict(getattr(runtime, "flags", {})),
+        **getattr(runtime, "machine", {}),
     }
 
 
