@@ -20,7 +20,7 @@ from nas.run.result import load_result
 from tests import ROOT
 from tests.cluster.postgres import database, missing
 from tests.cluster.slurm import wait_for
-from tests.nas.discrete.small_region import additive_accuracy, region
+from tests.nas.discrete.small_region import additive_accuracy
 from tests.nas.run.test_resume import BUDGETS_MS, SPACES
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
