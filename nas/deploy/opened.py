@@ -111,7 +111,8 @@ def _openvino(path: Path, content: bytes) -> tuple[Mapping[str, str], Network]:
     session = OpenVinoSession(files, 1)
     read = openvino.Core().read_model(files[".xml"], files[".bin"])
     info = read.get_rt_info(["model_info"]).value if read.has_rt_info(["model_info"]) else {}
-    return {name: str(value.value) for name, value in info.items()}, lambda picture: session(np.asarray(picture))[0]
+    said = {name: str(getattr(value, "value", value)) for name, value in info.items()}
+    return said, lambda picture: session(np.asarray(picture))[0]
 
 
 def _require(module: str, package: str, path: Path) -> None:
