@@ -32,6 +32,7 @@ from search_space.reading import (
 
 SCHEMA = 1
 UNIT = "ms"
+UNSEEN = 2.0  # by what a price may be off of a kernel size that was never measured while others of its kind were
 
 Text = Annotated[str, NOT_BLANK]
 Texts = Mapping[str, Text]
@@ -131,7 +132,9 @@ class KindModel:
     widen: by how much more than other kinds' its share of a network is uncertain, and widen_sizes, by how much more
     again a kernel size is: judgements whose reason `judged` gives. in_network: time inside a network over time alone.
     residual: what the table's rows teach beyond the form. fitted_range: lowest and highest of what its rows have, by
-    `channels` (the more of in and out) and `pixels` (of the output); empty: not stated.
+    `channels` (the more of in and out) and `pixels` (of the output); empty: not stated. sizes: kernel size ->
+    coefficients of its own, where measured sizes take different paths in the runtime. unseen: by what factor a kernel
+    size without rows may be off either way, whose price is derived then; 1: not judged.
     """
 
     coefficients: Coefficients
@@ -146,10 +149,29 @@ class KindModel:
     residual: Residual | None = None
     widen_sizes: Mapping[int, Annotated[float, AtLeast(1)]] = field(default_factory=dict)
     fitted_range: Mapping[Annotated[str, OneOf(("channels", "pixels"))], Range] = field(default_factory=dict)
+    sizes: Mapping[int, Coefficients] = field(default_factory=dict)
+    unseen: Annotated[float, AtLeast(1)] = 1.0
+
+    def forms(self, kernel_size: int) -> tuple[Mapping[str, float], ...]:
+        """The coefficients that price a kernel size; those of every path for one without rows, whose dearest counts."""
+        if kernel_size in self.sizes:
+            return (self.sizes[kernel_size],)
+        return (self.coefficients,) if self.count(kernel_size) else (self.coefficients, *self.sizes.values())
+
+    def origin_of(self, kernel_size: int) -> str:
+        """As `origin`; 'derived' where sizes are judged by their rows and this one has none."""
+        return "derived" if self.unseen > 1 and not self.count(kernel_size) else self.origin
 
     def widening(self, kernel_size: int) -> float:
-        """By how much more than other kinds' its price is uncertain; a size without rows as the most uncertain one."""
-        unseen = max(self.widen_sizes.values(), default=1.0) if not self.count(kernel_size) else 1.0
+        """By how much more than other kinds' its price is uncertain.
+
+        A size without rows, priced by the form of others, by `UNSEEN`, or as the most uncertain size or the header's
+        `unseen` where that is more; where a residual prices it, that says how far from its rows it is.
+        """
+        unseen = 1.0
+        if not self.count(kernel_size):
+            by_form = UNSEEN if self.support and not self.residual else 1.0
+            unseen = max(by_form, self.unseen, *self.widen_sizes.values())
         return self.widen * self.widen_sizes.get(kernel_size, unseen)
 
     def count(self, kernel_size: int) -> int:
@@ -209,7 +231,8 @@ class Header:
     """The fields of `device.yaml`, in its order. Times are ms at batch 1.
 
     runtime_options: what changes times, such as optimization. network_ms: what every network pays beside its kernels.
-    scenarios: by name, other guesses at derived kinds; intervals reach over all of them.
+    scenarios: by name, other guesses at derived kinds; intervals reach over all of them. caveats: sentences on what the
+    times stand for that whoever reads a prediction must know; they price nothing.
     """
 
     device: Text
@@ -217,6 +240,7 @@ class Header:
     runtime: Text
     runtime_version: Text
     runtime_options: Texts = field(default_factory=dict)
+    caveats: tuple[Text, ...] = ()
     precision: Text
     batch: Annotated[int, Must("1: profiles are taken at batch 1", lambda batch: batch == 1), REQUIRED] = 1
     threads: Count
@@ -255,7 +279,7 @@ def parse_header(data: object, where: str) -> Header:
     return header
 
 
-_OPTIONAL = ("judged", "residual", "widen_sizes", "fitted_range")  # of a kind's model, left out where empty
+_OPTIONAL = ("judged", "residual", "widen_sizes", "fitted_range", "sizes")  # of a kind's model, left out where empty
 
 
 def render_header(header: Header) -> dict[str, Any]:
@@ -265,9 +289,12 @@ def render_header(header: Header) -> dict[str, Any]:
         rendered[name] = value
         if name == "date":
             rendered["unit"] = UNIT
-    header_only = ("fitted_range", "scenarios")
+    header_only = ("caveats", "fitted_range", "scenarios")
     for part, optional in ((rendered, header_only), *((m, _OPTIONAL) for m in rendered["models"].values())):
         for name in optional:
             if not part[name]:
                 del part[name]
+    for model in rendered["models"].values():
+        if model["unseen"] == 1:
+            del model["unseen"]
     return rendered

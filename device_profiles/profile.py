@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,11 +30,15 @@ HEADER_FILE = "device.yaml"
 TABLE_FILE = "kernels.csv"
 FOLDERS_VARIABLE = "NAS_DEVICE_PROFILES"
 USER_FOLDER = "device_profiles"
+CAVEATS = re.compile(rb"^caveats:\n(?:[- ].*\n)*", re.MULTILINE)  # the field as `save_profile` writes it
 
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """A device as data. `digest` is a short hash of both files' bytes: equal only for equal profiles."""
+    """A device as data.
+
+    `digest` is a short hash of both files' bytes but for the header's `caveats`: equal only for equal prices.
+    """
 
     name: str
     header: Header
@@ -90,6 +95,11 @@ def is_shipped(name: str) -> bool:
     return any(entry.name == name and _is_device(entry) for entry in _shipped().iterdir())
 
 
+def shipped_digest(name: str) -> str | None:
+    """The digest of the profile of this name that comes with the project; None where none does."""
+    return load_folder(_shipped().joinpath(name)).digest if is_shipped(name) else None
+
+
 def save_profile(folder: Path, header: Header, rows: Iterable[KernelRow]) -> DeviceProfile:
     """Write the two files of a device into `folder` (made if missing) and read them back."""
     import yaml
@@ -133,7 +143,7 @@ def load_folder(folder: Traversable) -> DeviceProfile:
         raise BadFile(
             f"{table_name} row {len(rows) + 1}: the table ends after {len(rows)} of {header.kernel_rows} rows"
         )
-    digest = hashlib.sha256(header_bytes + b"\0" + table_bytes).hexdigest()[:12]
+    digest = hashlib.sha256(CAVEATS.sub(b"", header_bytes) + b"\0" + table_bytes).hexdigest()[:12]
     return DeviceProfile(folder.name, header, rows, digest)
 
 

@@ -2,7 +2,8 @@
 
 Question   With 2,000 training photographs of ten classes and a latency budget, how accurate are networks (a) searched
            from random weights, with and without a teacher, (b) cut uniformly by hand out of a network trained on
-           ImageNet and fine-tuned, (c) searched from those weights (`init=`), all budgets in one run?
+           ImageNet and fine-tuned, (c) searched from those weights (`init=`), all budgets in one run, (d) the same
+           with quadratic forms of the depthwise convolutions, which start at zero: are they worth their milliseconds?
 Data       Imagenette: 2,000 of its training photographs of 96 pixels, 300 more to choose by, 1,500 of its validation
            photographs as the test. They are ImageNet's, so the weights have seen many of them, test photographs not
            excepted: rows that start from the weights, or are taught by them, gain by that. data=cifar10 has images that
@@ -19,8 +20,9 @@ A cut by hand has the recipe, the teacher and the soft labels of the searched ne
 that matter and the norms' statistics, and sees as many images as a search in all; "fitted", it starts as searched
 networks do, with the last layer of every block fitted anew. Three cuts: all expansions to one ratio, the last blocks of
 all stages, or the last block of every stage and one ratio, each the slowest that keeps the budget. Random starts have
-the defaults of `data=imagefolder` but the crop, which is `shift` for all. Latencies are predictions at 224 pixels,
-batch 1.
+the defaults of `data=imagefolder` but the crop, which is `shift` for all. Quadratic forms are offered beside every
+plain block, where the search may leave them alone; and in place of narrow blocks, where those of stages 3 to 6 have no
+other form, so that the search has to take them. Latencies are predictions at 224 pixels, batch 1.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from experiments.own_photos_work import (
     DEPTH,
     DEVICES,
     EXPANSION,
+    QUADRATIC,
     Images,
     Job,
     Scale,
@@ -50,7 +53,8 @@ from experiments.truth import number
 from latency_models.options import Options
 from search_space.errors import UnknownName, UserError
 
-KINDS = ("searched", "cut", "fitted", "scratch")
+KINDS = ("searched", "quadratic", "cut", "fitted", "scratch")
+SEARCHED = "weights searched"
 IMAGENETTE, CIFAR10 = "imagenette", "cifar10"
 OPTIONS = {
     "data": f"{IMAGENETTE} (default), {CIFAR10}, or a folder with a folder for each class",
@@ -89,6 +93,9 @@ class Wanted:
     def _on_device(self, device: str, budgets: tuple[float, ...], seed: int, rows: Sequence[Row]) -> Iterator[Job]:
         if "searched" in self.kinds:
             yield Job("searched", device, budgets, seed=seed)
+        if "quadratic" in self.kinds:
+            for what in QUADRATIC:
+                yield Job("quadratic", device, budgets, what, seed=seed)
         for kind in (kind for kind in ("cut", "fitted") if kind in self.kinds):
             at = [[str(row["network"]) for cut in (DEPTH, BOTH, EXPANSION) for row in rows if row["kind"] == "price"
                    and (row["what"], row["device"], row.get("budget_ms")) == (cut, device, budget)]
@@ -108,6 +115,10 @@ def prepare(options: Options, quick: bool) -> Work[Job]:
     for what, named, known in (("kind of row", kinds, KINDS), ("device", devices, DEVICES)):
         if unknown := [name for name in named if name not in known]:
             raise UnknownName(what, unknown[0], known)
+    if "quadratic" in kinds and scale.weights != Scale.weights:
+        if options.given("kinds"):
+            raise UserError(f"kinds=quadratic has spaces of {Scale.weights} alone, not of weights={scale.weights}")
+        kinds = tuple(kind for kind in kinds if kind != "quadratic")
     budgets = {device: _budgets(options, device, quick) for device in devices}
     wanted = Wanted(kinds, budgets, scale.spaces, options.integer("seeds", 1 if quick else 3))
     runs = options.text("runs") if options.given("runs") else None
@@ -213,8 +224,16 @@ def lines_of(results: Results) -> list[Line]:
                     named = f"{label}{how} ({price['network']})"
                     found.append(Line(device, budget, named, those, number(price, "ms")))
             those = [row for row in at if row["kind"] == "searched"]
-            found.append(Line(device, budget, "weights searched", those))
+            found.append(Line(device, budget, SEARCHED, those))
+            for what in QUADRATIC:
+                those = [row for row in at if (row["kind"], row.get("what")) == ("quadratic", what)]
+                found.append(Line(device, budget, quadratic_label(what), those))
     return found
+
+
+def quadratic_label(what: str) -> str:
+    """Of a line of the table."""
+    return f"{SEARCHED}, quadratic forms {what}"
 
 
 def cells(line: Line) -> tuple[str, ...]:
@@ -258,7 +277,7 @@ def against_cuts(lines: Sequence[Line], fitted: bool) -> str:
     """
     gains = {}
     for line in lines:
-        if line.label == "weights searched" and line.rows:
+        if line.label == SEARCHED and line.rows:
             cuts = [other for other in lines if (other.device, other.budget_ms) == (line.device, line.budget_ms)
                     and "by hand" in other.label and (", fitted" in other.label) is fitted]  # fmt: skip
             missing = any(not other.rows and not other.impossible for other in cuts)
@@ -272,6 +291,32 @@ def against_cuts(lines: Sequence[Line], fitted: bool) -> str:
     return f"{against}, points: {listed}; on average {fmean(gains.values()):+.1f}."
 
 
+def against_plain(lines: Sequence[Line], what: str) -> str:
+    """Points of searches with quadratic forms over those without, by the seeds of a budget that have both.
+
+    Also how many blocks the search made quadratic, since it may leave forms that are offered alone.
+    """
+    gains, taken = {}, []
+    plain = {(line.device, line.budget_ms): line.rows for line in lines if line.label == SEARCHED}
+    for line in lines:
+        if line.label == quadratic_label(what):
+            without = {row["seed"]: number(row, "test") for row in plain[line.device, line.budget_ms]}
+            both = [row for row in line.rows if row["seed"] in without]
+            if both:
+                gain = 100 * fmean(number(row, "test") - without[row["seed"]] for row in both)
+                seeds = f"{len(both)} seed{'s' * (len(both) > 1)}"
+                gains[f"{line.budget_ms:g} ms on {line.device} ({seeds})"] = gain
+            taken += [f"{shown(row['quadratic_blocks'])} of {shown(row['blocks'])}" for row in both]
+    against = f"Quadratic forms {what} against searches without them"
+    if not gains:
+        return f"{against}: {NOT_MEASURED}."
+    listed = ", ".join(f"{gain:+.1f} at {name}" for name, gain in gains.items())
+    return (
+        f"{against}, points: {listed}; on average {fmean(gains.values()):+.1f}. Blocks that are quadratic: "
+        f"{', '.join(taken)}."
+    )
+
+
 def render(results: Results) -> str:
     """A table a device, what the numbers rest on, and what is missing."""
     lines, parts = lines_of(results), []
@@ -279,6 +324,7 @@ def render(results: Results) -> str:
         body = [cells(line) for line in lines if line.device == device]
         parts.append(f"On `{device}`:\n\n{markdown(HEADER, body)}")
     parts += [against_cuts(lines, fitted) for fitted in (False, True)]
+    parts += [against_plain(lines, what) for what in QUADRATIC]
     for row in results.rows:
         if row["kind"] == "whole":
             parts.append(
@@ -299,9 +345,7 @@ def render(results: Results) -> str:
     shared = "a supernet, whose images count for each" if settings.get("search") else "teacher and costs of candidates"
     parts.append(
         f"Latencies are predicted, at 224 pixels and batch 1. Networks that were found together share {shared}. "
-        "CPU-minutes were taken on a machine that did other work too. "
-        "Quadratic terms on trained weights are not built, "
-        f"so they have no row. {earlier_profiles(settings)}".rstrip()
+        f"CPU-minutes were taken on a machine that did other work too. {earlier_profiles(settings)}".rstrip()
     )
     parts.append(f"{', '.join(f'{name} {value}' for name, value in settings.items())}.\n{results.provenance}")
     return "\n\n".join(parts)

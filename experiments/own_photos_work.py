@@ -37,6 +37,11 @@ SCRATCH = ("quadranet", "quadranet_lite", "proxyless")  # spaces without trained
 EXPANSION, DEPTH, BOTH = "expansion", "depth", "both"
 CUTS = (EXPANSION, DEPTH, BOTH)
 DROPPED = 3  # last blocks that a cut in depth takes from every stage, at most
+OFFERED, IN_PLACE = "offered", "in place of narrow blocks"
+QUADRATIC = {
+    OFFERED: "efficientnet_lite0_quadratic",
+    IN_PLACE: str(Path(__file__).parent / "spaces" / "efficientnet_lite0_narrow_quadratic.yaml"),
+}  # what a space has of quadratic forms -> that space
 PHOTOGRAPHS = "imagefolder"  # whose defaults hold for networks that start at random
 
 
@@ -77,8 +82,9 @@ class Job:
     """A part of the experiment that is done in one go and then kept.
 
     kind: 'price' (what budgets every row can keep), 'whole' (the published network with a new classifier), 'searched'
-    (from trained weights, all of `budgets` in one run), 'cut' (`what` by hand), 'fitted' (the same, started as searched
-    networks are: `nas.supernet.refit`) or 'scratch' (`what` is the space).
+    (from trained weights, all of `budgets` in one run), 'quadratic' (the same with quadratic forms, `what` of them),
+    'cut' (`what` by hand), 'fitted' (the same, started as searched networks are: `nas.supernet.refit`) or 'scratch'
+    (`what` is the space).
     """
 
     kind: str
@@ -258,6 +264,11 @@ class Worker:
 
     def _searched(self, job: Job) -> Iterator[Row]:
         yield from self._search(job, self._options_of_weights())
+
+    def _quadratic(self, job: Job) -> Iterator[Row]:
+        for row in self._search(job, {**self._options_of_weights(), "space": QUADRATIC[job.what]}):
+            blocks = str(row["architecture"]).replace("|", "").split()
+            yield {**row, "quadratic_blocks": sum("q" in block for block in blocks), "blocks": len(blocks)}
 
     def _scratch(self, job: Job) -> Iterator[Row]:
         """Budgets below the space's fastest network are left out; `_price` tells which."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import ceil, log
 
-from device_profiles import Kernel, Lanes
+from device_profiles import Kernel, KindModel, Lanes
 from latency_models.gpu_blocks import Block, Product, winograd_macs
 from latency_models.neural_engine import LARGEST_POOL, EngineConv
 from search_space.layer import WEIGHTED, Kind
@@ -174,6 +174,12 @@ BLOCKS: tuple[Block, ...] = (
     (128, 128),
 )
 """Rows and columns that a thread block of a GPU's matrix product may have."""
+
+
+def form_ms(model: KindModel, kernel: Kernel, lanes: Lanes) -> float:
+    """A kernel's ms by its kind's physical form, the dearest of all paths where its size was never measured."""
+    forms = model.forms(kernel.spec.kernel_size)
+    return max(sum(c * FEATURES[name](kernel, lanes) for name, c in form.items()) for form in forms)
 
 
 SHAPES: Mapping[str, Callable[[Kernel], int]] = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from math import exp, log
 
 from device_profiles import Calibration, DeviceProfile, FusionRules, Kernel, KindModel
-from latency_models.features import COORDINATES, FEATURES, SHAPES
+from latency_models.features import COORDINATES, FEATURES, SHAPES, form_ms
 from latency_models.fuse import fuse
 from latency_models.intervals import rank_quantiles
 from latency_models.residual import GaussianProcess, coordinates, fit_residual
@@ -102,7 +102,7 @@ class LatencyModel:
         groups: dict[tuple[str, int, str], list[Kernel]] = {}
         for kernel in kernels:
             row = self.profile.by_kernel.get(kernel)
-            origin = row.origin if row else self.kind_model(kernel).origin
+            origin = row.origin if row else self.kind_model(kernel).origin_of(kernel.spec.kernel_size)
             groups.setdefault((kernel.price_kind, kernel.spec.kernel_size, origin), []).append(kernel)
 
         def ms(group: Iterable[Kernel]) -> float:
@@ -189,7 +189,7 @@ class LatencyModel:
 
     def form_ms(self, kernel: Kernel) -> float:
         """The physical form alone."""
-        return self._form_ms(kernel, self.kind_model(kernel).coefficients)
+        return form_ms(self.kind_model(kernel), kernel, self.profile.header.lanes)
 
     def _form_ms(self, kernel: Kernel, coefficients: Mapping[str, float]) -> float:
         lanes = self.profile.header.lanes
@@ -243,7 +243,7 @@ def fit_latency_model(
         raise UnknownName(f"calibration of device '{profile.name}'", calibration, header.calibration)
     models = header.models.values()
     guesses = [c for scenario in header.scenarios.values() for c in scenario.coefficients.values()]
-    forms = [*(model.coefficients for model in models), *guesses]
+    forms = [*(form for model in models for form in (model.coefficients, *model.sizes.values())), *guesses]
     _check_names(profile.name, "feature", (feature for form in forms for feature in form), FEATURES)
     residuals = (model.residual for model in models if model.residual)
     _check_names(profile.name, "coordinate", (c for residual in residuals for c in residual.length_scales), COORDINATES)

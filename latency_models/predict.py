@@ -56,7 +56,11 @@ def kernel_times(model: LatencyModel, segments: Sequence[Segment]) -> tuple[Kern
     for kernel, count in counts.items():
         ms, row, kind = model.kernel_price(kernel).ms, model.profile.by_kernel.get(kernel), model.kind_model(kernel)
         support = row.count if row else kind.count(kernel.spec.kernel_size)
-        times.append(KernelTime(kernel, count, count * ms, row.origin if row else kind.origin, support))
+        times.append(
+            KernelTime(
+                kernel, count, count * ms, row.origin if row else kind.origin_of(kernel.spec.kernel_size), support
+            )
+        )
     return tuple(sorted(times, key=lambda time: -time.ms))
 
 
@@ -93,7 +97,11 @@ def predict(
         *_scenarios(model, network.segments, total.latency_ms),
         *(
             f"note: {note}"
-            for note in (*support.notes(profile.name), *network.notes_on(profile.name, profile.precision))
+            for note in (
+                *support.notes(profile.name),
+                *network.notes_on(profile.name, profile.precision),
+                *(f"{profile.name}: {caveat}" for caveat in profile.header.caveats),
+            )
         ),
     ]
     return "\n".join(lines)

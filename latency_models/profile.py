@@ -34,9 +34,15 @@ OPTIONS = {
     "space": "spaces whose kernels are timed, with commas between (default: all shipped)",
     "resolution": f"pixels (default: {RESOLUTION})",
     "threads": "cores it runs on (default: 1)",
-    "runtime": "onnxruntime (default), openvino, cuda, or the full dotted path of a class of your own",
-    "optimization": "onnxruntime: all (default), extended or basic; cuda: eager (default) or graph",
-    "precision": "cuda: fp32 (default) or fp16",
+    "runtime": (
+        "onnxruntime (default), openvino, litert, litert_adb (a phone), cuda, or the full dotted path of your own class"
+    ),
+    "optimization": (
+        "onnxruntime: all (default), extended or basic; litert: xnnpack (default) or builtin; "
+        "cuda: eager (default) or graph"
+    ),
+    "precision": "fp32 (default); litert: or int8; cuda, and openvino not on a CPU: or fp16",
+    "processor": "openvino: CPU (default), GPU, NPU or MYRIAD",
     "minutes": "most time to take (default: 10)",
     "error": "kernels are enough once those left out are predicted so well (default: 0.03)",
     "networks": "whole random networks to time (default: 24; in an export 16)",
@@ -108,7 +114,11 @@ def _import(options: Options) -> str:
 def _workload(options: Options, networks: int) -> Workload:
     runtime = _runtime(options)
     settings = make_settings(
-        runtime, options.text("optimization", ""), options.text("precision", ""), options.integer("threads", 1)
+        runtime,
+        options.text("optimization", ""),
+        options.text("precision", ""),
+        options.integer("threads", 1),
+        options.text("processor", ""),
     )
     return Workload(
         spaces=tuple(load_space(name) for name in options.names("space", available_spaces())),

@@ -15,6 +15,7 @@ from search_space.reading import AtLeast, Between, OneOf
 FEW_ROWS = 20  # a kernel kind and size with fewer measured rows is named
 PARTLY, MOSTLY = 0.1, 0.5  # shares of derived time above which prices are said to be so
 MARKED = 1.5  # times its share of the time: so much of the width is said to be wider for few rows
+RESTS_ON_LITTLE = f"this is derived or rests on fewer than {FEW_ROWS} measured rows"
 LEAST_SHARE = 0.01  # of time or width; what makes up less is not named
 NAMES = {
     "add": "addition",
@@ -140,10 +141,7 @@ class Support:
             found.append(f"{device}: {self.width_words}; {remedy(device)}")
         if self.thin_words:
             wider = f"; the interval is wider for it: {self.wider_words}" if self.wider_words else ""
-            found.append(
-                f"{device}: of the predicted time, this is derived or rests on fewer than {FEW_ROWS} measured rows: "
-                f"{self.thin_words}{wider}"
-            )
+            found.append(f"{device}: of the predicted time, {RESTS_ON_LITTLE}: {self.thin_words}{wider}")
         if self.outside:
             found.append(f"{device}: outside of what its profile was fitted to: {'; '.join(self.outside)}")
         return tuple(found)

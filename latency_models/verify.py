@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -71,6 +71,7 @@ VERIFICATION = Schema(
         Column("spread_ms", "float", "half the width of the measurement's interval, ms", least=0),
     ),
 )
+MARK_MAPE, MARK_WITHIN = 5.0, 95.0  # %: a profile's mark is a MAPE below, and so many networks within 10 %
 Networks = Mapping[str, tuple[Segment, ...]]
 
 
@@ -79,7 +80,8 @@ class Verification:
     """What was found.
 
     evaluation: of times scaled to the reference's speed when the profile was taken; as_timed: of times without that;
-    reference_ratio: the reference's time now over then.
+    reference_ratio: the reference's time now over then. parts: of `evaluation`, the networks of every space, where
+    there are several.
     """
 
     evaluation: Evaluation
@@ -87,6 +89,7 @@ class Verification:
     reference_ratio: float
     timed: Mapping[str, Result]
     notes: tuple[str, ...] = ()
+    parts: tuple[Evaluation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,10 @@ def verify(
     items = [network_item(name, segments) for name, segments in networks.items()]
     what = f"{[space.name for space in spaces]} n={n} seed={seed} resolution={resolution}"
     here = time_here(profile, items, what, out / ".timings.partial.csv", noise)
+    evaluation = _evaluation("scaled to the reference", networks, predicted, here.scaled)
     found = Verification(
-        evaluation=_evaluation("scaled to the reference", networks, predicted, here.scaled),
+        evaluation=evaluation,
+        parts=tuple(_parts(evaluation, spaces)),
         as_timed=_evaluation("as timed", networks, predicted, here.as_timed),
         reference_ratio=here.reference_ratio,
         timed=here.scaled,
@@ -133,7 +138,10 @@ def time_here(profile: DeviceProfile, items: Sequence[Item], what: str, partial_
     busy machine. Raises `UserError` for a profile of another machine, and `Refused` for a busy one.
     """
     reference_ms, header, begin = _refuse_others(profile), profile.header, time.monotonic()
-    settings = make_settings(header.runtime, header.runtime_options["optimization"], header.precision, header.threads)
+    options = header.runtime_options
+    settings = make_settings(
+        header.runtime, options["optimization"], header.precision, header.threads, options.get("processor", "")
+    )
     with pinned(settings.threads), TimingProgress(len(items)) as progress:
         names = [item.name for item in items]
         bench = Bench(settings, reference_item(), partial_file, {"manifest": what}, names, noise)
@@ -163,6 +171,12 @@ def random_networks(spaces: Sequence[SearchSpace], n: int, seed: int, resolution
     return networks
 
 
+def _parts(evaluation: Evaluation, spaces: Sequence[SearchSpace]) -> Iterator[Evaluation]:
+    if len(spaces) > 1:
+        for i, space in enumerate(spaces):  # they take turns
+            yield evaluation.part(space.name, np.arange(len(evaluation.names)) % len(spaces) == i)
+
+
 def render(found: Verification, device: str) -> str:
     """A table, as text."""
     sets = (found.evaluation, found.as_timed)
@@ -179,9 +193,16 @@ def render(found: Verification, device: str) -> str:
     table = "\n".join("  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
     measured = found.evaluation.measured_ms
     notes = "".join(f"\nnote: {note}" for note in found.notes)
+    parts = "".join(
+        f"\n{e.name}: {len(e.names)} networks, MAPE {e.mape:.2f} %, {e.within(0.1):.0f} % within 10 %"
+        for e in found.parts
+    )
+    scaled = found.evaluation
+    reached = scaled.mape < MARK_MAPE and scaled.within(0.1) >= MARK_WITHIN
+    mark = f"\nmark: MAPE below {MARK_MAPE:g} %, {MARK_WITHIN:g} % within 10 %: {'reached' if reached else 'missed'}"
     return (
         f"{device}: {len(measured)} networks from {measured.min():.3g} to {measured.max():.3g} ms; the reference took "
-        f"{found.reference_ratio:.3f} times what it took for the profile\n{table}{notes}"
+        f"{found.reference_ratio:.3f} times what it took for the profile\n{table}{parts}{mark}{notes}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
@@ -37,7 +38,7 @@ def search(
     data: a name, a dict of `data.*` options, or your own `nas.data.DataSet`; None: digits, or with `init` what that was
     trained on. resolution: pixels to train at. resume: the folder of a run that was stopped or killed, which resumes
     with its own options (your own `data` is given again); a finished one is read back.
-    Raises `UserError` with a one-line message for anything that cannot be done.
+    Raises `UserError` with a one-line message for anything that cannot be done; a deployment that fails is a warning.
     """
     own, options = data if isinstance(data, DataSet) else None, dict[str, Any](given)
     begun = None
@@ -67,4 +68,8 @@ def search(
     finished = carry_out(plans, own, progress=progress, resume=folder)
     if finished is None:
         raise UserError("of several processes only the first has a result; use torchrun with -m nas.search")
+    if plans[0].settings.deploy:
+        from nas.deploy.finished import deploy_finished
+
+        deploy_finished(finished, plans[0].settings, lambda line: None, lambda line: warnings.warn(line, stacklevel=3))
     return finished

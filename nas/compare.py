@@ -38,7 +38,10 @@ def _rows(folders: Sequence[Path], beside: Path | None = None) -> list[FrontRow]
     """beside: the folder that the rows' folders are written relative to."""
     targets = [target for folder in folders for target in load_finished(folder).targets]
     if without := [target.folder for target in targets if target.result.budget is None]:
-        raise UserError(f"'{without[0]}' has no budget on a device: it is not the result of a search")
+        raise UserError(
+            f"'{without[0]}' has no budget on a device: it trained an architecture that no search found; "
+            "leave it out, and see its own report.html"
+        )
     return [
         FrontRow.of(target.result, os.path.relpath(target.folder, beside) if beside else str(target.folder))
         for target in targets

@@ -198,6 +198,14 @@ class OptunaOptions(TypedDict, total=False):
     the run)"""
 
 
+class DistributedOptions(TypedDict, total=False):
+    """Options declared in `DistributedSettings`."""
+
+    timeout_s: float
+    """of several processes (torchrun): a run ends when one is silent, or not ready for the others, for so long
+    [between 5 and 86400 seconds]"""
+
+
 class SearchOptions(TypedDict, total=False):
     """Options declared in `SearchSettings`."""
 
@@ -223,6 +231,12 @@ class SearchOptions(TypedDict, total=False):
 
     space_width: float | None
     """multiplies the space's widths (null: as the space says) [between 0.1 and 10]"""
+
+    kernel_sizes: Sequence[int] | None
+    """blocks of these kernel sizes alone, as in [3,5] (null: those of the space) [a list of one or more]"""
+
+    avoid: str | Sequence[str]
+    """without these blocks, as in [k7e6], and without blocks that have these layers, as in [dwconv7,gelu]"""
 
     strategy: str
     """proxyless (gates, by gradient); cut (where a trained network loses least; the default with one as init); or
@@ -278,6 +292,12 @@ class SearchOptions(TypedDict, total=False):
     deployment_resolution: int
     """pixels; what latency, MACs and memory are for [between 32 and 4096 pixels]"""
 
+    deploy: str | Sequence[str]
+    """make the network files for these runtimes when the run has finished, as nas.deploy does: [litert,openvino]"""
+
+    deploy_precision: str | None
+    """of these files (null: each runtime's first, fp32) [one of dynamic_int8, fp16, fp32, int8]"""
+
     log: str | Sequence[str]
     """where rows go besides the CSV files, which are always written: [csv,tensorboard,mlflow], or your own logger"""
 
@@ -286,6 +306,9 @@ class SearchOptions(TypedDict, total=False):
 
     accelerator: str
     """where to train: auto, cpu or cuda; several processes are started by torchrun [one of auto, cpu, cuda]"""
+
+    distributed: DistributedOptions
+    """several processes"""
 
     out: str | None
     """run folder (null: runs/TIME-DEVICE-BUDGET-SPACE)"""

@@ -1,8 +1,10 @@
 """The command `python -m nas.pack data=... out=FOLDER`: any data set as tar shards that can be streamed.
 
-Files keep their bytes, images in memory become PNG. A folder is whole or refused: while some shards are missing, a mark
+Files keep their bytes, images in memory become PNG. Training, validation and test images have shards of their own, so
+that what belongs together stays on one side. A folder is whole or refused: while some shards are missing, a mark
 says so, and packing into it again begins anew. Images are in random order, so that every shard holds all
-classes. The shards are webdataset's; `index.npz` beside them spares `data=webdataset` the walk through them.
+classes. The shards are webdataset's; `index.npz` beside them spares `data=webdataset` the walk through them and holds
+a digest of every image.
 """
 
 from __future__ import annotations
@@ -51,25 +53,31 @@ def pack(data: DataSet, folder: Path, shard_mb: float = 100.0) -> str:
 
     Raises `CannotWrite`, and `UserError` for a folder that holds anything but what a stopped packing left.
     """
-    import numpy as np
-
-    from nas.data import Split
     from nas.data.shards.index import NAME, ShardedImages, dump
 
-    indices = np.concatenate([data.train.indices, data.validation.indices])
-    labels = np.concatenate([data.train.labels, data.validation.labels])
-    trained = Split(data.train.source, indices, labels)
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    splits = {name: split for name, split in splits.items() if len(split)}
     with _unfinished(folder):
-        with SearchProgress(len(trained) + len(data.test)) as bar:
-            train = _write(trained, folder, "train", shard_mb, bar)
-            test = _write(data.test, folder, "test", shard_mb, bar)
-        images = ShardedImages(data.name, data.class_names, train, test, data.mean, data.std, data.flip, data.crop)
+        with SearchProgress(sum(map(len, splits.values()))) as bar:
+            written = {name: _write(split, folder, name, shard_mb, bar) for name, split in splits.items()}
+        images = ShardedImages(
+            data.name,
+            data.class_names,
+            written["train"],
+            written["test"],
+            written.get("validation"),
+            data.mean,
+            data.std,
+            data.flip,
+            data.crop,
+        )
         data.save_found(folder)
         write_whole(folder / NAME, dump(images))
-    shards, total = len(train.addresses) + len(test.addresses), train.shard_bytes.sum() + test.shard_bytes.sum()
+    shards = sum(len(index.addresses) for index in written.values())
+    total = sum(int(index.shard_bytes.sum()) for index in written.values())
     return (
-        f"{data.name}: {len(train)} training and {len(test)} test images in {shards} shards, {total / 1e6:.4g} MB "
-        f"-> data=webdataset data.root={folder}"
+        f"{data.name}: {len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test images "
+        f"in {shards} shards, {total / 1e6:.4g} MB -> data=webdataset data.root={folder}"
     )
 
 
@@ -105,7 +113,7 @@ def _unfinished(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise UserError(f"another process is packing into '{folder}'") from error
         (folder / NAME).unlink(missing_ok=True)  # first: with it, the rest would count as whole
-        own = (f"{name}.tar" for name in ("train-" + 6 * "[0-9]", "test-" + 6 * "[0-9]"))
+        own = (f"{name}-{6 * '[0-9]'}.tar" for name in ("train", "validation", "test"))
         for pattern in (*own, ".*.partial", RECORD, DAMAGED):
             for left in folder.glob(pattern):
                 left.unlink()
@@ -134,7 +142,7 @@ def _write(split: Split, folder: Path, name: str, shard_mb: float, bar: SearchPr
                 bar.advance(name)
         path = folder / f"{name}-{len(parts):06}.tar"
         write_whole(path, content.getvalue())
-        parts.append(index_shard(content, str(path)))
+        parts.append(index_shard(content, str(path), digests=True))
     return join(parts)
 
 

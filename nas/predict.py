@@ -1,7 +1,8 @@
 """The command `python -m nas.predict model=RUN IMAGE...`: the classes of pictures, a line for each.
 
-It shows model.onnx each picture as its metadata say, which is how the test accuracy was measured. numpy, Pillow and
-onnxruntime do it, without torch. Not for accuracy over a data set, nor for speed: it takes one picture at a time.
+It shows a run's model.onnx, or a file that `nas.deploy` made of it, each picture as its metadata say, which is how the
+test accuracy was measured. numpy, Pillow and the file's runtime do it, without torch. Not for accuracy over a data set,
+nor for speed: it takes one picture at a time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,9 @@ from PIL import Image
 from nas.command.options import as_command
 from nas.data.reduced import Purpose
 from nas.data.sources import GROUNDS, OF_DECODING, EncodedSource, upright
+from nas.deploy.opened import Opened, open_network
 from nas.run.result import FOR_TIMING, RESIZE, class_name
 from search_space.errors import BadFile, UserError, one_line
-from search_space.sums import require_sum
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 MODEL = "model.onnx"  # of a run's folder
 SHOWN = 3  # most probable classes on a line
@@ -38,7 +35,7 @@ class Predictor:
     crop, crop_share, ground: as in `nas.run.result.Preprocessing`; purpose: what pictures are read for.
     """
 
-    session: InferenceSession
+    network: Opened
     class_names: tuple[str, ...]
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
@@ -50,21 +47,12 @@ class Predictor:
 
     @classmethod
     def load(cls, model: Path) -> Predictor:
-        """From an ONNX file of this project or the folder of a run. Raises `BadFile`."""
-        import onnxruntime
+        """From a file of this project, or the folder of a run or of a deployment.
 
-        path = model / MODEL if model.is_dir() else model
-        try:
-            content = path.read_bytes()
-            require_sum(path, content)
-            session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        except FileNotFoundError as error:
-            raise BadFile(f"no file '{path}'; give the folder of a finished run, or its {MODEL}") from error
-        except BadFile:
-            raise
-        except Exception as error:  # onnxruntime raises its own unexported kinds
-            raise BadFile(f"onnxruntime cannot load '{path}': {one_line(error)}") from error
-        said = session.get_modelmeta().custom_metadata_map
+        Raises `BadFile`, and `UserError` where the file's runtime is not installed.
+        """
+        network = open_network(model)
+        path, said = network.path, network.said
         if said.get("purpose") == FOR_TIMING:
             raise BadFile(f"'{path}' is {FOR_TIMING}; give {MODEL} beside it")
         try:
@@ -76,11 +64,12 @@ class Predictor:
             resolution = int(said["resolution"])
             if (ground := said.get("ground", "white")) not in GROUNDS:  # files of earlier versions do not say it
                 raise BadFile(f"'{path}' lays transparent parts on '{ground}'; known: {', '.join(GROUNDS)}")
+            inside = {"mean": "0 0 0", "std": "1 1 1"} if network.deployed else {}
             return cls(
-                session,
+                network,
                 tuple(said["classes"].split("\n")),
-                np.array(said["mean"].split(), np.float64).reshape(3),
-                np.array(said["std"].split(), np.float64).reshape(3),
+                np.array({**inside, **said}["mean"].split(), np.float64).reshape(3),
+                np.array({**inside, **said}["std"].split(), np.float64).reshape(3),
                 resolution,
                 said["crop"],
                 float(said["crop_share"]),
@@ -101,8 +90,11 @@ class Predictor:
         """(H, W, 3) of a picture's file, as evaluation reads it. Raises `BadFile`."""
         return EncodedSource([path], ground=self.ground).read_for(0, self.purpose)
 
-    def shown(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(1, 3, R, R), normalised, of a picture (H, W, 3): what `DataSet.batches` makes of it in evaluation."""
+    def shown(self, image: NDArray[np.uint8]) -> NDArray[np.float32] | NDArray[np.uint8]:
+        """What `DataSet.batches` makes of a picture (H, W, 3) in evaluation: (1, 3, R, R), normalised.
+
+        For a deployed file, which normalises by itself, (1, R, R, 3), rounded.
+        """
         height, width = image.shape[:2]
         if self.crop == "centre":
             height = width = max(1, round(self.crop_share * min(height, width)))
@@ -111,17 +103,19 @@ class Predictor:
         antialiased = min(height, width) > self.resolution
         rows, columns = (_bilinear(n, self.resolution, antialiased) for n in (height, width))
         pixels = np.einsum("ih,hwc,jw->ijc", rows, image.astype(np.float64), columns, optimize=True)
+        if self.network.deployed:
+            return np.ascontiguousarray(np.rint(pixels).clip(0, 255)[None], np.uint8)
         normalised = (pixels / 255.0 - self.mean) / self.std
         return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None], np.float32)
 
-    def logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(classes,) of a picture (H, W, 3)."""
-        found: NDArray[np.float32] = self.session.run(None, {"images": self.shown(image)})[0][0]
-        return found
+    def logits(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """(classes,) of a picture (H, W, 3); of a deployed file logarithms of probabilities, which differ by a sum."""
+        found = self.network.ask(self.shown(image)).astype(np.float64)
+        return np.asarray(np.log(np.maximum(found, np.finfo(np.float32).tiny)) if self.network.deployed else found)
 
     def probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
         """(classes,) of a picture (H, W, 3); they add up to 1."""
-        logits = self.logits(image).astype(np.float64)
+        logits = self.logits(image)
         powers = np.exp(logits - logits.max())
         return np.asarray(powers / powers.sum(), np.float64)
 
@@ -160,7 +154,11 @@ def _bilinear(n: int, resolution: int, antialiased: bool) -> NDArray[np.float64]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a line for every picture; exit 2 with one line on what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m nas.predict", description="The classes of pictures.")
-    parser.add_argument("model", metavar="model=RUN", help=f"the folder of a run, or an ONNX file such as its {MODEL}")
+    parser.add_argument(
+        "model",
+        metavar="model=RUN",
+        help=f"the folder of a run or of a deployment, or a file such as {MODEL}, model.tflite or model.xml",
+    )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="the file of a picture")
     given = list(sys.argv[1:] if arguments is None else arguments)
     given.sort(key=lambda argument: not argument.startswith("model="))  # a stable sort: wherever it stands

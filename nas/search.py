@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nas.command.options import given, print_first, run_command
 from nas.data.addresses import hidden_in, redacted
 from nas.run.defaults import with_defaults
-from nas.run.resume import Begun, options_to_resume
+from nas.run.resume import Begun, folder_to_resume, options_to_resume
 from nas.run.settings import Resumable, settings_from_dict
 from nas.run.targets import settings_of
 
@@ -28,8 +28,8 @@ def _search(values: dict[str, Any]) -> None:
         values[group] = hidden_in(values[group])
     values["data"].pop("epochs")  # already copied to where they act
     resume = settings_from_dict(Resumable, {"resume": values.pop("resume")}).resume
-    begun, begun_in = None, Path(str(resume)).expanduser()
-    if resume is not None:
+    begun, begun_in = None, folder_to_resume(resume, values["out"])
+    if begun_in is not None:
         begun = Begun.load(begun_in, "search")
         if begun is None:
             _say_finished(begun_in)
@@ -48,9 +48,15 @@ def _search(values: dict[str, Any]) -> None:
     from nas.run.search import carry_out
 
     command = " ".join(["python -m nas.search", *(redacted(a) for a in sys.argv[1:] if not a.startswith("out="))])
-    finished = carry_out(plans, command=command, say=print_first, resume=(begun_in, begun) if begun else None)
+    finished = carry_out(
+        plans, command=command, say=print_first, resume=(begun_in, begun) if begun_in and begun else None
+    )
     if finished is not None:
         print_first(summary(finished))
+        if plans[0].settings.deploy:
+            from nas.deploy.finished import deploy_finished
+
+            deploy_finished(finished, plans[0].settings, print_first, lambda line: print_first(f"warning: {line}"))
 
 
 def _say_plans(plans: tuple[Plan, ...]) -> None:

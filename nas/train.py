@@ -17,7 +17,7 @@ from nas.command.options import as_command, print_first, run_command
 from nas.data.addresses import hidden_in, redacted
 from nas.data.settings import DataSettings
 from nas.loggers import check_loggers
-from nas.run.resume import IMAGES, Begun, content_of, options_to_resume
+from nas.run.resume import AUTO, IMAGES, Begun, content_of, folder_to_resume, options_to_resume
 from nas.run.settings import CheckpointSettings, Resumable, TrainCommand, settings_from_dict
 from nas.training.recipes import Recipe
 from search_space import UserError
@@ -38,7 +38,7 @@ def main() -> None:
 
 def _is_bare_path(argument: str) -> bool:
     """Whether it stands for architecture=PATH."""
-    if "=" not in argument and Path(argument).expanduser().is_dir():
+    if "=" not in argument and Path(argument).expanduser().exists():
         return True
     return argument.endswith(".json") and ("=" not in argument or Path(argument).is_file())
 
@@ -47,11 +47,15 @@ def _train(values: dict[str, Any]) -> None:
     values["data"] = hidden_in(values["data"])
     values["data"].pop("epochs")
     resume = settings_from_dict(Resumable, {"resume": values.pop("resume")}).resume
-    begun, begun_in = None, Path(str(resume)).expanduser()
-    if resume is not None:
+    begun, begun_in = None, folder_to_resume(resume, values["out"])
+    if begun_in is not None:
         begun = Begun.load(begun_in, "train")
         if begun is None:
-            raise UserError(f"the run in '{resume}' has finished: see {begun_in / 'architecture.json'}")
+            said = f"the run in '{begun_in}' has finished: see {begun_in / 'architecture.json'}"
+            if resume != AUTO:
+                raise UserError(said)
+            print_first(said)
+            return
         values = options_to_resume(begun.options, values, sys.argv[1:])
     data, recipe, minutes = values.pop("data"), values.pop("recipe"), values.pop("checkpoint")
     command = settings_from_dict(TrainCommand, values)
@@ -66,7 +70,7 @@ def _train(values: dict[str, Any]) -> None:
         checkpoint,
         line,
         say=print_first,
-        resume=(begun_in, begun) if begun else None,
+        resume=(begun_in, begun) if begun_in and begun else None,
     )
     if trained is None:
         return
@@ -97,7 +101,7 @@ def full_training(
     from nas.run.checkpoint import Checkpoints
     from nas.run.chosen import chosen_before
     from nas.run.conclude import conclude
-    from nas.run.distributed import joined, place, with_global_norms
+    from nas.run.distributed import joined, place, together, with_global_norms
     from nas.run.export import load_weights
     from nas.run.finished import RESULT, WEIGHTS
     from nas.run.folder import finish, run_folder
@@ -118,93 +122,95 @@ def full_training(
         torch.set_num_threads(command.threads)
     found = load_result_or_architecture(_inside(command.architecture, RESULT))
     here = place(command.accelerator)
-    data = replace(load(data_settings), place=here)
-    for line in data.said:
-        say(line)
-    data_settings = _shown_as_before(data_settings, data.class_names, found.input)
-    data = data.varied(data_settings.flip, data_settings.crop)
-    torch.manual_seed(command.seed)
-    chosen = chosen_before(found, data.num_classes, command.resolution)
-    network = Network(
-        chosen.training_segments, recipe.layer_scale, recipe.drop_path, paper_init=recipe.layer_scale < 0.01
-    )
-    notes = [f"Trained in full at {command.resolution} pixels for {recipe.epochs} epochs"]
-    notes += [ALONE] if ALONE in found.notes else []
-    if command.weights is not None:
-        weights = _inside(command.weights, WEIGHTS)
-        load_weights(network, weights, f"data={data_settings.name}")
-        if other := _other_head(weights, data.class_names):
-            notes.append(other)
-            say(f"note: {other}")
-    options = {
-        **asdict(command),
-        "data": asdict(data_settings),
-        "recipe": asdict(recipe),
-        "checkpoint": asdict(checkpoint),
-    }
-    inputs = {
-        IMAGES: data.digest,
-        "files of the images": data.files,
-        "architecture": str(found.architecture),
-        "weights": content_of(command.weights),
-        "teacher": content_of(command.teacher),
-    }
-    begun = resume[1] if resume else Begun("train", options, line, datetime.now(UTC), inputs)
-    stem = f"{begun.started:%Y%m%d-%H%M%S}-train-{plain_name(found.architecture.space.name)}"
-    per_epoch = steps_per_epoch(data, data.train, recipe)
-    with run_folder(command.out, stem, begun, resume[0] if resume else None, here) as folder, ExitStack() as at_the_end:
-        checkpoints = Checkpoints(
-            folder, checkpoint.minutes, checkpoint.steps, say, resume is not None, writes=here.first
+    with together(here, command.distributed.timeout_s):
+        data = replace(load(data_settings), place=here)
+        for line in data.said:
+            say(line)
+        data_settings = _shown_as_before(data_settings, data.class_names, found.input)
+        data = data.varied(data_settings.flip, data_settings.crop)
+        torch.manual_seed(command.seed)
+        chosen = chosen_before(found, data.num_classes, command.resolution)
+        network = Network(
+            chosen.training_segments, recipe.layer_scale, recipe.drop_path, paper_init=recipe.layer_scale < 0.01
         )
-        begun.require_same(folder, inputs, data.changed_since(folder))
-        if here.first:
-            data.save_found(folder)
-        log, facts = TrainLog(folder, checkpoints, per_epoch, command.log, options), dict[str, Any]()
-        at_the_end.push(lambda kind, error, trace: log.close(kind is None))
-        with joined(here), SearchProgress(recipe.epochs * per_epoch, progress if here.first else False) as bar:
-
-            def on_step(step: int, epoch: int, loss: float) -> None:
-                bar.skip(step - 1)
-                bar.advance("train", loss=loss, part=f"epoch {epoch + 1} of {recipe.epochs}")
-                log.step(step, epoch + 1, loss)
-
-            with_global_norms(to_channels_last(network)).to(here.device)
-            lessons = None
-            if command.teacher is not None:
-                teacher = named_teacher(command.teacher, data, command.resolution)
-                facts["teacher"] = {"name": teacher.name, "validation": teacher.validation}
-                lessons = lessons_of(data, command.resolution, teacher, changes_pictures(recipe))
-            train_network(
-                network,
-                data,
-                data.train,
-                command.resolution,
-                recipe,
-                command.seed,
-                on_step,
-                checkpoints,
-                lessons=lessons,
+        notes = [f"Trained in full at {command.resolution} pixels for {recipe.epochs} epochs"]
+        notes += [ALONE] if ALONE in found.notes else []
+        if command.weights is not None:
+            weights = _inside(command.weights, WEIGHTS)
+            load_weights(network, weights, f"data={data_settings.name}")
+            if other := _other_head(weights, data.class_names):
+                notes.append(other)
+                say(f"note: {other}")
+        options = {
+            **asdict(command),
+            "data": asdict(data_settings),
+            "recipe": asdict(recipe),
+            "checkpoint": asdict(checkpoint),
+        }
+        inputs = {
+            IMAGES: data.digest,
+            "files of the images": data.files,
+            "architecture": str(found.architecture),
+            "weights": content_of(command.weights),
+            "teacher": content_of(command.teacher),
+        }
+        begun = resume[1] if resume else Begun("train", options, line, datetime.now(UTC), inputs)
+        stem = f"{begun.started:%Y%m%d-%H%M%S}-train-{plain_name(found.architecture.space.name)}"
+        per_epoch = steps_per_epoch(data, data.train, recipe)
+        before = resume[0] if resume else None
+        with run_folder(command.out, stem, begun, before, here) as folder, ExitStack() as at_the_end:
+            checkpoints = Checkpoints(
+                folder, checkpoint.minutes, checkpoint.steps, say, resume is not None, writes=here.first
             )
-        if not here.first:
-            return None
-        result = conclude(
-            folder,
-            network,
-            chosen,
-            data,
-            (*notes, *data.found),
-            {
-                "data": asdict(data_settings),
-                "recipe": asdict(recipe),
-                "search": dict(found.provenance),
-                **facts,
-                **provenance(command.seed, begun.command, begun.started, checkpoints.seconds, here),
-            },
-        )
-        log.end(recipe.epochs, result.accuracy.validation if result.accuracy else None)
-        write_report(folder)
-        finish(folder, begun, checkpoints)
-    return result, folder
+            begun.require_same(folder, inputs, data.changed_since(folder))
+            if here.first:
+                data.save_found(folder)
+            log, facts = TrainLog(folder, checkpoints, per_epoch, command.log, options), dict[str, Any]()
+            at_the_end.push(lambda kind, error, trace: log.close(kind is None))
+            with joined(here), SearchProgress(recipe.epochs * per_epoch, progress if here.first else False) as bar:
+
+                def on_step(step: int, epoch: int, loss: float) -> None:
+                    bar.skip(step - 1)
+                    bar.advance("train", loss=loss, part=f"epoch {epoch + 1} of {recipe.epochs}")
+                    log.step(step, epoch + 1, loss)
+
+                with_global_norms(to_channels_last(network)).to(here.device)
+                lessons = None
+                if command.teacher is not None:
+                    teacher = named_teacher(command.teacher, data, command.resolution)
+                    facts["teacher"] = {"name": teacher.name, "validation": teacher.validation}
+                    lessons = lessons_of(data, command.resolution, teacher, changes_pictures(recipe))
+                train_network(
+                    network,
+                    data,
+                    data.train,
+                    command.resolution,
+                    recipe,
+                    command.seed,
+                    on_step,
+                    checkpoints,
+                    lessons=lessons,
+                )
+            if not here.first:
+                return None
+            result = conclude(
+                folder,
+                network,
+                chosen,
+                data,
+                (*notes, *data.found),
+                {
+                    "data": asdict(data_settings),
+                    "recipe": asdict(recipe),
+                    "search": dict(found.provenance),
+                    **facts,
+                    **provenance(command.seed, begun.command, begun.started, checkpoints.seconds, here),
+                },
+            )
+            log.end(recipe.epochs, result.accuracy.validation if result.accuracy else None)
+            write_report(folder)
+            finish(folder, begun, checkpoints)
+        return result, folder
 
 
 def _inside(path: str, name: str) -> Path:

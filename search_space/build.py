@@ -119,7 +119,11 @@ def build_layer(node: Node, layer_scale: float, drop_rate: float, batch_statisti
         case Kind.LAYER_NORM:
             return ChannelLayerNorm(spec.in_channels)
         case Kind.BATCH_NORM:
-            return nn.BatchNorm2d(spec.in_channels, eps=node.eps, track_running_stats=not batch_statistics)
+            norm = nn.BatchNorm2d(spec.in_channels, eps=node.eps, track_running_stats=not batch_statistics)
+            if node.constant is not None:
+                nn.init.zeros_(norm.weight)
+                nn.init.constant_(norm.bias, node.constant)
+            return norm
         case Kind.RELU6:
             return nn.ReLU6(inplace=True)
         case Kind.GELU:

@@ -114,7 +114,9 @@ class Node:
 
     `inputs` holds positions in the block's list of nodes; `SEGMENT_INPUT` is the block's input.
     `residual` marks the addition that closes a residual branch (skip first, branch second).
-    eps: what a BatchNorm adds to the variance.
+    eps: what a BatchNorm adds to the variance. constant: what a BatchNorm puts out, whatever it reads, before it is
+    trained; None for one that normalises from the start. like: a layer of the same sizes whose trained weights are
+    this one's at first, where a network starts from trained weights that lack this layer.
     """
 
     name: str
@@ -122,3 +124,5 @@ class Node:
     inputs: tuple[int, ...]
     residual: bool = False
     eps: float = BATCH_NORM_EPS
+    constant: float | None = None
+    like: str = ""

@@ -45,18 +45,24 @@ FEW_STAGES = Must(f"a list of at most {STAGES}", lambda stages: len(stages) <= S
 NOT_MANY = Must(f"a list of at most {CANDIDATES}", lambda values: len(values) <= CANDIDATES)
 Distinct = Must("a list without repeats", lambda values: len(set(values)) == len(values))
 Kernel = Annotated[int, AtLeast(1), AtMost(KERNEL), Must("odd", lambda size: size % 2 == 1)]
+Branches = Annotated[int, Must("2 or 3, a number of depthwise convolutions", lambda number: number in (2, 3))]
 Name = Annotated[str, Spelled(lambda name: text_of(name) if type(name) in (int, float) else name, str)]
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class BlockChoice:
-    """A candidate operation: a block's kernel size and expansion ratio."""
+    """A candidate operation: a block's kernel size, expansion ratio and depthwise convolutions.
+
+    branches: 1 but for the quadratic forms of a block that is plain: 2 for c(x) * (1 + a(x)), 3 for c(x) + a(x) * b(x).
+    """
 
     kernel_size: int
     expand_ratio: int
+    branches: int = 1
 
     def __str__(self) -> str:
-        return "zero" if self == ZERO else f"k{self.kernel_size}e{self.expand_ratio}"
+        quadratic = "" if self.branches == 1 else f"q{self.branches}"
+        return "zero" if self == ZERO else f"k{self.kernel_size}e{self.expand_ratio}{quadratic}"
 
 
 ZERO = BlockChoice(0, 0)  # ProxylessNAS' Zero operation: the block is left out
@@ -64,11 +70,11 @@ PROJECTION = BlockChoice(1, 0)  # a 1x1 convolution alone, which carries the str
 
 
 def parse_block(text: object) -> BlockChoice:
-    """'k7e6' -> kernel 7, expansion 6. Raises `UserError`."""
-    match = re.fullmatch(r"k(\d{1,9})e(\d{1,9})", text) if isinstance(text, str) else None
+    """'k7e6' -> kernel 7, expansion 6; 'k7e6q3': the same with three depthwise convolutions. Raises `UserError`."""
+    match = re.fullmatch(r"k(\d{1,9})e(\d{1,9})(?:q([23]))?", text) if isinstance(text, str) else None
     if match is None:
-        raise UserError(f"{shown(text)} is not a block; blocks are written like k7e6")
-    return BlockChoice(int(match[1]), int(match[2]))
+        raise UserError(f"{shown(text)} is not a block; blocks are written like k7e6, quadratic forms k7e6q2 or k7e6q3")
+    return BlockChoice(int(match[1]), int(match[2]), int(match[3] or 1))
 
 
 Block = Annotated[BlockChoice, Spelled(parse_block, str)]
@@ -84,6 +90,7 @@ Candidate = Annotated[
 ]
 Kernels = Annotated[tuple[Kernel, ...] | None, NOT_EMPTY, NOT_MANY, Distinct, UNSAID]
 Ratios = Annotated[tuple[Ratio, ...] | None, NOT_EMPTY, NOT_MANY, Distinct, UNSAID]
+Quadratic = Annotated[tuple[Branches, ...] | None, Distinct, UNSAID]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +98,8 @@ class Stage:
     """Blocks of one width; the first carries the stride.
 
     min_blocks: so many blocks are mandatory, Zero may stand in the others. zero: false for a stage of `max_blocks`
-    blocks exactly. kernel_sizes, expand_ratios: in place of the space's. blocks: the candidates one by one, in place
-    of all products of a kernel and a ratio.
+    blocks exactly. kernel_sizes, expand_ratios, quadratic: in place of the space's. blocks: the candidates one by one,
+    in place of all products of a kernel and a ratio.
     """
 
     width: Channels
@@ -102,6 +109,7 @@ class Stage:
     zero: Annotated[bool, UNSAID] = True
     kernel_sizes: Kernels = None
     expand_ratios: Ratios = None
+    quadratic: Quadratic = None
     blocks: Annotated[tuple[Candidate, ...] | None, NOT_EMPTY, NOT_MANY, Distinct, UNSAID] = None
 
     @property
@@ -115,7 +123,7 @@ class Stage:
             raise UserError(f"min_blocks={self.min_blocks} is more than max_blocks={self.max_blocks}")
         if not self.zero and self.min_blocks not in (1, self.max_blocks):
             raise UserError(f"min_blocks={self.min_blocks} stands beside zero: false; leave one of them out")
-        for name in ("kernel_sizes", "expand_ratios"):
+        for name in ("kernel_sizes", "expand_ratios", "quadratic"):
             if self.blocks is not None and getattr(self, name) is not None:
                 raise UserError(f"{name} stands beside blocks, which names every block; leave one of them out")
 
@@ -142,6 +150,7 @@ class SearchSpace:
 
     `stem_width`, `head_width` and `first_width` are read by the block family (a family that has
     no such layer has 0 there). `kernel_sizes` and `expand_ratios` are those of every stage that has none of its own.
+    quadratic: the quadratic forms that stand beside every plain block, by their depthwise convolutions; None for none.
     norm_eps: of BatchNorms; stem_stride: of the first convolution; None for the family's own. `norm` and `activation`
     are kinds of layers that the family accepts; None for its own.
     """
@@ -158,6 +167,7 @@ class SearchSpace:
     stem_stride: Annotated[int | None, AtLeast(1), AtMost(STRIDE), UNSAID] = None
     norm: Annotated[str | None, UNSAID] = None
     activation: Annotated[str | None, UNSAID] = None
+    quadratic: Quadratic = None
 
     def __post_init__(self) -> None:
         check(self, where=f"space '{self.name}'")
@@ -170,6 +180,7 @@ class SearchSpace:
                 if (
                     len(stage.kernel_sizes or self.kernel_sizes or ())
                     * len(stage.expand_ratios or self.expand_ratios or ())
+                    * len(self._forms(stage))
                     > CANDIDATES
                     and stage.blocks is None
                 ):
@@ -179,15 +190,21 @@ class SearchSpace:
 
     @cached_property
     def stage_choices(self) -> tuple[tuple[BlockChoice, ...], ...]:
-        """Every stage's blocks, Zero left out: as listed, or kernel sizes in order and expansion ratios within each."""
+        """Every stage's blocks, Zero left out.
+
+        As listed, or kernel sizes in order, expansion ratios within each, and quadratic forms after the plain block.
+        """
 
         def choices(stage: Stage) -> tuple[BlockChoice, ...]:
             if stage.blocks is not None:
                 return stage.blocks
             kernels, ratios = stage.kernel_sizes or self.kernel_sizes, stage.expand_ratios or self.expand_ratios
-            return tuple(BlockChoice(k, e) for k, e in product(kernels or (), ratios or ()))
+            return tuple(BlockChoice(*each) for each in product(kernels or (), ratios or (), self._forms(stage)))
 
         return tuple(choices(stage) for stage in self.stages)
+
+    def _forms(self, stage: Stage) -> tuple[int, ...]:
+        return (1, *((self.quadratic or ()) if stage.quadratic is None else stage.quadratic))
 
     @cached_property
     def choices(self) -> tuple[BlockChoice, ...]:
@@ -277,21 +294,24 @@ class SearchSpace:
         return replace(path, choices=tuple(choices))
 
     def smallest(self) -> Architecture:
-        """As few blocks as may be, each of the smallest expansion and kernel of its stage."""
+        """As few blocks as may be, each of the smallest expansion and kernel of its stage, plain where it can be."""
         return Architecture(
             self,
             tuple(
-                (min(choices, key=_size),) * stage.least_blocks
+                (min(choices, key=size_of),) * stage.least_blocks
                 for stage, choices in zip(self.stages, self.stage_choices, strict=True)
             ),
         )
 
-    def largest(self) -> Architecture:
-        """Every slot filled with the block of the largest expansion and kernel of its stage."""
+    def largest(self, quadratic: bool = False) -> Architecture:
+        """Every slot filled with the block of the largest expansion and kernel of its stage, plain where it can be.
+
+        quadratic: in its form of most depthwise convolutions instead.
+        """
         return Architecture(
             self,
             tuple(
-                (max(choices, key=_size),) * stage.max_blocks
+                (max(choices, key=size_of if quadratic else plain_size_of),) * stage.max_blocks
                 for stage, choices in zip(self.stages, self.stage_choices, strict=True)
             ),
         )
@@ -322,9 +342,14 @@ class SearchSpace:
         return read(cls, data, where)
 
 
-def _size(choice: BlockChoice) -> tuple[int, int]:
-    """What a block's cost grows with: its expansion, then its kernel."""
-    return choice.expand_ratio, choice.kernel_size
+def size_of(choice: BlockChoice) -> tuple[int, int, int]:
+    """What a block's cost grows with: its expansion, then its kernel, then its depthwise convolutions."""
+    return choice.expand_ratio, choice.kernel_size, choice.branches
+
+
+def plain_size_of(choice: BlockChoice) -> tuple[int, int, int]:
+    """The same of the plain block; among the forms of one block, the plainest is the largest."""
+    return choice.expand_ratio, choice.kernel_size, -choice.branches
 
 
 @dataclass(frozen=True)

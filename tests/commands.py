@@ -2,7 +2,8 @@
 
 Most of such a command's time is the import of torch and its company. So one process imports these once, and every
 command runs in a fork of it: its own working directory, environment, output and exit status. What the project itself
-imports late stays late there. A command that must be killed or timed, or that starts others, is not for this.
+imports late stays late there. A command that must be killed or timed, or that starts others, is not for this; several
+processes of one command are, see `ranks`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -27,16 +29,26 @@ from typing import NoReturn
 from tests import ROOT
 
 PRELOADED = ("torch", "torch._dynamo", "pandas", "sklearn.linear_model", "hydra", "PIL.Image", "onnxruntime")
+PORT_DIGITS = 5
+TORCHRUN_WAITS_S = 30.0
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def run_module(
-    words: Sequence[str], cwd: Path, environment: Mapping[str, str] = ENVIRONMENT, timeout_s: float = 300
+    words: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str] = ENVIRONMENT,
+    timeout_s: float = 300,
+    ranks: int = 1,
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m words...` in `cwd`, waited for. Raises `subprocess.TimeoutExpired` when it took too long."""
+    """`python -m words...` in `cwd`, waited for. Raises `subprocess.TimeoutExpired` when it took too long.
+
+    ranks: of several processes, as `torchrun --nproc-per-node=RANKS` starts them; the exit status is the first bad one.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         request = {"words": list(words), "cwd": str(cwd), "environment": dict(environment), "to": [str(out), str(err)]}
+        request["ranks"] = ranks
         process = _forking()
         assert process.stdin and process.stdout
         process.stdin.write(json.dumps(request) + "\n")
@@ -78,7 +90,7 @@ def _serve() -> None:
         print(os.waitpid(child, 0)[1], file=answers, flush=True)
 
 
-def _become(words: Sequence[str], cwd: str, environment: Mapping[str, str], to: Sequence[str]) -> NoReturn:
+def _become(words: Sequence[str], cwd: str, environment: Mapping[str, str], to: Sequence[str], ranks: int) -> NoReturn:
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
@@ -90,6 +102,8 @@ def _become(words: Sequence[str], cwd: str, environment: Mapping[str, str], to: 
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
     sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True)
     sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), encoding="utf-8", write_through=True)
+    if ranks > 1:
+        _launch(ranks)
     sys.argv, sys.path[0] = list(words), cwd
     status = 0
     try:
@@ -105,6 +119,44 @@ def _become(words: Sequence[str], cwd: str, environment: Mapping[str, str], to: 
         atexit._run_exitfuncs()
         sys.stdout.flush()
     os._exit(status)
+
+
+def _launch(ranks: int) -> None:
+    """Go on as each of several processes; this one does what torchrun's does: keeps their store and waits for them.
+
+    When one ends badly the others get SIGTERM, and SIGKILL if they take as long as torchrun gives them.
+    """
+    import torch
+
+    read, write = os.pipe()
+    running = set()
+    for rank in range(ranks):
+        if (child := os.fork()) == 0:
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "GROUP_RANK": 0}
+            os.environ |= {name: str(number) for name, number in place.items()}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": os.read(read, PORT_DIGITS).decode()}
+            os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+            return
+        running.add(child)
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    os.write(write, f"{store.port:0{PORT_DIGITS}}".encode() * ranks)
+    first_bad, asked = 0, float("inf")
+    while running:
+        child, status = os.waitpid(-1, os.WNOHANG)
+        if child == 0:
+            time.sleep(0.02)
+            if time.monotonic() - asked > TORCHRUN_WAITS_S:
+                for each in running:
+                    os.kill(each, signal.SIGKILL)
+            continue
+        running.discard(child)
+        if status and not first_bad:
+            first_bad, asked = os.waitstatus_to_exitcode(status), time.monotonic()
+            for each in running:
+                os.kill(each, signal.SIGTERM)
+                if Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                    os.kill(each, signal.SIGKILL)  # one that is frozen takes all of that time
+    os._exit(first_bad % 256)
 
 
 if __name__ == "__main__":

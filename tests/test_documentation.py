@@ -42,7 +42,10 @@ NOT_HERE = {  # what a command of the docs matches -> why no test runs it
     r"make (search|test|lint|docs)\b": ".ci/run does, in a fresh clone",
     r"(python3 -m venv|pip install) ": "set-up: .ci/run does it by make",
     r"hydra/launcher=submitit_slurm": "needs Slurm",
+    r"torchrun --nnodes=2": "tests/nas/run/test_machines.py runs it on two machines",
     r"data=huggingface": "needs the extra [huggingface]; tests/reports/test_tables.py tests it where it is installed",
+    r"device=litert|runtime=openvino space": "needs an extra; tests/contracts/test_runtimes.py has it",
+    r"runtime=litert_adb": "needs a phone; tests/contracts/test_runtimes.py simulates one",
     r"target=(litert|openvino)": "needs an extra; tests/contracts/test_targets.py tests it where it is installed",
     r"recipe=imagenet": "needs the extra [train]; tests/nas/training/test_recipes.py tests it where it is installed",
     r"init=pretrained .*data=cifar10": "needs CIFAR-10 itself: other images than the supernet's are refused",
@@ -346,6 +349,7 @@ def filled(argument: str, images: str, workshop: Workshop, cwd: Path) -> str:
     key, _, value = argument.rpartition("=")
     if value.startswith("runs/RUN"):
         source = workshop.stopped if key == "resume" else workshop.run
+        assert not value.startswith("runs/RUN/deploy") or workshop.deployed
         shutil.copytree(source, cwd / "given", dirs_exist_ok=True)
         return f"{key}={'given'}{value.removeprefix('runs/RUN')}".removeprefix("=")
     if argument == "photo.jpg":

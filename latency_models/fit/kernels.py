@@ -7,7 +7,7 @@ from its time alone, and how far predictions of networks may be off. Needs scipy
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp, log
 
@@ -20,13 +20,14 @@ from device_profiles import (
     FusionRules,
     Header,
     Interval,
+    Kernel,
     KernelRow,
     KindModel,
     Lanes,
     Residual,
     Source,
 )
-from latency_models.features import FEATURES
+from latency_models.features import form_ms
 from latency_models.fit.fitted_range import kernels_range, networks_range
 from latency_models.fit.regression import Form, Sample, Terms, fit_coefficients, mape, round_significant, within
 from latency_models.fuse import fuse
@@ -44,6 +45,9 @@ FEWEST_ROWS_FOR_SCALES = 6
 THIN = (1.0, 0.3, 0.03)  # length scale, amplitude and noise where fewer rows can teach none: a judgement
 MOST_ROWS_FOR_SCALES = 300  # hyper-parameters are found on so many rows at most
 NORMAL_90 = 1.645  # standard deviations that hold 90 % of a normal distribution
+OTHER_PATH = 1.5  # kernel sizes whose times over a common form differ so much have forms of their own
+FEWEST_ROWS_OF_PATH = 3
+UNSEEN = 4.0  # by what factor at least a kernel size without rows may be off: a judgement (litert, 7x7: 17 and 25)
 SHRINKAGE = 0.15  # how strongly a kind's factor inside networks is held to the common one
 _CONV = ("launch", "macs", "input_elements", "output_elements", "weights")
 _WINDOWED = ("launch", "macs", "input_elements", "output_elements")
@@ -99,7 +103,7 @@ def left_out_errors(rows: Sequence[KernelRow], models: Mapping[str, KindModel]) 
     errors = np.zeros(len(rows))
     for kind, model in models.items():
         at = [i for i, row in enumerate(rows) if row.kernel.price_kind == kind]
-        ratios = _log_ratios(model.coefficients, [rows[i] for i in at])
+        ratios = _log_ratios(model, [rows[i] for i in at])
         assert model.residual is not None
         process = fit_residual(model.residual, [rows[i].kernel for i in at], list(ratios))
         errors[at] = ratios - process.left_out(ratios)[0]
@@ -209,8 +213,25 @@ class _Sums:
 
 
 def _fit_kind(kind: str, rows: Sequence[KernelRow]) -> KindModel:
-    features = FORMS.get(kind, _TOUCHING)
-    form: Form = {kind: {feature: feature for feature in features}}
+    model = KindModel(
+        coefficients=_fit_form(kind, rows),
+        origin="measured",
+        source="kernels timed alone on this device",
+        support=dict(sorted(Counter(row.kernel.spec.kernel_size for row in rows).items())),
+        low_factor=1.0,
+        high_factor=1.0,
+        fitted_range=kernels_range(row.kernel for row in rows),
+        unseen=UNSEEN,
+    )
+    model = _with_paths(kind, model, rows)
+    residual = _fit_residual(kind, rows, _log_ratios(model, rows))
+    model = replace(model, residual=residual)
+    low, high = kernel_interval(left_out_errors(rows, {kind: model}), residual.amplitude)
+    return replace(model, low_factor=low, high_factor=high)
+
+
+def _fit_form(kind: str, rows: Sequence[KernelRow]) -> dict[str, float]:
+    form: Form = {kind: {feature: feature for feature in FORMS.get(kind, _TOUCHING)}}
     samples = []
     for row in rows:
         terms = Terms(form)
@@ -219,27 +240,41 @@ def _fit_kind(kind: str, rows: Sequence[KernelRow]) -> KindModel:
     coefficients = {name: value for name, value in fit_coefficients(samples).items() if value}
     if not coefficients:
         raise UserError(f"the measured rows of kernel kind '{kind}' fit no form with positive rates")
-    ratios = _log_ratios(coefficients, rows)
-    residual = _fit_residual(kind, rows, ratios)
-    model = KindModel(
-        coefficients=coefficients,
-        origin="measured",
-        source="kernels timed alone on this device",
-        support=dict(sorted(Counter(row.kernel.spec.kernel_size for row in rows).items())),
-        low_factor=1.0,
-        high_factor=1.0,
-        residual=residual,
-        fitted_range=kernels_range(row.kernel for row in rows),
-    )
-    low, high = kernel_interval(left_out_errors(rows, {kind: model}), residual.amplitude)
-    return replace(model, low_factor=low, high_factor=high)
+    return coefficients
 
 
-def _log_ratios(coefficients: Mapping[str, float], rows: Sequence[KernelRow]) -> Array:
+def _with_paths(kind: str, model: KindModel, rows: Sequence[KernelRow]) -> KindModel:
+    """Forms of their own for the kernel sizes, where the common form shows that they take different paths."""
+    by_size: dict[int, list[KernelRow]] = {}
+    for row in rows:
+        by_size.setdefault(row.kernel.spec.kernel_size, []).append(row)
+    known = {size: own for size, own in sorted(by_size.items()) if len(own) >= FEWEST_ROWS_OF_PATH}
+    levels = [float(np.median(_log_ratios(model, own))) for own in known.values()]
+    if not levels or (apart := exp(max(levels) - min(levels))) < OTHER_PATH:
+        return model
+    sizes = {size: _fit_form(kind, own) for size, own in known.items()}
+    return replace(model, sizes=sizes, unseen=max(UNSEEN, round(apart, 1)))
+
+
+def other_paths(model: KindModel, kernels: Iterable[Kernel]) -> dict[int, float]:
+    """Kernel size with a form of its own -> how many times what the cheapest other size's form gives its kernels.
+
+    The median over these kernels; sizes below `OTHER_PATH` are left out.
+    """
+    found: dict[int, list[float]] = {}
+    for kernel in kernels:
+        size = kernel.spec.kernel_size
+        others = [replace(model, sizes={size: form}) for other, form in model.sizes.items() if other != size]
+        if size in model.sizes and others:
+            cheapest = min(form_ms(other, kernel, Lanes()) for other in others)
+            found.setdefault(size, []).append(form_ms(model, kernel, Lanes()) / max(cheapest, 1e-12))
+    times = {size: float(np.median(values)) for size, values in sorted(found.items())}
+    return {size: value for size, value in times.items() if value >= OTHER_PATH}
+
+
+def _log_ratios(model: KindModel, rows: Sequence[KernelRow]) -> Array:
     """log(measured / form), (N,)."""
-    lanes = Lanes()
-    forms = [sum(c * FEATURES[name](row.kernel, lanes) for name, c in coefficients.items()) for row in rows]
-    return np.array([log(row.latency_ms / form) for row, form in zip(rows, forms, strict=True)])
+    return np.array([log(row.latency_ms / form_ms(model, row.kernel, Lanes())) for row in rows])
 
 
 def _fit_residual(kind: str, rows: Sequence[KernelRow], ratios: Array) -> Residual:

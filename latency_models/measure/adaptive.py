@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_profiles import Kernel, KernelRow, KindModel, Lanes
-from latency_models.features import COORDINATES, FEATURES
+from latency_models.features import COORDINATES, form_ms
 from latency_models.fit.kernels import FEWEST_ROWS_FOR_SCALES, left_out_errors
 from latency_models.residual import GaussianProcess, coordinates, fit_residual
 
@@ -21,11 +21,14 @@ Array = NDArray[np.float64]
 
 
 def seed_kernels(kernels: Sequence[Kernel]) -> list[Kernel]:
-    """A few of every kind: the largest, then always the one farthest from those chosen."""
-    by_kind: dict[str, list[Kernel]] = {}
+    """A few of every kind and kernel size: the largest, then always the one farthest from those chosen.
+
+    A runtime may take another path for one size of a kind, which no row of another size tells.
+    """
+    groups: dict[tuple[str, int], list[Kernel]] = {}
     for kernel in kernels:
-        by_kind.setdefault(kernel.price_kind, []).append(kernel)
-    return [kernel for own in by_kind.values() for kernel in _extremes(own)]
+        groups.setdefault((kernel.price_kind, kernel.spec.kernel_size), []).append(kernel)
+    return [kernel for own in groups.values() for kernel in _extremes(own)]
 
 
 def predictor_error(
@@ -81,7 +84,7 @@ def _uncertain_ms(
     process: GaussianProcess = fit_residual(model.residual, known, [0.0] * len(known))
     deviations = process.at(coordinates(kernels, model.residual))[1]
     lanes = Lanes()
-    forms = [sum(c * FEATURES[name](kernel, lanes) for name, c in model.coefficients.items()) for kernel in kernels]
+    forms = [form_ms(model, kernel, lanes) for kernel in kernels]
     result: Array = np.array([counts.get(kernel, 0.0) for kernel in kernels]) * np.array(forms) * deviations
     return result
 

@@ -1,4 +1,4 @@
-"""What is timed, as models: a kernel alone and a whole network, in ONNX and as records of layers. No torch.
+"""What is timed, as models: a kernel alone and a whole network, in ONNX, as .tflite and as records of layers. No torch.
 
 Weights are one value a tensor, written as that value: times do not depend on values, and a folder of models
 stays small. No two tensors share a value, for equal layers would be merged by the runtime. Not for timing.
@@ -6,7 +6,7 @@ stays small. No two tensors share a value, for equal layers would be merged by t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -22,9 +22,11 @@ from search_space.layer import SEGMENT_INPUT, WEIGHTED, Kind, LayerSpec, Node
 from search_space.lower import Segment, lower
 from search_space.space_file import load_space
 from search_space.to_onnx import nodes_to_onnx, to_onnx
+from search_space.to_tflite import Range, nodes_to_tflite, to_tflite
 
 Block = tuple[str, Sequence[Node]]  # a segment's name ('' for none) and its layers
 STEP = 1e-3  # between the values of two tensors
+VALUES = (-4.0, 4.0)  # what int8 stands for in every tensor: times depend on kinds and sizes
 
 
 def kernel_name(kernel: Kernel) -> str:
@@ -69,9 +71,31 @@ def network_model(segments: Sequence[Segment]) -> bytes:
     return model
 
 
+def nodes_tflite(nodes: Sequence[Node], precision: str) -> bytes:
+    """A list of layers alone as a .tflite file in fp32 or int8."""
+    return nodes_to_tflite(nodes, uniform_weights([("", nodes)]), _ranges(precision))
+
+
+def network_tflite(segments: Sequence[Segment], precision: str) -> bytes:
+    """A whole network as a .tflite file in fp32 or int8."""
+    weights = uniform_weights([(segment.name, segment.nodes) for segment in segments])
+    return to_tflite(segments, weights, _ranges(precision))
+
+
+def _ranges(precision: str) -> Callable[[str], Range] | None:
+    return (lambda name: VALUES) if precision == "int8" else None
+
+
+def kernel_item(kernel: Kernel) -> Item:
+    """A kernel to time alone."""
+    nodes = kernel_nodes(kernel)
+    return Item(kernel_name(kernel), partial(nodes_model, nodes), layer_records([nodes]), partial(nodes_tflite, nodes))
+
+
 def network_item(name: str, segments: Sequence[Segment]) -> Item:
     """A whole network to time."""
-    return Item(name, partial(network_model, segments), layer_records([segment.nodes for segment in segments]))
+    records = layer_records([segment.nodes for segment in segments])
+    return Item(name, partial(network_model, segments), records, partial(network_tflite, segments))
 
 
 def reference_item() -> Item:

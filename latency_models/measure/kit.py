@@ -5,6 +5,7 @@ Not for the fit (`to_profile`) and not for what runs there (`timing`, copied as 
 
 from __future__ import annotations
 
+import gzip
 import inspect
 import json
 from importlib import resources
@@ -31,10 +32,10 @@ _README = """Timing a device
 ===============
 
 This folder holds {kernels} kernels and {networks} whole networks, and a script that times them.
-It needs Python 3.9 or newer and {packages}, nothing else:
+It needs Python {python} or newer and {packages}, nothing else:
 
     pip install {packages}
-    python {script}              (--threads N for more cores, --busy accept on a machine that does other work)
+    python {script}              (--threads N for more cores, --busy accept on a machine that does other work{device})
 
 It takes about {minutes} minutes on a small board, resumes where it stopped, and writes {results}.
 Bring that one file back to where this folder was made:
@@ -54,8 +55,12 @@ def export_folder(folder: Path, workload: Workload) -> str:
             entries.append({"name": name, "layers": list(item.layers)})
             continue
         kind = "networks" if name in workload.networks else "kernels"
-        write_whole(ensure_folder(folder / kind) / f"{name}.onnx", item.onnx())
-        entries.append({"name": name, "file": f"{kind}/{name}.onnx"})
+        if runtime.reads == "tflite":  # weights of one value a tensor, which shrink to nothing
+            file, content = f"{name}.tflite.gz", gzip.compress(item.tflite(workload.settings.precision), mtime=0)
+        else:
+            file, content = f"{name}.onnx", item.onnx()
+        write_whole(ensure_folder(folder / kind) / file, content)
+        entries.append({"name": name, "file": f"{kind}/{file}"})
     ensure_folder(folder)
     manifest = {
         "manifest": workload.digest,
@@ -70,7 +75,9 @@ def export_folder(folder: Path, workload: Workload) -> str:
     text = _README.format(
         kernels=len(workload.kernels),
         networks=len(workload.networks),
-        packages=" ".join(("numpy", *runtime.packages)),
+        python=timing.PYTHON,
+        packages=" ".join(("numpy", *(f"'{package}'" for package in runtime.packages))),
+        device=", --device GPU or another processor" if hasattr(runtime, "processors") else "",
         script=SCRIPT,
         results=RESULTS,
         minutes=round(len(workload.kernels) * 0.02 + len(workload.networks) * 0.15 + 2),
@@ -131,13 +138,15 @@ def _workload(facts: dict[str, Any], where: str) -> Workload:
         "runtime_version",
         "busy",
     )
-    if missing := [name for name in (*needed, *timing.Settings._fields) if name not in facts]:
+    if missing := [name for name in (*needed, *timing.Settings._fields[:4]) if name not in facts]:
         raise BadFile(f"{where} row 1: no fact '{missing[0]}'; was it written by {SCRIPT} of an export?")
     threads = facts["threads"]
     if type(threads) is not int or threads < 1:
         raise BadFile(f"{where} row 1: threads is {threads!r}, not an integer >= 1")
     # the other device's cores are not this one's
-    settings = make_settings(facts["runtime"], facts["optimization"], facts["precision"])._replace(threads=threads)
+    settings = make_settings(facts["runtime"], facts["optimization"], facts["precision"])._replace(
+        threads=threads, processor=str(facts.get("processor", ""))
+    )
     try:
         workload = workload_of(facts["export"], settings)
         digest = workload.digest

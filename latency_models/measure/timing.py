@@ -2,7 +2,7 @@
 
 This file stands alone (standard library and numpy; the runtime is imported when it is opened), because
 `python -m latency_models.profile export=DIR` copies it as `measure.py` into a folder for a device that
-cannot run the project. It needs Python 3.9. Not for what to time, and not for what the times mean.
+cannot run the project. It needs Python 3.9 (`PYTHON`). Not for what to time, and not for what the times mean.
 
 The protocol: the process is held to as many cores as threads; every item is warmed up and run until its
 median is steady; all items are timed in five interleaved passes, so that drift hits all alike; before
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import gzip
 import importlib
 import importlib.util
 import io
@@ -22,7 +23,11 @@ import json
 import math
 import os
 import platform
+import re
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +36,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
+PYTHON = "3.9"  # the oldest that this file runs in
 ROUNDS = 5
 WARM_RUNS, WARM_MS = 2, 20.0
 FEWEST_RUNS, FEWEST_MS = 10, 150.0  # a timing takes at least both,
@@ -44,7 +50,7 @@ LEFT_S = 60.0  # a file half written for so long is of a process that was killed
 COLUMNS = ("item", "round", "ms", "runs", "reference_ms")
 UNIT = "ms"
 MANIFEST, RESULTS, OWN_RUNTIME = "manifest.json", "results.csv", "runtime.py"
-SAME = ("manifest", "runtime", "runtime_version", "optimization", "precision", "threads", "cpu")
+SAME = ("manifest", "runtime", "runtime_version", "optimization", "precision", "threads", "processor", "cpu")
 """Facts that must agree for timings to stand in one file."""
 
 Run = Callable[[], float]
@@ -57,25 +63,31 @@ class Refused(ValueError):
     """What was asked cannot be done; the message is one line."""
 
 
+def _no_tflite(precision: str) -> bytes:
+    raise Refused(f"no {precision} .tflite of this item")
+
+
 class Item(NamedTuple):
     """A kernel or a network to time.
 
     onnx: gives its model; layers: the same as records (a kind, its sizes and `inputs`: positions of earlier layers, -1
-    the first input, -2 the second).
+    the first input, -2 the second); tflite: gives its .tflite file in a precision.
     """
 
     name: str
     onnx: Callable[[], bytes]
     layers: Sequence[Mapping[str, Any]]
+    tflite: Callable[[str], bytes] = _no_tflite
 
 
 class Settings(NamedTuple):
-    """What changes times. The first option of a runtime is its default."""
+    """What changes times. The first option of a runtime is its default; processor: '' is the runtime's own default."""
 
     runtime: str = "onnxruntime"
     optimization: str = "all"
     precision: str = "fp32"
     threads: int = 1
+    processor: str = ""
 
 
 class Record(NamedTuple):
@@ -100,9 +112,12 @@ class Runtime(Protocol):
     """A way to run items. The class itself says all that the project must know of it; an instance is one at work.
 
     optimizations: what each of them merges; kinds are those of `search_space.layer.Kind`. folded: kinds that cost
-    nothing. packages: what is installed for it, beside numpy. reads: 'onnx' or 'layers', which of an item's two forms.
-    waits_here: whether it keeps this process's cores busy, so that a process that waits for a core means a busy
-    machine. The first optimization and precision are the defaults.
+    nothing. packages: what is installed for it, beside numpy, with the oldest version it works with
+    ('onnxruntime>=1.15'). reads: 'onnx', 'tflite' or 'layers', which of an item's forms. waits_here: whether it keeps
+    this process's cores busy, so that a process that waits for a core means a busy machine. The first optimization and
+    precision are the defaults. An instance may also have `flags`, texts by name: what else changes its times, for the
+    profile's header; `machine`, facts of the machine that it runs on, if that is another; and a class `processors`,
+    names of what it can run on, the default first, where it has a choice.
     """
 
     optimizations: ClassVar[Merges]
@@ -110,7 +125,7 @@ class Runtime(Protocol):
     precisions: ClassVar[Sequence[str]]
     packages: ClassVar[Sequence[str]]
     reads: ClassVar[str]
-    waits_here: ClassVar[bool]
+    waits_here: bool
     version: str
 
     def __init__(self, settings: Settings) -> None:
@@ -120,19 +135,23 @@ class Runtime(Protocol):
         """Ready to run, with random inputs."""
 
 
-def make_settings(runtime: str, optimization: str = "", precision: str = "", threads: int = 1) -> Settings:
+def make_settings(
+    runtime: str, optimization: str = "", precision: str = "", threads: int = 1, processor: str = ""
+) -> Settings:
     """Settings with the runtime's defaults for empty fields. Raises `Refused` naming the known ones."""
     own = find_runtime(runtime)
     optimizations, precisions = tuple(own.optimizations), tuple(own.precisions)
+    processors = tuple(getattr(own, "processors", ()))
     for name, value, known in (
         ("optimization", optimization, optimizations),
         ("precision", precision, precisions),
+        ("processor", processor.partition(".")[0], processors),
     ):
         if value and value not in known:
-            raise Refused(f"{name}={value}: {runtime} knows {', '.join(known)}")
+            raise Refused(f"{name}={value}: {runtime} knows {', '.join(known) or 'no such option'}")
     if not 1 <= threads <= len(_cores()):
         raise Refused(f"threads={threads}: this process may use 1 to {len(_cores())} cores")
-    return Settings(runtime, optimization or optimizations[0], precision or precisions[0], threads)
+    return Settings(runtime, optimization or optimizations[0], precision or precisions[0], threads, processor)
 
 
 # --- the protocol
@@ -390,9 +409,9 @@ class OnnxRuntime:
     }
     folded: ClassVar[Sequence[str]] = ("scale",)
     precisions: ClassVar[Sequence[str]] = ("fp32",)
-    packages: ClassVar[Sequence[str]] = ("onnxruntime",)
+    packages: ClassVar[Sequence[str]] = ("onnxruntime>=1.15",)
     reads: ClassVar[str] = "onnx"
-    waits_here: ClassVar[bool] = True
+    waits_here: bool = True
 
     def __init__(self, settings: Settings) -> None:
         import onnxruntime
@@ -424,37 +443,57 @@ class OnnxRuntime:
 
 
 class OpenVino:
-    """OpenVINO on the CPU in fp32, one stream, tuned for latency."""
+    """OpenVINO, one stream, tuned for latency: on the CPU in fp32, or on what else its plug-ins find.
+
+    What merges is read off the CPU's graphs and not known of other processors; Myriad's last version is 2022.3.
+    """
 
     optimizations: ClassVar[Merges] = {  # as in the graphs that OpenVINO 2026.4 shows after optimizing
         "all": {"conv": (*_CLIP, "gelu", "add"), "dwconv": (*_CLIP, "gelu", "add")},
     }
     folded: ClassVar[Sequence[str]] = ("scale",)
-    precisions: ClassVar[Sequence[str]] = ("fp32",)
-    packages: ClassVar[Sequence[str]] = ("openvino",)
+    precisions: ClassVar[Sequence[str]] = ("fp32", "fp16")
+    packages: ClassVar[Sequence[str]] = ("openvino>=2022.3",)
+    processors: ClassVar[Sequence[str]] = ("CPU", "GPU", "NPU", "MYRIAD")
     reads: ClassVar[str] = "onnx"
-    waits_here: ClassVar[bool] = True
+    waits_here: bool = True
 
     def __init__(self, settings: Settings) -> None:
-        import openvino
-
-        self.version = str(openvino.__version__).split("-")[0]
-        self._library, self._core = openvino, openvino.Core()
-        self._config = {
+        try:
+            from openvino import Core, Tensor, get_version
+        except ImportError:  # before 2023.1, where `openvino` alone has no name
+            from openvino.runtime import Core, Tensor, get_version
+        self._processor = settings.processor or self.processors[0]
+        kind = self._processor.partition(".")[0]  # GPU.1 is the second one
+        only = {"CPU": "fp32", "NPU": "fp16", "MYRIAD": "fp16"}.get(kind, settings.precision)
+        if settings.precision != only:
+            raise Refused(f"precision={settings.precision}: {kind} is timed in {only} alone; ask for precision={only}")
+        self.version = str(get_version()).split("-")[0]
+        self._tensor, self._core = Tensor, Core()
+        found = list(self._core.available_devices)
+        if not any(name.partition(".")[0] == kind for name in found):
+            raise Refused(
+                f"processor={self._processor}: OpenVINO {self.version} finds {', '.join(found) or 'none'} here"
+            )
+        wanted = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": str(settings.threads),
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "fp16": "f16"}[settings.precision],
         }
+        known = self._core.get_property(self._processor, "SUPPORTED_PROPERTIES")  # not every plug-in has all
+        self._config = {name: value for name, value in wanted.items() if name in known}
+        self.flags = {"processor": self._processor, **self._config}
+        self.waits_here = kind == "CPU"
 
     def load(self, item: Item) -> Run:
         """See `Runtime`."""
         model = self._core.read_model(item.onnx())
         if model.is_dynamic():
             model.reshape({x: [n.get_length() if n.is_static else 1 for n in x.partial_shape] for x in model.inputs})
-        request = self._core.compile_model(model, "CPU", self._config).create_infer_request()
+        request = self._core.compile_model(model, self._processor, self._config).create_infer_request()
         for value in model.inputs:
-            request.set_tensor(value.any_name, self._library.Tensor(_random(list(value.shape))))
+            request.set_tensor(value.any_name, self._tensor(_random(list(value.shape))))
 
         def run() -> float:
             start = time.perf_counter()
@@ -464,15 +503,157 @@ class OpenVino:
         return run
 
 
+class LiteRt:
+    """LiteRT (TensorFlow Lite) on the CPU by its Python interpreter.
+
+    xnnpack: with the delegate that it takes by default; builtin: with its own kernels.
+    """
+
+    optimizations: ClassVar[Merges] = {  # as litert-torch 0.10 writes files; XNNPACK merges nothing beyond
+        "xnnpack": {"conv": _CLIP, "dwconv": _CLIP},
+        "builtin": {"conv": _CLIP, "dwconv": _CLIP},
+    }
+    folded: ClassVar[Sequence[str]] = ("scale",)
+    precisions: ClassVar[Sequence[str]] = ("fp32", "int8")
+    packages: ClassVar[Sequence[str]] = ("ai-edge-litert>=1.0.1",)
+    reads: ClassVar[str] = "tflite"
+    waits_here: bool = True
+
+    def __init__(self, settings: Settings) -> None:
+        from importlib.metadata import version
+
+        from ai_edge_litert import interpreter
+
+        self.version = version("ai-edge-litert")
+        kinds = interpreter.OpResolverType
+        self._library, self._settings = interpreter, settings
+        self._kernels = kinds.BUILTIN if settings.optimization == "xnnpack" else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        self.flags = {
+            "op_resolver": self._kernels.name,
+            "num_threads": str(settings.threads),
+            "xnnpack": "no flags set",
+        }
+        if settings.optimization != "xnnpack":
+            self.flags["xnnpack"] = "off"
+
+    def load(self, item: Item) -> Run:
+        """See `Runtime`."""
+        interpreter = self._library.Interpreter(
+            model_content=item.tflite(self._settings.precision),
+            num_threads=self._settings.threads,
+            experimental_op_resolver_type=self._kernels,
+        )
+        interpreter.allocate_tensors()
+        for value in interpreter.get_input_details():
+            noise = _random(value["shape"])
+            stored = np.clip(noise * 40, -128, 127) if value["dtype"] == np.int8 else noise
+            interpreter.set_tensor(value["index"], stored.astype(value["dtype"]))
+
+        def run() -> float:
+            start = time.perf_counter()
+            interpreter.invoke()
+            return 1e3 * (time.perf_counter() - start)
+
+        return run
+
+
+class LiteRtAdb:
+    """LiteRT on a phone at this computer's USB, by `benchmark_model` over adb.
+
+    The program, of the same release as the runtime it stands for, must lie at `PROGRAM` on the phone; models are
+    pushed beside it. Its mean stands for short items, since it tells medians in whole microseconds. adb takes the phone
+    that ANDROID_SERIAL names where there are several.
+    """
+
+    PROGRAM: ClassVar[str] = "/data/local/tmp/benchmark_model"
+    FOLDER: ClassVar[str] = "/data/local/tmp/quadranas"
+    SHORT_US: ClassVar[float] = 100.0
+    OPTIONS: ClassVar[str] = "--num_runs=50 --min_secs=0.2 --warmup_min_secs=0.05"
+
+    optimizations: ClassVar[Merges] = LiteRt.optimizations
+    folded: ClassVar[Sequence[str]] = LiteRt.folded
+    precisions: ClassVar[Sequence[str]] = LiteRt.precisions
+    packages: ClassVar[Sequence[str]] = ()
+    reads: ClassVar[str] = "tflite"
+    waits_here: bool = False
+
+    def __init__(self, settings: Settings) -> None:
+        if shutil.which("adb") is None:
+            raise Refused("runtime=litert_adb needs adb (Android's platform tools) on the path")
+        phone = self._shell("getprop ro.product.model", "no phone answers: connect one and allow debugging")
+        where = "push LiteRT's benchmark_model for the phone there and make it executable"
+        self._shell(f"test -x {self.PROGRAM}", f"'{phone}' has no {self.PROGRAM}: {where}")
+        chip = self._shell("getprop ro.soc.model", "it does not tell its chip")
+        android = self._shell("getprop ro.build.version.release", "it does not tell its system")
+        self._shell(f"mkdir -p {self.FOLDER}", f"cannot make {self.FOLDER} on it")
+        self.version = "benchmark_model " + self._shell(f"md5sum < {self.PROGRAM}", "no md5sum on it")[:8]
+        self.machine: dict[str, Any] = {
+            "cpu": f"{phone} {chip}".strip(),
+            "clock": "not readable",
+            "system": f"Android {android}",
+        }
+        self.machine["load_average"] = None
+        use = "true" if settings.optimization == "xnnpack" else "false"
+        self._options = f"--num_threads={settings.threads} --use_xnnpack={use} {self.OPTIONS}"
+        self.flags = {"benchmark_model": self._options}
+        self._precision, self._pushed, self._last = settings.precision, set[str](), ""
+
+    def load(self, item: Item) -> Run:
+        """See `Runtime`. A run's ms are its batch's; a new batch begins whenever another item had one between."""
+        place = f"{self.FOLDER}/{item.name}.tflite"
+        if place not in self._pushed:
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder, "model.tflite")
+                file.write_bytes(item.tflite(self._precision))
+                self._adb(["push", str(file), place], f"cannot push {place}")
+            self._pushed.add(place)
+        left, ms = 0, 0.0
+
+        def run() -> float:
+            nonlocal left, ms
+            if left == 0 or self._last != place:
+                said = self._shell(f"{self.PROGRAM} --graph={place} {self._options}", f"'{item.name}' is refused")
+                left, ms = self._read(said, item.name)
+                self._last = place
+            left -= 1
+            return ms
+
+        return run
+
+    @classmethod
+    def _read(cls, said: str, name: str) -> tuple[int, float]:
+        """Runs and ms of what the program printed."""
+        count, mean = re.findall(r"count=(\d+)", said), re.search(r"Inference \(avg\): ([\d.e+]+)", said)
+        if not count or mean is None:
+            raise Refused(f"'{name}': benchmark_model told no times: {_one_line(ValueError(said[-300:]))}")
+        median_us = re.findall(r"median=([\d.e+]+)", said)  # not of older releases
+        us = float(median_us[-1] if median_us and float(median_us[-1]) >= cls.SHORT_US else mean[1])
+        return int(count[-1]), us / 1e3
+
+    def _shell(self, command: str, refusal: str) -> str:
+        return self._adb(["shell", command], refusal)
+
+    @staticmethod
+    def _adb(words: Sequence[str], refusal: str) -> str:
+        """What it printed on both channels, where benchmark_model tells its times. Raises `Refused`."""
+        try:
+            done = subprocess.run(["adb", *words], capture_output=True, text=True, timeout=300, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise Refused(f"runtime=litert_adb: {refusal} ({_one_line(error)})") from error
+        if done.returncode:
+            raise Refused(f"runtime=litert_adb: {refusal} ({_one_line(ValueError(done.stderr or done.stdout))})")
+        return (done.stdout + done.stderr).strip()
+
+
 class Cuda:
     """torch on a GPU, eager or replayed as one CUDA graph, channels_last, timed by CUDA events."""
 
     optimizations: ClassVar[Merges] = {"eager": {}, "graph": {}}  # torch runs layer by layer
     folded: ClassVar[Sequence[str]] = ()
     precisions: ClassVar[Sequence[str]] = ("fp32", "fp16")
-    packages: ClassVar[Sequence[str]] = ("torch",)
+    packages: ClassVar[Sequence[str]] = ("torch>=2.0",)
     reads: ClassVar[str] = "layers"
-    waits_here: ClassVar[bool] = False
+    waits_here: bool = False
 
     def __init__(self, settings: Settings) -> None:
         import torch
@@ -519,7 +700,13 @@ class Cuda:
         return run
 
 
-RUNTIMES: dict[str, type[Runtime]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino, "cuda": Cuda}
+RUNTIMES: dict[str, type[Runtime]] = {
+    "onnxruntime": OnnxRuntime,
+    "openvino": OpenVino,
+    "litert": LiteRt,
+    "litert_adb": LiteRtAdb,
+    "cuda": Cuda,
+}
 """Name -> class; `add_runtime` puts others here."""
 
 
@@ -563,12 +750,31 @@ def open_runtime(settings: Settings) -> Runtime:
     try:
         return own(settings)
     except ImportError as error:
-        package = own.packages[0]
+        package = own.packages[0] if own.packages else "numpy"
         raise Refused(
-            f"runtime={settings.runtime} needs the package '{package}' ({error}); pip install {package}"
+            f"runtime={settings.runtime} needs the package '{package}' ({error}); pip install '{package}'"
         ) from error
     except ValueError as error:
         raise Refused(str(error)) from error
+    except Exception as error:
+        raise Refused(f"runtime={settings.runtime} cannot be opened here: {_one_line(error)}") from error
+
+
+def load_item(runtime: Runtime, item: Item) -> Run:
+    """Ready to run, once run. Raises `Refused`, in one line, where the runtime does not take it."""
+    try:
+        run = runtime.load(item)
+        run()
+    except Refused:
+        raise
+    except Exception as error:
+        raise Refused(f"'{item.name}' is refused by version {runtime.version}: {_one_line(error)}") from error
+    return run
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line)[:400] or type(error).__name__
 
 
 def _random(shape: Sequence[int]) -> Any:
@@ -658,6 +864,8 @@ def machine_facts(settings: Settings, runtime: Runtime) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "load_average": None if load is None else round(load, 2),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "flags": dict(getattr(runtime, "flags", {})),
+        **getattr(runtime, "machine", {}),
     }
 
 
@@ -738,7 +946,7 @@ class Bench:
         self.records = resume(path, self.facts, known)
         self._since = len(self.records)
         self._waited = waiting() if self._runtime.waits_here else (lambda: 0.0)
-        self._reference = self._runtime.load(reference)
+        self._reference = load_item(self._runtime, reference)
         if not accept_noise and self._since < len(known) * ROUNDS:
             check_quiet(self._reference, self._waited)
 
@@ -746,7 +954,7 @@ class Bench:
         """See the function of this name."""
         measure(
             items,
-            self._runtime.load,
+            lambda item: load_item(self._runtime, item),
             self._reference,
             self.records,
             self._save,
@@ -763,8 +971,11 @@ class Bench:
 # --- the script
 
 
-def measure_folder(folder: Path, threads: int, accept_noise: bool, runtime_name: str = "") -> str:
-    """Time what the manifest of a folder lists into its results.csv; the lines to print. Raises `Refused`."""
+def measure_folder(folder: Path, threads: int, accept_noise: bool, runtime_name: str = "", processor: str = "") -> str:
+    """Time what the manifest of a folder lists into its results.csv; the lines to print. Raises `Refused`.
+
+    processor: instead of the manifest's.
+    """
     manifest = _manifest(folder / MANIFEST)
     if runtime_name and runtime_name != manifest["runtime"]:
         raise Refused(
@@ -773,7 +984,13 @@ def measure_folder(folder: Path, threads: int, accept_noise: bool, runtime_name:
         )
     if (folder / OWN_RUNTIME).is_file():
         add_runtime(manifest["runtime"], folder / OWN_RUNTIME)
-    settings = make_settings(manifest["runtime"], manifest["optimization"], manifest["precision"], threads)
+    settings = make_settings(
+        manifest["runtime"],
+        manifest["optimization"],
+        manifest["precision"],
+        threads,
+        processor or manifest.get("processor", ""),
+    )
     items = [_item(folder, entry) for entry in manifest["items"]]
     names = {item.name for item in items}
     facts = {name: manifest[name] for name in ("manifest", "export")}
@@ -806,14 +1023,14 @@ def _manifest(path: Path) -> Any:
 
 
 def _item(folder: Path, entry: Mapping[str, Any]) -> Item:
-    def onnx() -> bytes:
+    def content() -> bytes:
         path = folder.joinpath(entry["file"])
         try:
-            return path.read_bytes()
-        except OSError as error:
-            raise Refused(f"cannot read '{path}': {error.strerror}") from error
+            return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        except (OSError, EOFError) as error:
+            raise Refused(f"cannot read '{path}': {getattr(error, 'strerror', None) or error}") from error
 
-    return Item(entry["name"], onnx, entry.get("layers", ()))
+    return Item(entry["name"], content, entry.get("layers", ()), lambda precision: content())
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -821,11 +1038,13 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description="Times the kernels and networks of this folder into results.csv.")
     parser.add_argument("--runtime", default="", help="must be the manifest's")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="", help="what OpenVINO runs it on: CPU, GPU, NPU or MYRIAD")
     parser.add_argument("--busy", default="refuse", choices=("refuse", "accept"), help="accept: time a busy machine")
     options = parser.parse_args(arguments)
     try:
         folder = Path(__file__).resolve().parent
-        print(measure_folder(folder, options.threads, options.busy == "accept", options.runtime))
+        busy = options.busy == "accept"
+        print(measure_folder(folder, options.threads, busy, options.runtime, options.device))
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -12,10 +12,11 @@ from statistics import median
 from typing import Any
 
 from device_profiles import DeviceProfile, KernelRow, save_profile
-from latency_models.fit.kernels import Facts, MeasuredNetwork, fit_device
+from latency_models.fit.kernels import Facts, MeasuredNetwork, fit_device, other_paths
 from latency_models.measure.timing import ROUNDS, Record, Result, relative_range, summarise
 from latency_models.measure.workload import Workload
 from latency_models.model import fit_latency_model
+from latency_models.support import kernel_name
 from latency_models.table import latency_table
 from search_space.family import NUM_CLASSES, RESOLUTION
 from search_space.space_file import available_spaces
@@ -71,6 +72,13 @@ def summary(profile: DeviceProfile, workload: Workload, folder: Path) -> str:
         f"  whole networks timed: {header.interval.networks}; predicted without itself: "
         f"{header.accuracy['leave_one_network_out']} at {header.interval.coverage:.0%} coverage",
     ]
+    for kind, found in header.models.items():
+        kernels = [row.kernel for row in profile.rows if row.kernel.price_kind == kind]
+        for size, times in other_paths(found, kernels).items():
+            lines.append(
+                f"  another path in {header.runtime}: {kernel_name(kind, size)} takes {times:.2g} times what the "
+                "cheapest other size's form gives it"
+            )
     model = fit_latency_model(profile)
     for space in workload.spaces:
         table = latency_table(model, space, workload.resolution, NUM_CLASSES)
@@ -100,6 +108,8 @@ def _facts(device: str, workload: Workload, facts: Mapping[str, Any], records: S
             "cpu": str(facts["cpu"]),
             "resolution": str(workload.resolution),
             "reference_ms": f"{median(references):.6g}",
+            **({"processor": settings.processor} if settings.processor else {}),
+            **{name: str(value) for name, value in facts.get("flags", {}).items()},
         },
         precision=settings.precision,
         threads=settings.threads,

@@ -12,27 +12,20 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from math import sqrt
 from typing import Any
 
 from device_profiles import FusionRules, Kernel
 from latency_models.fuse import fuse
 from latency_models.grid import grid_kernels
-from latency_models.measure.kernel_onnx import (
-    kernel_name,
-    kernel_nodes,
-    layer_records,
-    network_item,
-    nodes_model,
-    reference_item,
-)
+from latency_models.measure.kernel_onnx import kernel_item, kernel_name, network_item, reference_item
 from latency_models.measure.timing import Item, Settings, find_runtime
 from search_space.errors import UserError
 from search_space.family import NUM_CLASSES
 from search_space.layer import Kind
 from search_space.lower import Segment, lower, lower_space
-from search_space.space import GatePath, SearchSpace
+from search_space.space import GatePath, SearchSpace, size_of
 
 GOLDEN = (sqrt(5) - 1) / 2  # its multiples fill (0, 1) evenly, however many there are
 
@@ -88,13 +81,8 @@ class Workload:
     @cached_property
     def items(self) -> Mapping[str, Item]:
         """All kernels, then all networks."""
-        found = {}
-        for name, kernel in self.kernels.items():
-            nodes = kernel_nodes(kernel)
-            found[name] = Item(name, partial(nodes_model, nodes), layer_records([nodes]))
-        for name, segments in self.networks.items():
-            found[name] = network_item(name, segments)
-        return found
+        kernels = {name: kernel_item(kernel) for name, kernel in self.kernels.items()}
+        return kernels | {name: network_item(name, segments) for name, segments in self.networks.items()}
 
     @property
     def reference(self) -> Item:
@@ -112,7 +100,8 @@ class Workload:
     @property
     def digest(self) -> str:
         """A short hash: equal only for workloads of equal items."""
-        parts = [self.export_facts(), self.settings._replace(threads=1), list(self.kernels), list(self.networks)]
+        settings = [self.settings.runtime, self.settings.optimization, self.settings.precision, 1]
+        parts = [self.export_facts(), settings, list(self.kernels), list(self.networks)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -147,6 +136,6 @@ def random_network(space: SearchSpace, number: int, resolution: int) -> tuple[Se
     choices = []
     for slot in space.slots:
         drawn = [rng.randrange(len(slot.candidates)) for _ in range(3)]
-        by_size = sorted(drawn, key=lambda i: (slot.candidates[i].expand_ratio, slot.candidates[i].kernel_size))
+        by_size = sorted(drawn, key=lambda i: size_of(slot.candidates[i]))
         choices.append(by_size[-1 if rng.random() < level else 0])
     return lower(space.architecture(GatePath(tuple(choices))), resolution, NUM_CLASSES)

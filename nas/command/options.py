@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from nas.command.jobs import enter_job, in_own_folder, of_launcher, require_launcher
 from nas.data import registry as data_sets
 from nas.data.addresses import redacted
 from nas.data.settings import DataSettings
@@ -268,9 +270,12 @@ def run_command(config: str, task: Callable[[dict[str, Any]], None]) -> None:
     Of a sweep (--multirun) every job is tried, each says its mistake on one line, and the sweep ends with exit 2.
     """
     multirun = "-m" in sys.argv or "--multirun" in sys.argv
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun stops all when one is lost, which may be early
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     with as_command():
         sys.argv[1:] = [_quoted(argument, multirun) for argument in sys.argv[1:]]
         named = check_overrides(config, sys.argv[1:])
+        require_launcher(sys.argv[1:])
         if not {"--help", "-h"}.isdisjoint(sys.argv):
             print(_help(config, [a for a in sys.argv[1:] if not a.startswith("-")]))
             return
@@ -372,16 +377,19 @@ def _compose_and_run(config: str, task: Callable[[dict[str, Any]], None], data: 
     from omegaconf.errors import OmegaConfBaseException
 
     def guarded(cfg: DictConfig) -> None:
-        sweeping = _enter_job()
+        sweeping = enter_job()
         try:
-            values = OmegaConf.to_container(cfg, resolve=True)
-            assert isinstance(values, dict)
+            composed = OmegaConf.to_container(cfg, resolve=True)
+            assert isinstance(composed, dict)
+            values = {str(key): value for key, value in composed.items()}
             with in_words():
-                task({str(key): value for key, value in values.items()})
+                task(in_own_folder(values) if sweeping else values)
         except OmegaConfBaseException as error:
             _give_up(UserError(f"options do not fit together: {one_line(error)}"), sweeping)
         except UserError as error:
             _give_up(error, sweeping)
+        except RuntimeError as error:
+            _give_up(of_launcher(error), sweeping)
 
     register_options(config, data)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra lets what it catches reach this module
@@ -389,20 +397,8 @@ def _compose_and_run(config: str, task: Callable[[dict[str, Any]], None], data: 
         hydra.main(version_base="1.3", config_path="pkg://nas.conf", config_name=config)(guarded)()
     except HydraException as error:
         raise UserError(f"the options cannot be composed: {one_line(error)}") from error
-
-
-def _enter_job() -> bool:
-    """Whether this is a job of a sweep. Its command line is then its own, and beside others it draws no progress."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    job = HydraConfig.get()
-    if job.mode != RunMode.MULTIRUN:
-        return False
-    sys.argv[1:] = list(job.overrides.task)
-    if not job.launcher["_target_"].endswith(".BasicLauncher"):
-        os.environ["TTY_COMPATIBLE"] = "0"  # rich's word for a stream that nobody watches
-    return True
+    except RuntimeError as error:
+        raise of_launcher(error) from error
 
 
 def _give_up(error: UserError, sweeping: bool) -> None:
@@ -425,12 +421,15 @@ def as_command() -> AbstractContextManager[None]:
 
 
 def fail(error: UserError) -> NoReturn:
-    """Say a user's mistake on one line and exit; of several processes (torchrun) one says it."""
-    if "WORLD_SIZE" in os.environ:
-        from nas.run.distributed import hold_stops_off, is_said
-
-        hold_stops_off()  # another process that leaves first has torchrun end this one, which may be the one to speak
-        if is_said(error):
-            sys.exit(STOPPED if isinstance(error, Stopped) else WRONG)
+    """Say a user's mistake on one line and exit; of several processes (torchrun) one of each machine says it."""
     error.args = (redacted(str(error)),)  # an address may stand where a number should
-    say_and_exit(error)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        say_and_exit(error)
+    from nas.run.distributed import hold_stops_off, is_to_say
+
+    hold_stops_off()  # another process that leaves first has torchrun end this one, which may be the one to speak
+    if is_to_say():
+        say(error)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(STOPPED if isinstance(error, Stopped) else WRONG)  # threads may wait for one that will never answer

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latency_models.support import derived_words, remedy
+from latency_models.support import RESTS_ON_LITTLE, derived_words, remedy
 from nas.data.registry import DATA_SETS, option_defaults
 from nas.run.result import BASELINE, Accuracy, SearchResult, scale_note
 from nas.training.recipes import Recipe
@@ -48,8 +48,12 @@ def one_network(result: SearchResult, folder: Path) -> str:
             "device, or ask for confidence=0.9"
         )
     lines.append(str(result.architecture))
+    if (thin := result.thin_words) and not scale:
+        lines.insert(0, f"note: of the predicted time, {RESTS_ON_LITTLE}: {thin}")
     if on_device.support and not scale and (wide := on_device.support.width_words):
         lines.insert(0, f"note: {wide}; {remedy(budget.device, shlex.quote(str(folder / 'architecture.json')))}")
+    if published := result.published_words:
+        lines.append(published)
     limits = "".join(f", limits.{name}={most:g} kept" for name, most in budget.limits.items())
     lines.append(
         f"{budget.device}: predicted {budget.predicted_ms:.4g} ms of {budget.budget_ms:g} ms ({budget.used:.1%} used; "

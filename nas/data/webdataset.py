@@ -63,17 +63,18 @@ def _load(settings: WebDatasetSettings) -> DataSet:
     from nas.data.splits import assemble
 
     images, cache = _find(settings)
-    parts = [index for index in (images.train, images.test) if index is not None]
-    _check_room(parts, cache, settings.shuffle_shards)
-    others = sum(int(index.others.sum()) for index in parts)
+    splits = images.splits
+    _check_room(list(splits.values()), cache, settings.shuffle_shards)
+    others = sum(int(index.others.sum()) for index in splits.values())
     passed = f"passed over: {others} files that are neither an image nor its label" if others else NOTHING_PASSED
     kept = KeptImages()
-    trained, *tests = (
-        Split(
-            TarSource(index, cache, settings.shuffle_shards, settings.ground, kept), np.arange(len(index)), index.label
-        )
-        for index in parts
-    )
+
+    def split_of(index: ShardIndex) -> Split:
+        source = TarSource(index, cache, settings.shuffle_shards, settings.ground, kept)
+        return Split(source, np.arange(len(index)), index.label)
+
+    parts = {name: split_of(index) for name, index in splits.items()}
+    trained = parts["train"]
     data = DataSet(
         images.name,
         images.class_names,
@@ -90,22 +91,26 @@ def _load(settings: WebDatasetSettings) -> DataSet:
     def look(split: Split, fully: bool) -> Findings:
         assert isinstance(split.source, TarSource)
         source, positions = split.source, split.indices.tolist()
-        if not is_remote(source.index.addresses[0]):
-            return look_through(source, positions, purpose, fully, settings.ground)
-        if images.packed:  # every image was decoded then, and all need not be fetched now
+        remote = is_remote(source.index.addresses[0])
+        # every image was decoded when it was packed: remote ones need not be fetched now, nor many local ones be read
+        # whose digests are compared at every read
+        if images.packed and (remote or (not fully and source.index.sealed)):
             return Findings(ground=settings.ground)
+        if not remote:
+            return look_through(source, positions, purpose, fully, settings.ground)
         return source.remembered(
             positions, lambda: look_through(source, positions, purpose, True, settings.ground), settings.ground
         )
 
     def assembled(parts: Sequence[Split | None]) -> DataSet:
-        trained, test = parts
+        trained, validation, test = parts
         assert trained is not None
-        divided = assemble(data, trained, test, settings.validation_share, settings.limit)
+        divided = assemble(data, trained, test, settings.validation_share, settings.limit, validation)
         counts, *notes = divided.found
         return replace(divided, found=(f"{counts}; {passed}", *notes))
 
-    return sound((trained, tests[0] if tests else None), settings.damaged, look, assembled)
+    given = [parts.get(name) for name in ("train", "validation", "test")]
+    return sound(given, settings.damaged, look, assembled)
 
 
 def _check_room(parts: Sequence[ShardIndex], cache: FileCache, window: int) -> None:

@@ -23,7 +23,9 @@ TARGETS = {
     "onnxruntime": "nas.deploy.onnxruntime:TARGET",
     "openvino": "nas.deploy.openvino:TARGET",
 }
+PRECISIONS = ("fp32", "fp16", "int8", "dynamic_int8")
 STATIC = "int8"  # the precision whose ranges are measured on images
+FORM = "uint8 RGB, 1 x height x width x 3"  # of the input, as files say it
 ROLE = ("precisions", "packages", "extra", "convert", "open")
 
 Files = Mapping[str, bytes]
@@ -97,6 +99,12 @@ def find_target(name: str) -> Target:
         how = how if found.extra else f"pip install {package}"
         raise UserError(f"target={name} needs the package '{package}', which is not installed: {how}")
     return found
+
+
+def check_targets(names: Sequence[str], precision: str | None = None) -> None:
+    """Raise `UserError` as `find_target` and `check_precision` do, for what a run is to be deployed to at its end."""
+    for name in names:
+        check_precision(name, find_target(name), precision or "")
 
 
 def check_precision(name: str, target: Target, asked: str) -> str:

@@ -16,14 +16,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from nas.deploy import Pixels
+from nas.deploy import FORM, Pixels
 from nas.run.result import InputFormat
 from search_space import Segment
 from search_space.build import Network
 from search_space.to_onnx import to_onnx
 
 IMAGE, PROBABILITIES = "image", "probabilities"
-FORM = "uint8 RGB, 1 x height x width x 3"
 
 
 class Handed(nn.Module):

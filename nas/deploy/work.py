@@ -25,9 +25,9 @@ from nas.data import DataSet, Split, load, no_images
 from nas.data.record import Record
 from nas.data.registry import settings_from_file
 from nas.data.settings import DataSettings
-from nas.deploy import STATIC, Delegation, Files, Pixels, Session, check_precision, find_target
+from nas.deploy import FORM, STATIC, Delegation, Files, Pixels, Session, check_precision, find_target
 from nas.deploy.card import FILE, Card, Measured, Parity
-from nas.deploy.network import FORM, Deployable, Handed
+from nas.deploy.network import Deployable, Handed
 from nas.run.export import TOLERANCE, OnnxPredictor, ParityError, load_network, onnx_predictor
 from nas.run.finished import load_finished
 from nas.run.provenance import versions

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,14 @@ class Searcher(Protocol):
 
     def tell(self, choices: Choices, accuracy: float) -> None:
         """Report the accuracy of a network, whether it was asked for or not."""
+
+
+@runtime_checkable
+class SharedSearcher(Searcher, Protocol):
+    """One whose trials several processes may share."""
+
+    def take(self, choices: Choices) -> bool:
+        """Whether this process is to evaluate a network that it wants, and report it; not where another did or does."""
 
 
 def explore(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latency_models.support import RESTS_ON_LITTLE
 from nas.report.answers import Answers
 from nas.report.figures.course import MOST_POINTS, draw_course
 from nas.report.figures.devices import draw_devices, draw_gauge
@@ -44,6 +45,7 @@ def render_report(run: Run) -> str:
         answers=Answers.of(run.result.accuracy, run.confusion),
         kernels=kernel_tables(run),
         baseline=BASELINE,
+        rests_on_little=RESTS_ON_LITTLE,
     )
 
 

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from nas.run.distributed import is_joined, total
+from nas.run.distributed import is_asked_of_any, is_joined, note_stop
 from nas.run.resume import CHECKPOINTS
 from search_space.errors import BadFile, CannotWrite, one_line
 from search_space.files import write_whole
@@ -32,6 +32,8 @@ from search_space.files import write_whole
 FORMAT = 3  # a new number when names or meanings change, here or in what the loops put in
 KEPT = 2  # the newest, and one to fall back on
 AGREE_EVERY = 5  # steps, by which several processes stop together
+TO_STOP = [signal.SIGINT, signal.SIGTERM]
+OF_USERS = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]  # not on every system
 
 
 class OtherFormat(BadFile):
@@ -115,7 +117,9 @@ class Checkpoints:
         self.facts: dict[str, Any] = dict(facts.get("run", {}))
         self._seconds_before = float(facts.get("seconds", 0.0))
         self._start = self._last = time.monotonic()
-        self._asked = self._stop = False
+        self._stop = self._holds_off = False
+        self._asked: list[int] = []  # signals that came since the last step
+        self._listened: dict[int, Any] = {}  # signal -> what was to happen to it
 
     @property
     def seconds(self) -> float:
@@ -138,41 +142,64 @@ class Checkpoints:
     def keep(self, phase: str, step: int, make: Callable[[], Checkpoint], now: bool = False) -> None:
         """Call after every step: saves what `make` gives if it is due (or `now`), and stops here if asked to.
 
+        Raises KeyboardInterrupt then, or what the handler of the signal raises, who may also let the run go on.
         Several processes agree on stopping every few steps.
         """
         if is_joined():
-            agreed = step % AGREE_EVERY == 0 and bool(total(torch.tensor(float(self._asked))))
-            self._stop = self._stop or agreed
+            self._stop = self._stop or (step % AGREE_EVERY == 0 and is_asked_of_any(bool(self._asked)))
         else:
-            self._stop = self._asked
+            self._stop = bool(self._asked)
         minutes = (time.monotonic() - self._last) / 60
         if self.writes and (
             now or self._stop or minutes >= self.minutes or (self.steps is not None and step % self.steps == 0)
         ):
             self._save(phase, make())
         if self._stop:
-            raise KeyboardInterrupt
+            self._obey()
 
     @contextmanager
     def stopping_between_steps(self) -> Iterator[None]:
-        """Within, Ctrl-C and SIGTERM wait for the next `keep`, which loses nothing; a second one does not wait."""
+        """Within, signals to stop wait for the next `keep`, which loses nothing; the same one again does not wait.
+
+        Those are Ctrl-C, SIGTERM, and SIGUSR1 and 2 where somebody listens to them, as the launcher of a job that a
+        scheduler may take off its node.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-
-        def ask(number: int, frame: object) -> None:
-            self._asked = True
-            restore()
-
-        def restore() -> None:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._listened = {number: signal.getsignal(number) for number in TO_STOP} | {
+            number: handler for number in OF_USERS if callable(handler := signal.getsignal(number))
+        }
+        self._holds_off = True
+        self._hold_off()
         try:
             yield
         finally:
-            restore()
+            self._holds_off = False
+            for number, handler in self._listened.items():
+                signal.signal(number, handler)
+
+    def _hold_off(self) -> None:
+        def ask(number: int, frame: object) -> None:
+            self._asked.append(number)
+            note_stop()
+            signal.signal(number, self._listened[number])
+
+        for number in self._listened:
+            signal.signal(number, ask)
+
+    def _obey(self) -> None:
+        """Stop, or hand the signals on to their handlers where there are such."""
+        asked, self._asked, self._stop = self._asked, [], False
+        if is_joined():  # whichever process was asked
+            raise KeyboardInterrupt
+        for number in asked:
+            handler = self._listened[number]
+            if not callable(handler) or handler is signal.default_int_handler:
+                raise KeyboardInterrupt
+            handler(number, None)
+        if self._holds_off:
+            self._hold_off()
 
     def clear(self) -> None:
         """Remove all, oldest first, so that being killed meanwhile leaves the newest."""

@@ -13,6 +13,7 @@ from functools import cached_property
 from device_profiles import available_devices, load_profile
 from latency_models import LatencyModel, fit_latency_model
 from latency_models.support import LEAST_SHARE
+from nas.published import best_published
 from nas.run.plan import Plan
 from nas.run.result import Budget, DeviceLatency, Resolution, SearchResult
 from search_space import Architecture, Cost, GatePath, Segment, UserError, cost_of, lower
@@ -113,22 +114,20 @@ class LatencyModels:
         )
 
 
-def thin_candidates(model: LatencyModel, architecture: Architecture, segments: Sequence[Segment]) -> str:
-    """'k7e3 (2 blocks) 14 %, k5e3 (1 block) 9 %': of the time, what rests on little (`Support.thin`) by candidate.
+def thin_candidates(
+    model: LatencyModel, architecture: Architecture, segments: Sequence[Segment]
+) -> Mapping[str, float]:
+    """The share of the time that rests on little (`Support.thin`), by candidate, the largest first.
 
-    segments: of the architecture. '' where it is nothing.
+    segments: of the architecture. Shares below `LEAST_SHARE` are left out.
     """
     total, names = model.predict(segments).latency_ms, [str(block) for stage in architecture.stages for block in stage]
-    found: dict[str, list[float]] = {}
+    found: dict[str, float] = {}
     for name, segment in zip(names, (s for s in segments if s.slot is not None), strict=True):
         alone = [segment]
-        found.setdefault(name, []).append(model.support(alone).thin * model.predict(alone).latency_ms / total)
-    ranked = sorted(found.items(), key=lambda item: -sum(item[1]))
-    return ", ".join(
-        f"{name} ({len(shares)} block{'s' * (len(shares) > 1)}) {100 * sum(shares):.0f} %"
-        for name, shares in ranked
-        if sum(shares) >= LEAST_SHARE
-    )
+        own = model.support(alone).thin * model.predict(alone).latency_ms / total
+        found[name] = found.get(name, 0.0) + own
+    return {name: share for name, share in sorted(found.items(), key=lambda item: -item[1]) if share >= LEAST_SHARE}
 
 
 def chosen_by_search(plan: Plan, path: GatePath, num_classes: int, models: LatencyModels) -> Chosen:
@@ -158,6 +157,8 @@ def chosen_by_search(plan: Plan, path: GatePath, num_classes: int, models: Laten
         kept_ms=kept_ms,
         calibration=settings.calibration,
         limits=plan.limits.most,
+        thin=thin_candidates(plan.model, architecture, planned),
+        published=best_published(plan.model, settings.budget_ms, settings.confidence is not None, settings.calibration),
     )
     resolution = Resolution(settings.deployment_resolution, settings.data.resolution)
     same = num_classes == plan.num_classes
@@ -178,9 +179,17 @@ def chosen_before(found: SearchResult, num_classes: int, training_resolution: in
     segments = lower(found.architecture, found.resolution.deployment, num_classes)
     budget = found.budget
     if budget is not None:
-        predicted = models.model(budget.device, budget.calibration, budget.confidence).predict(segments)
+        model = models.model(budget.device, budget.calibration, budget.confidence)
+        predicted = model.predict(segments)
         kept_ms = predicted.high_ms if budget.confidence else predicted.latency_ms
-        budget = replace(budget, predicted_ms=predicted.latency_ms, kept_ms=kept_ms, used=kept_ms / budget.budget_ms)
+        budget = replace(
+            budget,
+            predicted_ms=predicted.latency_ms,
+            kept_ms=kept_ms,
+            used=kept_ms / budget.budget_ms,
+            thin=thin_candidates(model, found.architecture, segments),
+            published=best_published(model, budget.budget_ms, budget.confidence is not None, budget.calibration),
+        )
     latency, unpriced = models.everywhere(segments, budget)
     resolution = Resolution(found.resolution.deployment, training_resolution)
     return Chosen(

@@ -56,7 +56,10 @@ def with_defaults(options: Mapping[str, Any], class_names: tuple[str, ...] | Non
     origin = origin_of(init)
     if class_names is not None and not origin.has_classes(class_names):
         earlier, inputs = origin.settings, origin.inputs
-        named = {"space": earlier.space, "space_width": earlier.space_width, "train": asdict(earlier.train)}
+        named = {
+            **{name: getattr(earlier, name) for name in ("space", "space_width", "kernel_sizes", "avoid")},
+            "train": asdict(earlier.train),
+        }
         shown = {"resolution": earlier.data.resolution, "mean": inputs.mean, "std": inputs.std}
         return _transferring(named, options, shown)
     complete = with_init_defaults(options)

@@ -3,7 +3,8 @@
 Started by torchrun, which sets RANK and WORLD_SIZE; otherwise there is one process and everything here is the
 identity. Weights, gates and random draws are equal in all processes by construction, so only gradients, batch
 statistics and counts are exchanged. What one process alone knows, the others hear through torchrun's store: the run's
-folder, and that an error was said. Not for reading data: `nas.data` gives each process its share.
+folder, and that an error was said. How long they wait for each other: `nas.run.company`. Not for reading data:
+`nas.data` gives each process its share.
 """
 
 from __future__ import annotations
@@ -12,26 +13,23 @@ import itertools
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.rendezvous import rendezvous
 
+from nas.run.company import Company, OtherStopped, in_thread, is_first_to_speak
 from search_space import UserError
 
 _meetings = itertools.count()  # every process goes through the same ones, so that they number them alike
-_SAID = "an error was said"
-_stop = threading.Event()  # SIGTERM came while it was held off
-
-
-class OtherStopped(UserError):
-    """Another process is gone, so that this one cannot continue."""
+LATER_S = 10.0  # torch's own limit, which ends a process without a word, comes so long after ours
+_given_up: list[Any] = []  # groups in which an exchange never ended: torch would wait for it when it forgets them
+_company: Company | None = None  # within `together`
+_speaks: bool | None = None  # whether this process says why the processes of its machine end; None: not asked yet
 
 
 @dataclass(frozen=True)
@@ -62,83 +60,114 @@ def place(accelerator: str) -> Place:
 
 
 @contextmanager
-def joined(here: Place) -> Iterator[None]:
-    """Within, the functions below speak with the other processes. May be entered again.
+def together(here: Place, timeout_s: float) -> Iterator[None]:
+    """Around a whole run of several processes: within, none waits for another that is gone.
 
-    They wait here for the first one, however long it has been busy alone.
+    An error that leaves it is to be said soon: SIGTERM is held off until then. timeout_s: `distributed.timeout_s`.
+    """
+    global _company
+    if here.ranks == 1:
+        yield
+        return
+    _company = Company(here.rank, here.ranks, timeout_s)
+    try:
+        yield
+    except BaseException:
+        _company.exchanging = True
+        is_to_say()  # before the others notice that this one left
+        raise
+    finally:
+        _company.leave()
+        _company = None
+
+
+@contextmanager
+def joined(here: Place) -> Iterator[None]:
+    """Within, the functions below speak with the other processes. May be entered again, within `together`.
+
+    They wait here for each other as long as they hear of each other, however long the first has been busy alone.
     """
     if here.ranks == 1:
         yield
         return
+    company, meeting = _company, f"meeting{next(_meetings)}"
+    assert company is not None
     if here.device.type == "cuda":
         torch.cuda.set_device(here.device)
-    meeting = from_first(here, lambda: "meeting") + str(next(_meetings))
-    backend = "cpu:gloo,cuda:nccl" if here.device.type == "cuda" else "gloo"
-    store = distributed.PrefixStore(meeting, _store())  # type: ignore[attr-defined]
-    distributed.init_process_group(backend, store=store, rank=here.rank, world_size=here.ranks)
-    release = hold_stops_off()
+    company.ask(lambda store: store.add(meeting, 1))
+    company.until(lambda store: store.add(meeting, 0) == here.ranks)
+    company.exchanging = True
+    company.result(in_thread(lambda: _connect(here, company, meeting)), "another process stopped")
     try:
         yield
     except OtherStopped:
         raise
     except BaseException:
-        _store().add(_SAID, 1)  # before the others notice that this one left
+        is_to_say()  # before the others notice that this one left
         raise
-    else:
-        release()
     finally:
+        if company.waits_in_vain:
+            _given_up.append(distributed.group.WORLD)
         distributed.destroy_process_group()
+    company.exchanging = False
+    if company.stop_asked is not None:  # and no exchange followed
+        raise KeyboardInterrupt
 
 
-def hold_stops_off() -> Callable[[], None]:
-    """Keep SIGTERM from ending this process before it has said why it ends; returns what undoes that.
-
-    When one process is lost torchrun sends SIGTERM to the others at once, which may be before they notice the loss
-    themselves. Held off, it ends them at their next exchange: by `OtherStopped` if that fails, else by
-    KeyboardInterrupt. torchrun kills what is still there after 30 s.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return lambda: None
-    _stop.clear()
-    before = signal.signal(signal.SIGTERM, lambda number, frame: _stop.set())
-
-    def release() -> None:
-        signal.signal(signal.SIGTERM, before)
-        if _stop.is_set():  # and no exchange followed
-            signal.raise_signal(signal.SIGTERM)
-
-    return release
+def _connect(here: Place, company: Company, name: str) -> None:
+    distributed.init_process_group(
+        backend="cpu:gloo,cuda:nccl" if here.device.type == "cuda" else "gloo",
+        store=distributed.PrefixStore(name, company.store),  # type: ignore[attr-defined]
+        rank=here.rank,
+        world_size=here.ranks,
+        timeout=timedelta(seconds=company.timeout_s + LATER_S),
+    )
 
 
-@cache
-def _store() -> Any:
-    """Torchrun's, which outlives the processes."""
-    store, _, _ = next(rendezvous("env://"))
-    return store
+def hold_stops_off() -> None:
+    """Keep SIGTERM from ending this process before it has said why it ends, which takes a moment."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def from_first(here: Place, make: Callable[[], str]) -> str:
     """The text that the first process makes, in all of them."""
     if here.ranks == 1:
         return make()
+    assert _company is not None
     key = f"text{next(_meetings)}"
     if here.first:
-        _store().set(key, make())
-    while not _store().check([key]):  # a wait of the store's own would hear no signal
-        time.sleep(0.05)
-    return _store().get(key).decode()
+        text = make()
+        _company.ask(lambda store: store.set(key, text))
+        return text
+    _company.until(lambda store: store.check([key]))
+    return _company.ask(lambda store: store.get(key).decode())
 
 
-def is_said(error: UserError) -> bool:
-    """Whether another process says this error, or the one that was the reason for it; if not, this one shall."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return False
-    try:
-        if isinstance(error, OtherStopped) and _store().add(_SAID, 0):
-            return True
-        return _store().add(f"said {error}", 1) > 1
-    except (RuntimeError, ValueError):  # torchrun is gone, or was never there
-        return False
+def is_to_say() -> bool:
+    """Whether this process says why the processes of its machine end: the first of them that asks, from then on."""
+    global _speaks
+    if _speaks is None:
+        alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+        _speaks = alone or is_first_to_speak(_company.store if _company else None)
+    return _speaks
+
+
+def note_stop() -> None:
+    """To be called when this process is asked to stop between two steps."""
+    if _company is not None:
+        _company.note_stop()
+
+
+def is_asked_of_any(asked: bool) -> bool:
+    """Whether any process was asked to stop, in all of them.
+
+    That all know is made sure by a second exchange: one that is lost after its part in the first takes none in it.
+    """
+    found = bool(total(torch.tensor(float(asked))))
+    if found:
+        total(torch.zeros(1))
+    return found
 
 
 def is_joined() -> bool:
@@ -147,15 +176,14 @@ def is_joined() -> bool:
 
 
 def total(value: Tensor) -> Tensor:
-    """The sum over all processes. Raises `OtherStopped`, and KeyboardInterrupt if SIGTERM was held off meanwhile."""
+    """The sum over all processes. Raises `OtherStopped`, and KeyboardInterrupt long after SIGTERM."""
     if is_joined():
+        assert _company is not None
         value = value.clone()
-        try:
+        if value.is_cuda:  # nccl: queued on the device, and torch's own watch over it
             distributed.all_reduce(value)
-        except RuntimeError as error:  # the connection to one that ended is closed
-            raise OtherStopped("another process stopped") from error
-        if _stop.is_set():
-            raise KeyboardInterrupt
+            return value
+        _company.carry_through(lambda: distributed.all_reduce(value, async_op=True))
     return value
 
 

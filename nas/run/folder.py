@@ -11,7 +11,8 @@ from pathlib import Path
 from nas.data.record import FILE as IMAGES
 from nas.data.soundness import FILE as DAMAGED
 from nas.run.checkpoint import Checkpoints
-from nas.run.distributed import OtherStopped, Place, from_first
+from nas.run.company import OtherStopped
+from nas.run.distributed import Place, from_first
 from nas.run.plan import taken
 from nas.run.resume import CHECKPOINTS, Begun, only_process
 from nas.run.resume import NAME as RUN

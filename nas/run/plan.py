@@ -15,12 +15,15 @@ from latency_models import LatencyModel, LatencyTable, fit_latency_model, latenc
 from latency_models.support import derived_words
 from nas.choose.limits import Limits, check_feasible, limits_of
 from nas.data.registry import peek
+from nas.deploy import check_targets
 from nas.loggers import check_loggers
 from nas.penalties import penalty_form
 from nas.pretrained.networks import INSTALL, package_of, packaged
 from nas.run.settings import NO_BUDGET_MS, SearchSettings
+from nas.run.space import space_of
 from nas.supernet.origin import images_at_hand, is_published, origin_of, published_origin
 from search_space import Architecture, SearchSpace, UserError, available_spaces, load_space, lower, lower_space
+from search_space.narrowed import cut_words
 
 PHOTOGRAPHS = ("huggingface", "imagefolder", "table", "webdataset")  # data sets of the user's own pictures
 
@@ -79,6 +82,7 @@ def plan_targets(each: Sequence[SearchSettings], num_classes: int | None = None)
     installed, and for a budget below the space's fastest network.
     """
     check_loggers(each[0].log)
+    check_targets(each[0].deploy, each[0].deploy_precision)
     priced: dict[str, Priced] = {}
     for settings in each:
         if settings.device not in priced:
@@ -87,7 +91,7 @@ def plan_targets(each: Sequence[SearchSettings], num_classes: int | None = None)
 
 
 def _priced(settings: SearchSettings, num_classes: int | None) -> Priced:
-    space = load_space(settings.space, settings.space_width)
+    space = space_of(settings)
     profile = load_profile(settings.device)
     num_classes = peek(settings.data).num_classes if num_classes is None else num_classes
     model = fit_latency_model(profile, settings.calibration, settings.confidence)
@@ -115,6 +119,8 @@ def _plan(settings: SearchSettings, priced: Priced) -> Plan:
     if limits:
         check_feasible(limits, table, budget, f"{settings.device} ({what_is_kept(settings)})")
     notes = []
+    if cut := cut_words(settings.kernel_sizes, settings.avoid):
+        notes.append(f"The space is '{space.name}' cut by {cut}")
     if settings.init is not None and is_published(settings.init):
         notes.append(_published_note(settings, priced))
     elif settings.init is not None:
@@ -144,6 +150,7 @@ def _plan(settings: SearchSettings, priced: Priced) -> Plan:
             "The search is for accuracy alone and may use much less"
         )
     notes += _resolution_notes(settings, priced) + _price_notes(settings, priced)
+    notes += [f"{settings.device}: {caveat}" for caveat in priced.profile.header.caveats]
     return Plan(**vars(priced), settings=settings, binds=binds, notes=tuple(notes))
 
 
@@ -151,8 +158,14 @@ def _published_note(settings: SearchSettings, priced: Priced) -> str:
     """What a search starts from. Raises `UserError` where it cannot start so."""
     assert settings.init is not None
     name, network = published_origin(settings.init)
-    wanted = load_space(network.space, network.width)
-    if priced.space != wanted:
+    pixels, classes = settings.deployment_resolution, priced.num_classes
+    own, wanted = (lower(space.largest(), pixels, classes) for space in (priced.space, network.load_space()))
+    if own != wanted and (cut := cut_words(settings.kernel_sizes, settings.avoid)):
+        raise UserError(
+            f"init={settings.init} is the largest network of space={network.space}, not of that space with "
+            f"{cut}; leave the cut out, or let it teach: teacher={settings.init}"
+        )
+    if own != wanted:
         raise UserError(
             f"init={settings.init} is the largest network of space={network.space}, not of space={settings.space}; "
             f"leave out space= and space_width=, or let it teach: teacher={settings.init}"
@@ -203,15 +216,16 @@ def _resolution_notes(settings: SearchSettings, priced: Priced) -> list[str]:
 
 
 def _price_notes(settings: SearchSettings, priced: Priced) -> list[str]:
-    """How much of the space's prices are derived, by its smallest and its largest network."""
+    """How much of the space's prices are derived, by its smallest and its largest networks."""
     pixels, classes = settings.deployment_resolution, priced.num_classes
-    ends = (priced.space.smallest(), priced.space.largest())
+    space = priced.space
+    ends = (space.smallest(), space.largest(), space.largest(quadratic=True))
     shares = sorted(priced.model.support(lower(end, pixels, classes)).derived for end in ends)
     words = derived_words(shares[-1])
     if not words:
         return []
     between = "" if f"{shares[0]:.0%}" == f"{shares[1]:.0%}" else f"{100 * shares[0]:.0f} to "
-    return [f"Latency on {settings.device} in '{priced.space.name}': {words.replace('(', f'({between}')}"]
+    return [f"Latency on {settings.device} in '{space.name}': {words.replace('(', f'({between}')}"]
 
 
 def what_is_kept(settings: SearchSettings) -> str:
@@ -237,7 +251,7 @@ def _space_where(settings: SearchSettings, priced: Priced, binds: bool) -> str |
             continue
         space = load_space(name)
         if takes_ms(space.smallest()) <= settings.budget_ms and (
-            not binds or settings.budget_ms < takes_ms(space.largest())
+            not binds or settings.budget_ms < takes_ms(space.largest(quadratic=True))
         ):
             return name
     return None

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from latency_models.support import Support
-from search_space import Architecture, Cost, cost_of, lower
+from nas.published import Published
+from search_space import Architecture, Cost, UserError, cost_of, lower
 from search_space.files import write_whole
 from search_space.reading import REQUIRED, AtLeast, check, read, read_json, to_plain, without_schema
 
@@ -62,6 +65,9 @@ class Budget:
     kept_ms: what stays within the limit: the prediction, or with `confidence` its interval's upper end;
     `used` and the range are in the same terms. calibration: the profile's factor on all of them.
     limits: what else the network had to keep, by option of `limits.*` (their units are in `nas.run.settings`).
+    published: the most accurate published network within the limit, where one is known (`nas.published`).
+    thin: candidates of the network, such as 'k7e3', with the share of its time there that is derived or rests on few
+    measured rows (`latency_models.support.Support.thin`), the largest first.
     """
 
     device: str
@@ -75,6 +81,8 @@ class Budget:
     kept_ms: float | None = None  # None: the prediction
     calibration: str = "measured"
     limits: Mapping[str, float] = field(default_factory=dict)
+    thin: Mapping[str, float] = field(default_factory=dict)
+    published: Published | None = None
 
 
 @dataclass(frozen=True)
@@ -198,6 +206,45 @@ class SearchResult:
     notes: Annotated[tuple[str, ...], REQUIRED] = ()
     provenance: Annotated[Mapping[str, Any], REQUIRED] = field(default_factory=dict)
 
+    @property
+    def published_words(self) -> str:
+        """What the best published network within the budget reaches, and whether this one compares; '' if unknown."""
+        budget, accuracy = self.budget, self.accuracy
+        if budget is None or budget.published is None:
+            return ""
+        best = budget.published
+        how = f"measured {best.measured}" if best.measured else "predicted"
+        said = (
+            f"the best published network within {budget.budget_ms:g} ms on {budget.device} is {best.network} at "
+            f"{100 * best.top1:.1f} % of ImageNet ({best.latency_ms:.3g} ms, {how}; fp32 weights {best.weights}, "
+            f"{best.resolution} pixels)"
+        )
+        if accuracy is None:
+            return f"{said}; the accuracy of yours was not measured"
+        yours = f"{said}; yours is {100 * accuracy.test:.1f} % on {accuracy.data}"
+        if not self.is_of_imagenet:
+            return f"{yours}, which are other images: the two do not compare"
+        if best.top1 > accuracy.test and best.latency_ms <= budget.predicted_ms:
+            return f"{yours}, the same classes: it is dominated, slower and less accurate"
+        return f"{yours}, the same classes"
+
+    @property
+    def is_of_imagenet(self) -> bool:
+        """Whether its classes are ImageNet's thousand, as folders of the data set are called."""
+        names = self.input.class_names
+        return len(set(names)) == len(names) == CLASSES and all(re.fullmatch(r"n\d{8}", name) for name in names)
+
+    @property
+    def thin_words(self) -> str:
+        """'k7e3 (2 blocks) 14 %, k5e3 (1 block) 9 %': `Budget.thin`, and how often each is in the network; or ''."""
+        if self.budget is None:
+            return ""
+        count = Counter(str(block) for stage in self.architecture.stages for block in stage)
+        return ", ".join(
+            f"{name} ({count[name]} block{'s' * (count[name] != 1)}) {100 * share:.0f} %"
+            for name, share in self.budget.thin.items()
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it. Raises ValueError for a number that is not finite."""
         return {"schema": SCHEMA, **to_plain(self)}
@@ -227,8 +274,10 @@ def load_result_or_architecture(path: Path) -> SearchResult:
     """`load_result`, or of a file with an architecture alone (`Architecture.to_dict`) a result without the rest.
 
     That has `ALONE` among its notes, `CLASSES` classes, and neither budget, latency, accuracy nor names of classes.
-    Raises `BadFile`.
+    Raises `BadFile`, and `UserError` for a file of another kind that a run leaves.
     """
+    if path.suffix in (".onnx", ".safetensors", ".tflite", ".xml") and path.is_file():
+        raise UserError(f"'{path}' holds weights, not the choice of blocks: name the architecture.json of its run")
     data, where = read_json(path, "architecture.json"), f"'{path}'"
     if isinstance(data, Mapping) and "schema" not in data and {"space", "stages"} <= data.keys():
         return result_of(Architecture.from_dict(data, where), CLASSES)

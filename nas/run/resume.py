@@ -25,7 +25,8 @@ NAME = "run.json"
 CHECKPOINTS = "checkpoints"  # the folder with the state of training, see `nas.run.checkpoint`
 IMAGES = "data"  # among a run's inputs
 OF_A_RUN = ("architecture.json", "weights.safetensors", "checkpoint.safetensors")  # what another run may start from
-MAY_CHANGE = {"resume", "threads", "accelerator", "log"}  # how it runs, not what it gives
+MAY_CHANGE = {"resume", "threads", "accelerator", "distributed", "log"}  # how it runs, not what it gives
+AUTO = "auto"  # resume=auto
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,22 @@ class Begun:
             raise UserError(f"the {name} changed since the run in '{folder}' was begun{said} start a new run")
 
 
+def folder_to_resume(resume: str | None, out: str | None) -> Path | None:
+    """Where a command goes on with a run; None where it begins one.
+
+    resume: a folder, or 'auto' for `out` once something was begun there: the same command line then begins a run and
+    continues it, whoever starts it again. Raises `UserError` for 'auto' without `out`.
+    """
+    if resume is None:
+        return None
+    if resume != AUTO:
+        return Path(resume).expanduser()
+    if out is None:
+        raise UserError("resume=auto begins a run in out=FOLDER or continues the one there; name the folder")
+    folder = Path(out).expanduser()
+    return folder if folder.is_dir() and any(folder.iterdir()) else None
+
+
 def _clear(checkpoints: Path) -> None:
     """Remove what a run left there that was killed at its very end."""
     for path in checkpoints.glob("[0-9]" * 6 + ".safetensors"):
@@ -122,9 +139,10 @@ def options_to_resume(begun: Mapping[str, Any], now: Mapping[str, Any], argument
     options, before, after = dict(begun), _flat(begun), _flat(now)
     for argument in arguments:
         name = argument.lstrip("+").split("=")[0]
-        if name in options and name in MAY_CHANGE:
-            options[name] = now[name]
-        if name in MAY_CHANGE or name.startswith(("-", "hydra")):
+        group = name.split(".")[0]
+        if group in MAY_CHANGE and group in now:
+            options[group] = now[group]
+        if group in MAY_CHANGE or name == "resume" or name.startswith(("-", "hydra")):
             continue
         for key in (k for k in after if k == name or k.startswith(f"{name}.")):
             if after[key] != before.get(key):

@@ -24,9 +24,10 @@ from nas.data import DataSet
 from nas.report.front import write_front_report
 from nas.report.page import write_report
 from nas.run.checkpoint import Checkpoint, Checkpoints
-from nas.run.chosen import Chosen, LatencyModels, chosen_by_search, thin_candidates
+from nas.run.chosen import Chosen, LatencyModels, chosen_by_search
+from nas.run.company import OtherStopped
 from nas.run.conclude import conclude
-from nas.run.distributed import OtherStopped, joined, place, with_global_norms
+from nas.run.distributed import from_first, joined, place, together, with_global_norms
 from nas.run.finished import RESULT, Finished, FinishedTarget
 from nas.run.folder import finish, run_folder
 from nas.run.front_table import FrontRow, save_front_table
@@ -69,13 +70,28 @@ def carry_out(
     removed. Of several processes only the first writes and has a result, the others return None.
     Raises `UserError` with a one-line message for anything that cannot be done.
     """
-    settings, several = plans[0].settings, len(plans) > 1
+    settings = plans[0].settings
     strategy = load_strategy(settings.strategy)
     strategy.check(plans)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     here = place(settings.accelerator)
-    data = replace(images_of(settings, data), place=here)
+    with together(here, settings.distributed.timeout_s):
+        return _carry_out(
+            plans, replace(images_of(settings, data), place=here), strategy, command, progress, say, resume
+        )
+
+
+def _carry_out(
+    plans: Sequence[Plan],
+    data: DataSet,
+    strategy: Strategy,
+    command: str | None,
+    progress: bool | None,
+    say: Callable[[str], None],
+    resume: tuple[Path, Begun] | None,
+) -> Finished | None:
+    settings, several, here = plans[0].settings, len(plans) > 1, data.place
     for line in data.said:
         say(line)
     options, inputs = options_of([plan.settings for plan in plans]), _inputs(plans, data)
@@ -175,7 +191,8 @@ def _search(task: Task, strategy: Strategy) -> Supernet:
         {"path": one.path.choices, "accuracy": one.validation_accuracy, "step": log.rows[-1].step if log.rows else 0}
         for one, log in zip(found, task.logs, strict=True)
     ]
-    checkpoints.facts["trained"] = (checkpoints.run_folder / CHECKPOINT).is_file()
+    of_first = from_first(task.data.place, lambda: str((checkpoints.run_folder / CHECKPOINT).is_file()))
+    checkpoints.facts["trained"] = of_first == str(True)  # another machine need not see the folder
     checkpoints.facts["search_s"] = round(checkpoints.seconds, 1)
     checkpoints.keep("chosen", 0, Checkpoint, now=True)
     return supernet
@@ -274,6 +291,4 @@ def _notes(plan: Plan, chosen: Chosen, together: bool) -> tuple[str, ...]:
         )
     support = chosen.latency[budget.device].support
     notes += support.notes(budget.device) if support else ()
-    if by_candidate := thin_candidates(plan.model, chosen.architecture, chosen.segments):
-        notes.append(f"{budget.device}: the same by candidate: {by_candidate}")
     return tuple(notes)

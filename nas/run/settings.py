@@ -13,12 +13,16 @@ from typing import Annotated, Any, TypeVar
 from nas.data.addresses import hidden
 from nas.data.registry import settings_class
 from nas.data.settings import DataSettings, Pixels
+from nas.deploy import PRECISIONS as PRECISIONS_DEPLOYED
+from nas.deploy import TARGETS
 from nas.loggers import CSV, LOGGERS
 from nas.penalties import FORMS
 from nas.strategies import STRATEGIES
+from search_space.bounds import KERNEL
 from search_space.errors import UserError
 from search_space.named import Named
 from search_space.reading import (
+    NOT_EMPTY,
     PATH,
     Above,
     AtLeast,
@@ -48,6 +52,7 @@ Milliseconds = Annotated[float, Above(0), AtMost(NO_BUDGET_MS)]
 Size = Annotated[float, Above(0), AtMost(1e18)]
 NonNegative = Annotated[float, AtLeast(0), AtMost(1000)]
 Minutes = Annotated[float, AtLeast(0), AtMost(1e6)]
+Wait = Annotated[float, Between(5, 86_400, "seconds")]
 Share = Annotated[float, AtLeast(0), Below(1)]
 Count = Annotated[int, Between(1, 1_000_000)]
 Epochs = Annotated[int, Between(0, 1_000_000)]
@@ -64,10 +69,18 @@ FileName = Annotated[str | None, PATH]
 Accelerator = Annotated[
     str, OneOf(ACCELERATORS), "where to train: auto, cpu or cuda; several processes are started by torchrun"
 ]
+ONE_OR_MORE = Spelled(lambda value: [value] if isinstance(value, str) else value, list)  # one without brackets
 LogNames = Annotated[
     tuple[Annotated[str, Named(LOGGERS)], ...],
-    Spelled(lambda value: [value] if isinstance(value, str) else value, list),
+    ONE_OR_MORE,
     "where rows go besides the CSV files, which are always written: [csv,tensorboard,mlflow], or your own logger",
+]
+
+KernelSize = Annotated[int, Between(1, KERNEL)]
+Names = Annotated[
+    tuple[str, ...],
+    ONE_OR_MORE,
+    "without these blocks, as in [k7e6], and without blocks that have these layers, as in [dwconv7,gelu]",
 ]
 
 
@@ -181,6 +194,9 @@ class OptunaSettings:
         "a journal's file or a database's URL: keeps the trials; runs with equal options may share it "
         "(null: kept with the run)",
     ] = None
+    stale_s: Annotated[
+        int, Between(2, 86_400, "seconds"), "in a database, the trial of a process silent for so long is another's"
+    ] = 120
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "storage", self.storage and hidden(self.storage))
@@ -196,6 +212,18 @@ class CheckpointSettings:
 
     def __post_init__(self) -> None:
         check(self, "checkpoint.")
+
+
+@dataclass(frozen=True)
+class DistributedSettings:
+    """How several processes work together, see `nas.run.company`."""
+
+    timeout_s: Annotated[
+        Wait, "of several processes (torchrun): a run ends when one is silent, or not ready for the others, for so long"
+    ] = 120.0
+
+    def __post_init__(self) -> None:
+        check(self, "distributed.")
 
 
 @dataclass(frozen=True)
@@ -243,6 +271,12 @@ class SearchSettings:
     space_width: Annotated[
         float | None, Between(*WIDTHS), "multiplies the space's widths (null: as the space says)"
     ] = None
+    kernel_sizes: Annotated[
+        tuple[KernelSize, ...] | None,
+        NOT_EMPTY,
+        "blocks of these kernel sizes alone, as in [3,5] (null: those of the space)",
+    ] = None
+    avoid: Names = ()
     strategy: Annotated[
         str,
         Named(STRATEGIES),
@@ -280,9 +314,18 @@ class SearchSettings:
     deployment_resolution: Annotated[
         int, Between(32, 4096, "pixels"), "pixels; what latency, MACs and memory are for"
     ] = 224
+    deploy: Annotated[
+        tuple[Annotated[str, Named(TARGETS)], ...],
+        ONE_OR_MORE,
+        "make the network files for these runtimes when the run has finished, as nas.deploy does: [litert,openvino]",
+    ] = ()
+    deploy_precision: Annotated[
+        str | None, OneOf(PRECISIONS_DEPLOYED), "of these files (null: each runtime's first, fp32)"
+    ] = None
     log: LogNames = (CSV,)
     threads: Threads = None
     accelerator: Accelerator = "auto"
+    distributed: Annotated[DistributedSettings, "several processes"] = field(default_factory=DistributedSettings)
     out: Annotated[RunFolder, "run folder (null: runs/TIME-DEVICE-BUDGET-SPACE)"] = None
 
     def __post_init__(self) -> None:
@@ -308,6 +351,7 @@ class TrainCommand:
     log: LogNames = (CSV,)
     threads: Threads = None
     accelerator: Accelerator = "auto"
+    distributed: Annotated[DistributedSettings, "several processes"] = field(default_factory=DistributedSettings)
     out: Annotated[RunFolder, "folder of the results (null: runs/TIME-train-SPACE)"] = None
 
     def __post_init__(self) -> None:
@@ -333,9 +377,11 @@ class PackCommand:
 class Resumable:
     """What commands have whose runs can be stopped."""
 
-    resume: Annotated[FileName, "the folder of a run that was stopped or killed: resumed with that run's options"] = (
-        None
-    )
+    resume: Annotated[
+        FileName,
+        "the folder of a run that was stopped or killed: resumed with that run's options; auto: the run in out= is "
+        "begun, or resumed once it was",
+    ] = None
 
 
 T = TypeVar("T")

@@ -1,6 +1,7 @@
 """Cutting a trained network where it costs least: no supernet is trained, so all training is the chosen network's.
 
-Every candidate is put into the trained network alone and what it costs is measured (`nas.supernet.refit`). Sums of
+Every candidate is put into the trained network alone and what it costs is measured (`nas.supernet.refit`); a quadratic
+form counts by what its fitted term makes up for, not by what it could learn in a longer training. Sums of
 these costs rank whole networks, and the exact choice lists the cheapest within the budget. Those are then measured as
 they are; by what was measured the costs are weighed anew, and the choice is repeated. The network whose answers are
 nearest to the trained one's is found. Not for weights that start at random.
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latency_models import LatencyTable
 from nas.choose.derive import derive
 from nas.data import DataSet
 from nas.run.checkpoint import Checkpoint
@@ -26,8 +28,8 @@ from nas.supernet.network import Supernet
 from nas.supernet.origin import is_published
 from nas.supernet.refit import Cuts
 from nas.training.loop import accuracy
-from search_space import Architecture, BlockChoice, GatePath, SearchSpace, UserError
-from search_space.space import ZERO
+from search_space import Architecture, GatePath, SearchSpace, UserError
+from search_space.space import ZERO, plain_size_of, size_of
 
 PHASE = "cut"  # of checkpoints
 ROUNDS = 4  # of choosing `rerank` networks, measuring them and weighing the costs anew
@@ -95,7 +97,8 @@ class _Run:
         """Each alone, by which networks are ranked at first."""
         task = self.task
         if self.alone is None:
-            self.alone = self.cuts.damage(lambda: task.progress.advance(PHASE, part="candidates"))
+            skipped = np.logical_and.reduce([pointless(plan.space, plan.table) for plan in task.plans])
+            self.alone = self.cuts.damage(lambda: task.progress.advance(PHASE, part="candidates"), skipped)
             self._keep()
         task.progress.skip(strategy.total_steps(task.plan, task.data))
 
@@ -104,11 +107,12 @@ class _Run:
         plan, log = self.task.plans[number], self.task.logs[number]
         assert self.alone is not None
         settings, alone, count = plan.settings, self.alone.double().numpy(), plan.settings.rerank
+        never = np.where(pointless(plan.space, plan.table), -np.inf, 0.0)
         known = {path.choices: self._divergence(path) for path in self._uniform(plan)}
         offered: dict[tuple[int, ...], float] = {}
         for _ in range(ROUNDS):
             costs = weighed(plan.space, alone, {**known, **offered}) if offered else alone
-            cheapest = derive(plan.space, plan.table, -costs, settings.budget_ms, settings.use_at_least,
+            cheapest = derive(plan.space, plan.table, never - costs, settings.budget_ms, settings.use_at_least,
                               count + len(offered), plan.limits)  # fmt: skip
             for one in [one for one in cheapest if one.path.choices not in offered][:count]:
                 step = len(offered) + 1
@@ -140,6 +144,16 @@ class _Run:
         self.task.checkpoints.keep(PHASE, self.step, self.state)
 
 
+def pointless(space: SearchSpace, table: LatencyTable) -> NDArray[np.bool_]:
+    """(slots, candidates): quadratic forms that are no faster than the trained network's block, which loses nothing."""
+    whole, found = space.path(space.largest()), np.zeros(table.slot_ms.shape, dtype=bool)
+    for number, slot in enumerate(space.slots):
+        for choice, block in enumerate(slot.candidates):
+            slower = table.slot_ms[number, choice] >= table.slot_ms[number, whole.choices[number]]
+            found[number, choice] = block.branches > 1 and slower
+    return found
+
+
 def uniform(space: SearchSpace) -> list[list[Architecture]]:
     """For every number of last blocks that stages can lose, networks of smaller and smaller ratios."""
     found = []
@@ -148,15 +162,11 @@ def uniform(space: SearchSpace) -> list[list[Architecture]]:
         for ratio in sorted(space.ratios, reverse=True):
             stages = []
             for stage, choices in zip(space.stages, space.stage_choices, strict=True):
-                narrow = [block for block in choices if block.expand_ratio <= ratio] or [min(choices, key=_size)]
-                stages.append((max(narrow, key=_size),) * max(stage.least_blocks, stage.max_blocks - dropped))
+                narrow = [block for block in choices if block.expand_ratio <= ratio] or [min(choices, key=size_of)]
+                stages.append((max(narrow, key=plain_size_of),) * max(stage.least_blocks, stage.max_blocks - dropped))
             cuts.append(Architecture(space, tuple(stages)))
         found.append(list(dict.fromkeys(cuts)))
     return found
-
-
-def _size(block: BlockChoice) -> tuple[int, int]:
-    return block.expand_ratio, block.kernel_size
 
 
 def weighed(space: SearchSpace, alone: Array, measured: Mapping[tuple[int, ...], float]) -> Array:

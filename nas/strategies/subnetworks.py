@@ -22,7 +22,7 @@ from nas.choose.derive import derive
 from nas.data import DataSet
 from nas.discrete import Choices, Evolution, RandomSearch, Region, Searcher, Trial, explore
 from nas.discrete.additive import Additive
-from nas.discrete.base import as_choices
+from nas.discrete.base import SharedSearcher, as_choices
 from nas.discrete.budgeted import Budgeted, within_budget
 from nas.discrete.optuna import OptunaSearch
 from nas.run.checkpoint import Checkpoint, part, under
@@ -99,7 +99,7 @@ class Subnetworks:
 
 def _optuna(plan: Plan, region: Region, study: str) -> Searcher:
     asked = plan.settings.optuna
-    return OptunaSearch(region, plan.settings.seed, asked.sampler, asked.storage, study, OUTSIDE)
+    return OptunaSearch(region, plan.settings.seed, asked.sampler, asked.storage, study, OUTSIDE, asked.stale_s)
 
 
 random = Subnetworks(lambda plan, region, study: RandomSearch(region, plan.settings.seed))
@@ -110,7 +110,8 @@ optuna = Subnetworks(_optuna)
 def study_name(plan: Plan, data: DataSet) -> str:
     """The same for runs whose trials one can take from the other: equal supernets, one region, one data set."""
     settings = plan.settings
-    kept = replace(settings, out=None, trials=1, rerank=1, accelerator="auto", optuna=type(settings.optuna)())
+    kept = replace(settings, out=None, trials=1, rerank=1, accelerator="auto")
+    kept = replace(kept, optuna=type(settings.optuna)(), distributed=type(settings.distributed)())
     facts = [asdict(kept), plan.space.to_dict(), plan.profile.digest, data.digest]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     return f"{plan.space.name}-{settings.device}-{settings.budget_ms:g}ms-{digest}"
@@ -167,7 +168,8 @@ class _Run:
         known = {t.choices for t in explore(searcher, evaluate, self.settings.trials - of_model)}
         fresh = [choices for choices in self._promising(searcher.trials, of_model) if choices not in known]
         for choices in fresh[: max(0, self.settings.trials - len(known))]:
-            searcher.tell(choices, evaluate(choices))
+            if not isinstance(searcher, SharedSearcher) or searcher.take(choices):
+                searcher.tell(choices, evaluate(choices))
         trials = explore(searcher, evaluate, self.settings.trials)
         if self.checkpoints.writes:
             write_table(self.log.folder / TRIALS.name, self._table(trials), TRIALS)

@@ -23,9 +23,10 @@ from nas.data.settings import DataSettings
 from nas.pretrained.networks import TIMM, Published, package_of, packaged, published
 from nas.run.result import InputFormat, load_result
 from nas.run.settings import SearchSettings, settings_from_dict
-from search_space import load_space
+from nas.run.space import space_of
 from search_space.errors import BadFile, UnknownName, UserError, one_line
 from search_space.named import is_dotted, load_named
+from search_space.narrowed import cut_words
 from search_space.reading import read
 from search_space.sums import require_sum
 
@@ -36,7 +37,8 @@ CHECKPOINT = "checkpoint.safetensors"  # of a run folder: the supernet and its g
 SOURCES = {"pretrained": "nas.supernets:quadranet_cifar10"}
 """Weight sources by name: functions without arguments that give the path of a supernet's file. Anybody's own is named
 by its full dotted path, `init=package.module:function`."""
-KEPT = ("space", "space_width", "data", "train")  # settings of the training that a search from it keeps
+KEPT = ("space", "space_width", "kernel_sizes", "avoid", "data", "train")
+"""Settings of the training that a search from it keeps."""
 
 TRAINED_FOR = "trained_for"  # in a supernet's file: JSON in UTF-8, a tensor since the header's entries have no order
 DIGEST = "digest"  # the tensor over the others; files of earlier versions have none
@@ -87,7 +89,14 @@ class Origin:
     def _check_supernet(self, settings: SearchSettings) -> None:
         own = self.settings
         known = not _is_elsewhere(own.space)  # otherwise weights that do not fit are refused when they are loaded
-        if known and load_space(settings.space, settings.space_width) != load_space(own.space, own.space_width):
+        if known and space_of(settings) != space_of(own):
+            asked, held = (cut_words(s.kernel_sizes, s.avoid) for s in (settings, own))
+            if asked != held:
+                raise UserError(
+                    f"'{self.path}' holds a supernet of space={own.space} {f'cut by {held}' if held else 'as a whole'},"
+                    f" not {f'cut by {asked}' if asked else 'as a whole'}; leave out kernel_sizes= and avoid=, or train"
+                    " a supernet so by leaving out init="
+                )
             if settings.space == own.space:
                 raise UserError(
                     f"'{self.path}' holds a supernet of space={own.space} with space_width={_shown(own.space_width)}, "

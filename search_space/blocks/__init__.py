@@ -49,7 +49,8 @@ class BlockFamily(Protocol):
     A module with these functions is a family. Graphs arrive empty, with the shape (C, H, W) of what comes before.
     A family may let a space choose its norm or activation: `LAYERS`, a dictionary in its module, names the kinds
     that it accepts for the fields `norm` and `activation`, its own first, and `g.norm` and `g.activation` are then
-    the space's. Without it a space must leave both out.
+    the space's. Without it a space must leave both out. `QUADRATIC` names the `BlockChoice.branches` beside 1 that
+    its blocks can be asked for; without it they are refused.
     """
 
     def check(self, space: SearchSpace) -> None:
@@ -104,6 +105,12 @@ def checked_family(space: SearchSpace) -> BlockFamily:
             if not accepted:
                 raise UserError(f"{what} is '{asked}', but family {space.family} has no choice of it; leave it out")
             raise UnknownName(what, asked, accepted, f"These are what family {space.family} accepts.")
+    forms = (1, *getattr(family, "QUADRATIC", ()))
+    if unknown := [choice for choice in space.choices if choice.branches not in forms]:
+        raise UserError(
+            f"space '{space.name}': the blocks of family {space.family} have no quadratic form such as {unknown[0]}; "
+            "leave out quadratic"
+        )
     family.check(space)
     return family
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from search_space.layer import BATCH_NORM_EPS, SEGMENT_INPUT, Kind, LayerSpec, Node
 
 
@@ -59,9 +61,9 @@ class Graph:
         spec = self.nodes[x].spec
         return spec.out_channels, spec.out_height, spec.out_width
 
-    def _append(self, name: str, spec: LayerSpec, inputs: tuple[int, ...], residual: bool = False) -> int:
+    def _append(self, name: str, spec: LayerSpec, inputs: tuple[int, ...], **said: Any) -> int:
         eps = self.norm_eps if spec.kind is Kind.BATCH_NORM else BATCH_NORM_EPS
-        self.nodes.append(Node(name, spec, inputs, residual, eps))
+        self.nodes.append(Node(name, spec, inputs, eps=eps, **said))
         return self.last
 
     def conv(
@@ -81,22 +83,25 @@ class Graph:
         padding = kernel_size // 2 if padding is None else padding
         return self._append(name, LayerSpec(Kind.CONV, c, out_channels, h, w, kernel_size, stride, padding, bias), (x,))
 
-    def dwconv(self, name: str, kernel_size: int, stride: int = 1, *, bias: bool, x: int | None = None) -> int:
-        """Depthwise convolution padded by half its kernel, as many channels out as in."""
+    def dwconv(
+        self, name: str, kernel_size: int, stride: int = 1, *, bias: bool, x: int | None = None, like: str = ""
+    ) -> int:
+        """Depthwise convolution padded by half its kernel, as many channels out as in; like: as of `Node`."""
         x = self.last if x is None else x
         c, h, w = self.shape(x)
-        return self._append(name, LayerSpec(Kind.DWCONV, c, c, h, w, kernel_size, stride, kernel_size // 2, bias), (x,))
+        spec = LayerSpec(Kind.DWCONV, c, c, h, w, kernel_size, stride, kernel_size // 2, bias)
+        return self._append(name, spec, (x,), like=like)
 
     def linear(self, name: str, out_features: int) -> int:
         """Fully connected layer with bias on the last node, whose map is one pixel."""
         c, h, w = self.out_shape
         return self._append(name, LayerSpec(Kind.LINEAR, c, out_features, h, w, bias=True), (self.last,))
 
-    def unary(self, name: str, kind: Kind, x: int | None = None) -> int:
-        """Norm, activation, scale or global pool."""
+    def unary(self, name: str, kind: Kind, x: int | None = None, constant: float | None = None) -> int:
+        """Norm, activation, scale or global pool; constant: of a BatchNorm, as of `Node`."""
         x = self.last if x is None else x
         c, h, w = self.shape(x)
-        return self._append(name, LayerSpec(kind, c, c, h, w), (x,))
+        return self._append(name, LayerSpec(kind, c, c, h, w), (x,), constant=constant)
 
     def binary(self, name: str, kind: Kind, x: int, y: int) -> int:
         """Element-wise sum or product of two nodes of one shape."""

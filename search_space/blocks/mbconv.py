@@ -4,6 +4,10 @@
 another activation; residual where the shapes allow. Stem 3x3 stride 2 and one expansion-1 block; head 1x1 mix, pool,
 classifier. The same blocks make MobileNetV2 (arXiv 1801.04381), MnasNet-B1 and EfficientNet-Lite. An expansion of 1
 keeps its 1x1 convolution in every block but the stem's, so that it can be a slice of a wider one.
+
+The depthwise convolution c has two quadratic forms, in which the norm belongs to the convolution and the activation
+comes last: c(x) * (1 + a(x)) and c(x) + a(x) * b(x) (arXiv 2311.17956). Before training a is 0, by the factor of its
+norm, so that the block computes what the plain one does; gradients move that factor first (arXiv 2405.03192).
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from search_space.space import PROJECTION, BlockChoice, SearchSpace, Stage
 
 STEM_STRIDE = 2
 
+QUADRATIC = (2, 3)
 LAYERS = {"norm": (Kind.BATCH_NORM,), "activation": (Kind.RELU6, Kind.HARD_SWISH, Kind.GELU)}
 
 
@@ -50,15 +55,27 @@ def block(g: Graph, choice: BlockChoice, width: int, stride: int) -> Graph:
     g.conv("expand", choice.expand_ratio * in_width, bias=False)
     g.unary("expand_norm", g.norm)
     g.unary("expand_act", g.activation)
-    _depthwise_and_project(g, choice.kernel_size, width, stride)
+    _depthwise_and_project(g, choice.kernel_size, width, stride, choice.branches)
     if stride == 1 and in_width == width:
         g.residual("residual", skip=g.INPUT)
     return g
 
 
-def _depthwise_and_project(g: Graph, kernel_size: int, width: int, stride: int) -> Graph:
+def _depthwise_and_project(g: Graph, kernel_size: int, width: int, stride: int, branches: int = 1) -> Graph:
+    x = g.last
+
+    def term(name: str, constant: float | None = None) -> int:
+        """A further depthwise convolution with its norm."""
+        g.dwconv(name, kernel_size, stride, bias=False, x=x, like="depthwise")
+        return g.unary(f"{name}_norm", g.norm, constant=constant)
+
     g.dwconv("depthwise", kernel_size, stride, bias=False)
-    g.unary("depthwise_norm", g.norm)
+    c = g.unary("depthwise_norm", g.norm)
+    if branches == 2:
+        g.binary("gated", Kind.MUL, term("gate", constant=1.0), c)
+    elif branches == 3:
+        product = g.binary("product", Kind.MUL, term("quad_a", constant=0.0), term("quad_b"))
+        g.binary("quadratic", Kind.ADD, product, c)
     g.unary("depthwise_act", g.activation)
     g.conv("project", width, bias=False)
     g.unary("project_norm", g.norm)

@@ -7,13 +7,13 @@ Expected: JPEG of 4000x3000 in the first epoch 10 times as many as plainly or mo
 
 `first` is the look through all files for damaged ones and the epoch after it, `later` the next epoch; both draw random
 crops, resize them to 128 a side and normalise. `plain` does the same on images that Pillow decodes in full, each time;
-`decode` is Pillow's full decode alone, `digest` the digests of whole files by which copies are found. `shards_first`
-and `shards_later` are epochs of the same files in a tar on this disk (data=webdataset), `webdataset` those of the
-package of that name (WebDataset, shuffle, decode; left out where it is not installed) with the same crops after it.
-Images per second of CPU time, of all threads together. The two take turns in every round, on the same files; medians of
-the rounds, ratios of the same round. What is left of a large JPEG's first reading is its entropy decoding, which no
-scale shortens: it grows with the file's bytes, not with its pixels. Files are made from noise of every wavelength
-(1/f), which compress as photographs do; their size is in the result.
+`decode` is Pillow's full decode alone, `draft` its decode at the scale that such crops need, `digest` the digests of
+whole files by which copies are found. `shards_first` and `shards_later` are epochs of the same files in a tar on this
+disk (data=webdataset), `webdataset` those of the package of that name (WebDataset, shuffle, decode; left out where it
+is not installed) with the same crops after it. Images per second of CPU time, of all threads together. The two take
+turns in every round, on the same files; medians of the rounds, ratios of the same round. What is left of a large JPEG's
+first reading is its entropy decoding, which no scale shortens: it grows with the file's bytes, not with its pixels.
+Files are made from noise of every wavelength (1/f), which compress as photographs do; their size is in the result.
 """
 
 from __future__ import annotations
@@ -132,13 +132,20 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
         plain = Plain(np.empty((case.count, 0), np.uint8))
         ours = EncodedSource(files, kept=KeptImages())
         decode = seconds(lambda: [plain.read(i) for i in range(case.count)])  # noqa: B023
+        draft = seconds(lambda: [at_scale(file, purpose.scale(case.height, case.width)) for file in files])
         plain_epoch = seconds(epoch(plain, 1))
         looked = seconds(lambda: look_through(ours, range(case.count), purpose, True, "white"))  # noqa: B023
         first, later = (seconds(epoch(ours, number)) for number in (0, 1))
         digest = seconds(lambda: contents_of(ours, np.arange(case.count)))  # noqa: B023
         sharded = TarSource(index, FileCache(folder / "cache", 10**9), 8, kept=KeptImages())
         shards_first, shards_later = (seconds(epoch(sharded, number)) for number in (0, 1))
-        spent = {"digest": digest, "decode": decode, "plain_first": decode + plain_epoch, "plain_later": plain_epoch}
+        spent = {
+            "digest": digest,
+            "decode": decode,
+            "draft": draft,
+            "plain_first": decode + plain_epoch,
+            "plain_later": plain_epoch,
+        }
         spent |= {"first": looked + first, "later": later}
         spent |= {"shards_first": shards_first, "shards_later": shards_later}
         if by_webdataset:
@@ -152,10 +159,21 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
     for name in ("shards_first", "shards_later") if by_webdataset else ():
         pairs = zip(rates[name], rates["webdataset"], strict=True)
         result[f"{name}_to_webdataset"] = round(statistics.median(one / other for one, other in pairs), 2)
+    pairs = zip(rates["first"], rates["draft"], strict=True)
+    result["first_to_draft"] = round(statistics.median(one / other for one, other in pairs), 2)
     pairs = zip(rates["decode"], rates["digest"], strict=True)
     result["digest_to_decode"] = round(statistics.median(one / other for one, other in pairs), 4)
     size = statistics.mean(item.stat().st_size for item in files if isinstance(item, Path))
     return {"megabytes": round(size / 1e6, 3), **result}
+
+
+def at_scale(file: Path | bytes, scale: int) -> None:
+    """Decode a file by Pillow alone, a JPEG at 1/scale of its size."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        image.draft("RGB", (image.width // scale, image.height // scale))
+        image.load()
 
 
 def shard_of(files: list[Path | bytes], folder: Path) -> Path:

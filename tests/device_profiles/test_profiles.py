@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,20 @@ def test_a_profile_round_trips_to_the_same_bytes(name: str, tmp_path: Path) -> N
     assert again == profile
     for file in ("device.yaml", "kernels.csv"):
         assert (tmp_path / name / file).read_bytes() == (SHIPPED / name / file).read_bytes()
+
+
+def test_caveats_are_kept_and_are_no_part_of_the_digest(tmp_path: Path) -> None:
+    """They price nothing: results of a profile stay its results when its words change."""
+    known = load_profile("cpu")
+    assert "2022-23" in known.header.caveats[0] and "7x7" in known.header.caveats[1]
+    digests = set()
+    for caveats in ((), ("short",), ("long " * 60, "with: a colon, 'quotes' and\n two lines")):
+        saved = save_profile(tmp_path / "cpu", replace(known.header, caveats=caveats), known.rows)
+        assert saved.header.caveats == caveats
+        digests.add(saved.digest)
+    assert digests == {known.digest}
+    other = save_profile(tmp_path / "cpu", replace(known.header, clock="slower"), known.rows)
+    assert other.digest != known.digest
 
 
 def test_the_digest_changes_with_either_file(home: Path) -> None:

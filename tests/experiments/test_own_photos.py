@@ -10,7 +10,17 @@ import pytest
 from PIL import Image
 
 from experiments.own_photos import Wanted, lines_of, main, render
-from experiments.own_photos_work import BOTH, DEPTH, EXPANSION, Images, load_images, nearest_cuts, uniform_cut
+from experiments.own_photos_work import (
+    BOTH,
+    DEPTH,
+    EXPANSION,
+    IN_PLACE,
+    OFFERED,
+    Images,
+    load_images,
+    nearest_cuts,
+    uniform_cut,
+)
 from experiments.results import NOT_MEASURED, Provenance, Results, Row, load_results
 from search_space import load_space, lower
 from tests.nas.pretrained import needs_lite0
@@ -81,7 +91,7 @@ def cells_at(rows: tuple[Row, ...], label: str) -> list[str]:
 
 
 def test_the_table_says_what_was_measured_what_was_not_and_what_cannot_be() -> None:
-    assert cells_at(ROWS, "weights searched") == ["24.9", "91.5 (91.0..92.0)", "16000", "10.0 for 5", "0, 1"]
+    assert cells_at(ROWS, "weights searched |") == ["24.9", "91.5 (91.0..92.0)", "16000", "10.0 for 5", "0, 1"]
     assert cells_at(ROWS, "depth (") == ["24.0", "89.0 (88.0..90.0)", "16000", "10.0", "0, 1"]
     assert cells_at(ROWS, "both (") == ["20.7", *[NOT_MEASURED] * 4]
     assert cells_at(ROWS, "expansion")[0] == "none is so fast"
@@ -103,6 +113,22 @@ def test_cuts_that_start_as_searched_networks_do_are_compared_apart() -> None:
     text = render(Results("own_photos", PROVENANCE, SETTINGS, (*ROWS, fitted)))
     assert "| weights cut by hand: depth, fitted (1 less a stage, ratio 6) | 24.0 | 90.5 |" in text
     assert "uniform cut, points: +2.5 at 25 ms" in text and "uniform cut, fitted, points: +1.0 at 25 ms" in text
+
+
+def test_searches_with_quadratic_forms_are_held_against_those_without_seed_by_seed() -> None:
+    def quadratic(test: float, seed: int, what: str, taken: int) -> Row:
+        return {**searched(test, seed), "kind": "quadratic", "what": what, "quadratic_blocks": taken, "blocks": 14}
+
+    text = render(Results("own_photos", PROVENANCE, SETTINGS, ROWS))
+    assert f"Quadratic forms offered against searches without them: {NOT_MEASURED}." in text
+    more = (quadratic(0.915, 0, OFFERED, 3), quadratic(0.90, 2, OFFERED, 1), quadratic(0.925, 1, IN_PLACE, 5))
+    text = render(Results("own_photos", PROVENANCE, SETTINGS, (*ROWS, *more)))
+    assert "Quadratic forms offered against searches without them, points: -0.5 at 25 ms on cpu (1 seed); on" in text
+    assert "on average +1.5. Blocks that are quadratic: 5 of 14." in text
+    assert cells_at((*ROWS, *more), "quadratic forms offered")[:2] == ["24.9", "90.8 (90.0..91.5)"]
+    names = [job.name for job in Wanted(("searched", "quadratic"), {"cpu": (25.0,)}, (), 1).jobs(())]
+    assert names == ["price", "searched cpu 25 seed 0", "whole", *(
+        f"quadratic {what} cpu 25 seed 0" for what in (OFFERED, IN_PLACE))]  # fmt: skip
 
 
 def test_seeds_follow_each_other_and_a_network_is_cut_once_for_all_budgets() -> None:
@@ -129,7 +155,7 @@ def test_seeds_follow_each_other_and_a_network_is_cut_once_for_all_budgets() -> 
 
 def test_no_line_of_the_table_is_lost() -> None:
     lines = lines_of(Results("own_photos", PROVENANCE, SETTINGS, ()))
-    assert len(lines) == (5 + 3) * (2 * 2 + 3 + 1)
+    assert len(lines) == (5 + 3) * (2 * 2 + 3 + 1 + 2)
 
 
 @pytest.fixture(scope="module")
@@ -181,11 +207,24 @@ def test_the_whole_in_miniature_on_own_pictures(
     assert main(["show", f"out={out}"]) == 0
 
 
+@needs_lite0
+@pytest.mark.slow
+def test_quadratic_forms_in_miniature(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "own_photos.json"
+    assert main(["--quick", f"data={folder}", f"out={out}", "kinds=quadratic"]) == 0
+    offered, in_place = (row for row in load_results(out, "own_photos").rows if row["kind"] == "quadratic")
+    assert (offered["what"], in_place["what"]) == (OFFERED, IN_PLACE)
+    for row in (offered, in_place):
+        assert float(str(row["ms"])) <= 20 and row["quadratic_blocks"] == str(row["architecture"]).count("q")
+    assert float(str(in_place["quadratic_blocks"])) > 0
+
+
 def test_what_cannot_be_done_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, said in (
         (["budgets.cpu=13"], "budgets.cpu=13 is none of 12, 15, 20, 25, 30"),
         (["budgets.cpu=fast"], "budgets.cpu=fast is not numbers"),
-        (["kinds=quadratic"], "unknown kind of row 'quadratic'"),
+        (["kinds=cubic"], "unknown kind of row 'cubic'"),
+        (["kinds=quadratic", "weights=timm:mobilenetv2_100"], "kinds=quadratic has spaces of efficientnet_lite0 alone"),
         (["images=100"], "a folder is used whole"),
     ):
         assert main([f"data={folder}", f"out={tmp_path / 'none.json'}", *options]) == 2

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from device_profiles import Header, Kernel, Lanes, save_profile
-from latency_models import fit_latency_model, latency_table
+from device_profiles import Header, Kernel, KernelRow, Lanes, save_profile
+from latency_models import LatencyModel, fit_latency_model, fuse, latency_table
 from latency_models.features import FEATURES
-from latency_models.fit.kernels import fit_device, fit_kinds, left_out_errors
+from latency_models.fit import kernels as fitting
+from latency_models.fit.kernels import UNSEEN, fit_device, fit_kinds, left_out_errors, other_paths
 from latency_models.grid import grid_kernels
 from search_space import UserError, load_space, lower
 from tests.latency_models.simulated import FACTS, RULES, SPACE, alone_ms, networks, rows_of
@@ -96,3 +98,88 @@ def test_too_few_networks_are_refused(kernels: list[Kernel]) -> None:
 def test_a_kind_without_rows_is_named(kernels: list[Kernel]) -> None:
     with pytest.raises(UserError, match="no model of kernel kind 'gelu'"):
         fit_device(FACTS, RULES, rows_of([k for k in kernels if k.price_kind != "gelu"]), networks(5, seed=1))
+
+
+# --- a kernel size that takes another path in the runtime
+
+
+def slow_sevens(kernel: Kernel) -> float:
+    """As XNNPACK runs 7x7 depthwise convolutions: 17 times the time."""
+    slow = kernel.price_kind == "dwconv" and kernel.spec.kernel_size == 7
+    return alone_ms(kernel) * (17 if slow else 1)
+
+
+def depthwise(sizes: Collection[int]) -> list[Kernel]:
+    found = grid_kernels(map(load_space, ("quadranet", "proxyless")), RULES)
+    return [kernel for kernel in found if kernel.price_kind == "dwconv" and kernel.spec.kernel_size in sizes]
+
+
+def rows_by(time: Callable[[Kernel], float], kernels: Sequence[Kernel]) -> list[KernelRow]:
+    return [KernelRow(kernel, time(kernel), 0.0, 10, "measured", "sim") for kernel in kernels]
+
+
+def profiled(header: Header, rows: list[KernelRow], folder: Path) -> LatencyModel:
+    own = replace(header, kernel_rows=len(rows), models={**header.models, **fit_kinds(rows)})
+    return fit_latency_model(save_profile(folder / "mine", own, rows))
+
+
+def test_a_size_on_another_path_has_a_form_of_its_own(
+    header: Header, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the kernels predicted from the other half; one form for all sizes is far off for two of three."""
+    kernels = depthwise((3, 5, 7))
+    taken, left = kernels[::2], kernels[1::2]
+
+    def errors(model: LatencyModel) -> dict[int, float]:
+        off = [(k.spec.kernel_size, abs(model.kernel_alone(k)[0] / slow_sevens(k) - 1)) for k in left]
+        return {size: float(np.mean([error for own, error in off if own == size])) for size in (3, 5, 7)}
+
+    model = profiled(header, rows_by(slow_sevens, taken), tmp_path / "paths")
+    assert max(errors(model).values()) < 0.2
+    kind = model.kind_model(left[0])
+    assert set(kind.sizes) == {3, 5, 7}
+    ((size, times),) = other_paths(kind, taken).items()
+    assert size == 7 and 8 < times < 40
+    monkeypatch.setattr(fitting, "OTHER_PATH", np.inf)
+    common = errors(profiled(header, rows_by(slow_sevens, taken), tmp_path / "common"))
+    assert common[5] > 1 and common[7] > 0.5
+
+
+def test_sizes_on_one_path_share_its_form() -> None:
+    kernels = depthwise((3, 5, 7))
+    model = fit_kinds(rows_by(alone_ms, kernels))["dwconv"]
+    assert not model.sizes and other_paths(model, kernels) == {}
+
+
+@pytest.mark.parametrize("time", [alone_ms, slow_sevens])
+def test_a_size_that_was_never_measured_is_derived_and_widened(
+    header: Header, tmp_path: Path, time: Callable[[Kernel], float]
+) -> None:
+    """The law: other sizes price it as derived only, within a factor as wide as measured paths are apart."""
+    measured = (3, 7) if time is slow_sevens else (3, 5)
+    model = profiled(header, rows_by(time, depthwise(measured)), tmp_path)
+    ((asked,),) = ([k for k in depthwise((5, 7)) if k.spec.kernel_size not in measured][:1],)
+    known = next(k for k in depthwise(measured))
+    kind = model.kind_model(asked)
+    assert kind.origin_of(asked.spec.kernel_size) == "derived" and kind.origin_of(3) == "measured"
+    assert kind.unseen >= (8 if time is slow_sevens else UNSEEN)
+    width = [model.kernel_price(k).high_ms / model.kernel_price(k).low_ms for k in (asked, known)]
+    assert width[0] > 0.99 * kind.unseen**2 * width[1]
+    if time is slow_sevens:  # a dear path is not missed
+        assert model.form_ms(asked) > 3 * alone_ms(asked)
+
+
+def test_a_network_says_which_size_was_never_measured(header: Header, kernels: list[Kernel], tmp_path: Path) -> None:
+    rows = rows_of([k for k in kernels if k.price_kind != "dwconv" or k.spec.kernel_size != 7])
+    model = fit_latency_model(
+        save_profile(tmp_path / "mine", replace(header, kernel_rows=len(rows), models=fit_kinds(rows)), rows)
+    )
+    sevens = next(
+        n.segments
+        for n in networks(20, seed=5)
+        if any(k.spec.kernel_size == 7 for s in n.segments for k in fuse(s.nodes, RULES))
+    )
+    support = model.support(sevens)
+    assert support.derived > 0
+    assert "7x7 depthwise" in support.thin_words and "(derived)" in support.thin_words
+    assert "7x7 depthwise" in " ".join(support.notes("mine"))

@@ -96,6 +96,13 @@ def test_networks_get_their_share_of_the_time(workload: Workload) -> None:
     assert next_step(workload, seeds, 1e-9, 0.5, late=False).names[0] in workload.kernels
 
 
+def test_every_kernel_size_is_met_before_anything_is_predicted(workload: Workload) -> None:
+    """A runtime may take another path for one of them."""
+    kernels = list(workload.kernels.values())
+    seeds = {(kernel.price_kind, kernel.spec.kernel_size) for kernel in seed_kernels(kernels)}
+    assert seeds == {(kernel.price_kind, kernel.spec.kernel_size) for kernel in kernels} and ("dwconv", 7) in seeds
+
+
 def test_the_next_kernel_is_where_networks_spend_uncertain_time(workload: Workload) -> None:
     kernels = list(workload.kernels.values())
     rows = [KernelRow(k, alone_ms(k), 0.0, 10, "measured", "sim") for k in seed_kernels(kernels)]

@@ -140,6 +140,22 @@ def test_a_full_folder_is_not_written_over(kit: Path, capsys: pytest.CaptureFixt
     assert "is not empty" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_kit_of_litert_needs_no_converter_and_stays_small(tmp_path: Path, precision: str) -> None:
+    """Written without the runtime; the script unpacks what is written."""
+    folder, space = tmp_path / "kit", f"space={tiny_space(tmp_path)}"
+    asked = [space, "resolution=32", f"networks={NETWORKS}", "runtime=litert", f"precision={precision}"]
+    assert main([f"export={folder}", *asked]) == 0
+    assert "ai-edge-litert>=1.0.1" in (folder / "README.txt").read_text(encoding="utf-8")
+    assert "Python 3.9 or newer" in (folder / "README.txt").read_text(encoding="utf-8")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["precision"] == precision
+    for entry in [manifest["reference"], *manifest["items"]]:
+        content = timing._item(folder, entry).tflite(precision)
+        assert content[4:8] == b"TFL3"
+        assert len(content) < 1e5 or (folder / entry["file"]).stat().st_size < len(content) / 20
+
+
 def test_openvino_gets_models_and_cuda_gets_layers(tmp_path: Path) -> None:
     arguments = [f"space={tiny_space(tmp_path)}", "resolution=32", f"networks={NETWORKS}"]
     for runtime in ("openvino", "cuda"):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from device_profiles import DeviceProfile, KernelRow, KindModel, load_profile, save_profile
+from device_profiles import DeviceProfile, KernelRow, KindModel, Residual, load_profile, save_profile
+from device_profiles.header import UNSEEN
 from latency_models import LatencyModel, fit_latency_model, fuse
 from latency_models.fit.fitted_range import kernels_range, networks_range, with_ranges
 from latency_models.support import KernelSupport, Support, derived_words
@@ -124,6 +125,17 @@ def test_a_size_in_doubt_widens_by_its_own_judgement() -> None:
     assert doubtful.low_ms == pytest.approx(0.9 * (1 / 3 + 1))
     never_seen = known.predict(network(5))
     assert (never_seen.low_ms, never_seen.high_ms) == (doubtful.low_ms, doubtful.high_ms)
+
+
+def test_a_size_that_was_never_measured_is_in_doubt_whoever_judged() -> None:
+    """A factor of 2, where the kind's other sizes were measured and no residual says how far from its rows it is."""
+    unseen, seen = (model(planted()).predict(network(size)) for size in (5, 3))
+    assert unseen.latency_ms == seen.latency_ms
+    assert unseen.high_ms == pytest.approx(1.1 * (UNSEEN + 1)) and seen.high_ms == pytest.approx(2.2)
+    assert unseen.low_ms == pytest.approx(0.9 * (1 / UNSEEN + 1))
+    without_rows = replace(planted().header.models["dwconv"], support={})
+    residual = Residual({"log_macs": 1.0}, 0.1, 0.1)
+    assert without_rows.widening(5) == 1 == replace(planted().header.models["dwconv"], residual=residual).widening(5)
 
 
 @pytest.mark.parametrize(("device", "least"), [("cpu", 1.3), ("cpu_int8", 1.3), ("vpu", 1.1)])

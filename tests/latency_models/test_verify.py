@@ -15,6 +15,7 @@ from device_profiles import load_profile
 from latency_models import fit_latency_model, profile, verify
 from latency_models.measure.timing import Record
 from latency_models.measure.workload import Workload
+from latency_models.scores import Evaluation
 from latency_models.verify import VERIFICATION, main, random_networks
 from search_space import load_space
 from search_space.tables import read_table
@@ -52,6 +53,7 @@ def test_networks_are_timed_beside_their_predictions(here: Path, capsys: pytest.
     assert not err
     for said in ("4 networks from", "MAPE", "within 5 %", "within 10 %", "RMSE", "Spearman", "claimed", "inside ("):
         assert said in out
+    assert "mark: MAPE below 5 %, 95 % within 10 %:" in out
     rows = verified(here)
     assert tuple(rows[0]) == VERIFICATION.names and len(rows) == 4
     networks = random_networks([load_space("tiny.yaml")], 4, 0, 32)  # at the profile's resolution
@@ -71,6 +73,27 @@ def test_the_networks_are_others_than_the_profiles() -> None:
     seeds = [list(random_networks([space], 20, seed, 224).values()) for seed in (0, 1)]
     assert not [n for n in (*seeds[0], *seeds[1]) if n in fitted]
     assert seeds[0] == list(random_networks([space], 20, 0, 224).values()) != seeds[1]
+
+
+def test_spaces_are_told_apart_and_the_mark_is_said() -> None:
+    """Errors of 20 % in the second space."""
+    spaces = [load_space(name) for name in ("quadranet", "proxyless")]
+    networks = random_networks(spaces, 12, 0, 64)
+    measured = np.arange(1.0, 13.0)
+    off = np.array([1.2 if name.startswith("proxyless") else 1.0 for name in networks])
+    evaluation = Evaluation("all", tuple(networks), measured, measured * off)
+    parts = {part.name: part for part in verify._parts(evaluation, spaces)}
+    assert parts["quadranet"].mape == pytest.approx(0) and parts["proxyless"].mape == pytest.approx(20)
+    assert all(name.startswith("proxyless_") for name in parts["proxyless"].names) and list(parts) == [
+        "quadranet",
+        "proxyless",
+    ]
+    assert list(verify._parts(evaluation, spaces[:1])) == []
+    found = verify.Verification(evaluation, evaluation, 1.0, {}, parts=tuple(parts.values()))
+    said = verify.render(found, "mine")
+    assert "proxyless: 6 networks, MAPE 20.00 %, 0 % within 10 %" in said and said.endswith("within 10 %: missed")
+    exact = Evaluation("all", tuple(networks), measured, measured * 1.01)
+    assert verify.render(verify.Verification(exact, exact, 1.0, {}), "mine").endswith("within 10 %: reached")
 
 
 def rewritten(here: Path, old: str, new: str) -> None:

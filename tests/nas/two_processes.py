@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.run.distributed import average_gradients, joined, place, total, with_global_norms
+from nas.run.distributed import average_gradients, joined, place, together, total, with_global_norms
 from nas.training.loop import recalibrate
 from tests.nas.supernet.test_gates import CASES, make
 
@@ -25,7 +25,7 @@ BATCH = 8
 def gradients() -> dict[str, Tensor]:
     here = place("cpu")
     found = {}
-    with joined(here):
+    with together(here, 60), joined(here):
         for space, shared in CASES:
             name = f"{space.name} {'shared' if shared else 'separate'}"
             supernet, gates, _, _ = make(space, shared)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -27,6 +28,10 @@ from nas.data import ArraySource, DataSet, DataSettings, Split, load
 from nas.data.dataset import CENTRE_SHARE
 from nas.data.settings import ImageFileSettings
 from nas.data.splits import no_images
+from nas.deploy import find_target
+from nas.deploy.card import Card
+from nas.deploy.opened import open_network
+from nas.deploy.work import Asked, as_pixels, deploy
 from nas.pack import pack
 from nas.predict import Predictor, main
 from nas.report.page import write_report
@@ -38,6 +43,7 @@ from nas.train import full_training
 from nas.training.recipes import Recipe
 from search_space.errors import BadFile, UnknownName, UserError
 from tests import ROOT
+from tests.latency_models.tiny import shorten
 
 Pixels = NDArray[np.uint8]
 SIDE = 16  # pixels of the network's input where nothing is searched
@@ -370,6 +376,65 @@ def test_the_command_says_what_the_evaluation_says(
     for line, (path, wanted) in zip(lines, files, strict=True):
         said, to = (re.fullmatch(rf"{re.escape(str(path))}: (\w+) ([\d.]+)%.*", text) for text in (line, wanted))
         assert said and to and said[1] == to[1] and abs(float(said[2]) - float(to[2])) < 0.11
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("litert", "fp32"), ("openvino", "fp32")],
+    ids="-".join,
+)
+def deployed(request: pytest.FixtureRequest, run: tuple[Path, DataSet]) -> tuple[Path, Card]:
+    """The folder of a deployment and its card; skipped where the runtime is not installed."""
+    target, precision = request.param
+    try:
+        find_target(target)
+    except UserError as error:
+        pytest.skip(str(error))
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        card, out = deploy(Asked(run[0], target, precision, calibration=20, accept_noise=True))
+    return out, card
+
+
+def script_of_deployments() -> str:
+    """The block of docs/deploy.md, which needs nothing of this project."""
+    text = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
+    (block,) = [b for b in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) if "photo.jpg" in b]
+    assert not re.search(r"\b(nas|search_space|torch)\b", block.replace("runs/RUN/deploy", ""))
+    return str(block).replace("runs/RUN/deploy/onnxruntime_int8/model.onnx", "model.onnx")
+
+
+def test_a_deployed_file_is_asked_as_it_was_evaluated(
+    run: tuple[Path, DataSet],
+    deployed: tuple[Path, Card],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """huggingface/pytorch-image-models 2463: evaluation, nas.predict and a plain script agree to the last image."""
+    (_, data), (out, card) = run, deployed
+    network, script = open_network(out), ""
+    if network.path.suffix == ".onnx":
+        script = script_of_deployments()
+        shutil.copy(network.path, tmp_path / "model.onnx")
+        (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    predictor, labels = Predictor.load(out), data.test.labels.tolist()
+    right, names = 0, predictor.class_names
+    for (path, images), label in zip(evaluated(data), labels, strict=True):
+        picture = as_pixels(torch.from_numpy(images), data)
+        shown = predictor.shown(predictor.read(path))
+        assert shown.dtype == np.uint8 and np.abs(shown.astype(int) - picture.astype(int)).max() <= 1
+        expected = network.ask(picture)
+        assert predictor.probabilities(predictor.read(path)) == pytest.approx(expected, abs=0.02)
+        (answer, _), *_ = predictor.by_name(path).items()
+        assert answer == names[expected.argmax()], path
+        right += names.index(answer) == label
+        if script:
+            shutil.copy(path, "photo.jpg")
+            runpy.run_path("script.py")
+            assert capsys.readouterr().out == f"{answer}\n", path
+    assert right / len(labels) == card.after.accuracy
 
 
 def test_the_command_says_mistakes_on_one_line(run: tuple[Path, DataSet], tmp_path: Path) -> None:

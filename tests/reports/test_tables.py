@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from nas.data import DataSet, find, load, peek
+from nas.data import DataSet, Split, find, load, peek
 from nas.data.decoders import image_endings
 from nas.data.folders import PassedOver
 from nas.data.imagefolder import ImageFolderSettings
@@ -46,6 +46,11 @@ def flat(folder: Path, count: int = 40) -> list[str]:
     """Files in one folder, and their names."""
     fill(folder, range(count))
     return [f"{number:03}.png" for number in range(count)]
+
+
+def seen(split: Split) -> list[bytes]:
+    """The pictures of a split, in any order."""
+    return sorted(split.source.read(int(index)).tobytes() for index in split.indices)
 
 
 def refused(make: Callable[[], object], *words: str) -> None:
@@ -93,6 +98,9 @@ def test_images_of_a_group_are_never_in_two_splits(tmp_path: Path) -> None:
     assert sum(map(len, groups)) == len(set().union(*groups)) == 30
     assert all(set(split.labels.tolist()) == {0, 1} for split in parts(data).values())
     assert said(data, "groups: 30")
+    pack(data, tmp_path / "shards")
+    packed = load(replace(find("webdataset").defaults, root=str(tmp_path / "shards")))
+    assert [seen(part) for part in parts(packed).values()] == [seen(part) for part in parts(data).values()]
     data = read(table(tmp_path / "t.csv", [(a, b, c.replace(" ", "")) for a, b, c in rows], "path,label,group"))
     assert sum(map(len, parts(data).values())) == 120
 

@@ -33,6 +33,7 @@ from search_space.space import divisible, parse_block
 
 NAMES = (
     "efficientnet_lite0",
+    "efficientnet_lite0_quadratic",
     "efficientnet_lite1",
     "efficientnet_lite2",
     "mobilenet_v2",

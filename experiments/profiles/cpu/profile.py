@@ -82,6 +82,25 @@ NOTES = {
     "stands; padding ahead of a convolution is not in such a graph.",
 }
 
+AGE = (
+    "Its times are of TensorFlow Lite of 2022-23, whose version the source does not state: three years old or more in "
+    "November 2026"
+)
+CAVEATS = {
+    "fp32": (
+        AGE,
+        "Today's runtime has other kernels: in LiteRT 2.3 with XNNPACK, on an x86-64 core and not on an A76, a 7x7 "
+        "depthwise convolution over 128x14x14 took 25 times as long as a 5x5 one (0.340 and 0.0136 ms), 1.8 times by "
+        "this profile; time networks with 7x7 on the device, or leave it out by avoid=[dwconv7]",
+    ),
+    "int8": (
+        AGE,
+        "Today's runtime has other kernels: in LiteRT 2.3, on an x86-64 core and not on an A76, static int8 made a "
+        "network with LayerNorm and GELU slower than fp32 (12.0 and 5.7 ms, in 58 delegate partitions), and "
+        "MobileNetV2 faster (1.4 and 2.9 ms, in one); time the network on the device",
+    ),
+}
+
 
 def rebuild(folder: Path, variant: Variant = FP32) -> tuple[Header, list[KernelRow]]:
     """Header and rows of the shipped profile of a variant."""
@@ -98,6 +117,7 @@ def rebuild(folder: Path, variant: Variant = FP32) -> tuple[Header, list[KernelR
         title="Cortex-A76, one core of a Pixel 4",
         runtime="TFLite",
         runtime_version="version not stated by the source (2022-23: LayerNorm and exact GELU run as several operators)",
+        caveats=CAVEATS[variant.precision],
         precision=variant.precision,
         threads=1,
         clock="2.84 GHz",

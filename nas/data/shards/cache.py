@@ -54,10 +54,11 @@ class FileCache:
     folder: Path
     limit_bytes: int
 
-    def open(self, address: str, check: Check | None = None) -> BinaryIO:
+    def open(self, address: str, check: Check | None = None, arrived: Check | None = None) -> BinaryIO:
         """The file, fetched if it must be. check: what fails it is refused; a remote file is fetched again before.
 
-        Raises `BadFile`, `CannotWrite`, and `UserError` for one above the limit.
+        arrived: a longer check, of what was fetched just now. Raises `BadFile`, `CannotWrite`, and `UserError` for one
+        above the limit.
         """
         if not is_remote(address):
             try:
@@ -73,15 +74,22 @@ class FileCache:
                 local.close()
                 raise
         path = self._place(address)
-        file = _kept(path, check) or self._fetched(address, path, check)
+        file = _kept(path, check) or self._fetched(address, path, check, arrived)
         with suppress(FileNotFoundError):  # dropped meanwhile; what is open stays readable
             os.utime(path)
         return file
 
+    def drop(self, address: str) -> None:
+        """Fetch a remote file anew when it is opened next. Raises `CannotWrite`."""
+        try:
+            self._place(address).unlink(missing_ok=True)
+        except OSError as error:
+            raise CannotWrite(f"cannot change data.cache={self.folder}: {error.strerror}") from error
+
     def _place(self, address: str) -> Path:
         return self.folder / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{file_name(address)[-80:]}"
 
-    def _fetched(self, address: str, path: Path, check: Check | None) -> BinaryIO:
+    def _fetched(self, address: str, path: Path, check: Check | None, arrived: Check | None) -> BinaryIO:
         """One download at a time in this folder, so that two processes never fetch the same and the limit holds."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +102,7 @@ class FileCache:
                     left.unlink()
                 aside = path.with_name(f".{path.name}.partial")
                 try:
-                    _download(address, aside, self._make_room, check)
+                    _download(address, aside, self._make_room, check, arrived)
                     aside.replace(path)
                 finally:
                     aside.unlink(missing_ok=True)
@@ -138,7 +146,7 @@ class _TooSlow(Exception):
     pass
 
 
-def _download(address: str, aside: Path, make_room: Callable[[int], None], check: Check | None = None) -> None:
+def _download(address: str, aside: Path, make_room: Callable[[int], None], *checks: Check | None) -> None:
     """Fetch a file. make_room: called with its size, and again as it grows beyond that; what it raises ends all."""
     files, path = _file_system(address)
     for pause in (*bounds.PAUSES_S, None):
@@ -150,8 +158,8 @@ def _download(address: str, aside: Path, make_room: Callable[[int], None], check
             make_room(received)  # where the size was not known before
             if watch.size is not None and received != watch.size:
                 raise BadFile(f"cannot fetch '{address}': {received} bytes of {watch.size} came")
-            if check is not None:
-                with aside.open("rb") as file:
+            with aside.open("rb") as file:
+                for check in filter(None, checks):
                     check(file)
             return
         except Exception as error:  # every file system has its own kinds
@@ -208,6 +216,8 @@ def _file_system(address: str) -> tuple[Any, str]:
                 "client_kwargs": {"timeout": wait, "auto_decompress": False},
                 "headers": {"Accept-Encoding": "identity"},
             }
+        elif whole.startswith(("s3://", "s3a://")):
+            options = {"config_kwargs": {"connect_timeout": bounds.CONNECT_S, "read_timeout": bounds.SILENT_S}}
         files, path = url_to_fs(whole, **options)
     except KeyError as error:
         raise UserError(
@@ -217,7 +227,7 @@ def _file_system(address: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise UserError(
             f"cannot read '{address}': {redacted(one_line(error))}; https needs pip install -c constraints.txt "
-            "-e '.[stream]', hf:// huggingface_hub, s3:// s3fs"
+            "-e '.[stream]', s3:// '.[s3]', hf:// huggingface_hub"
         ) from error
     return files, path
 

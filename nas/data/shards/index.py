@@ -1,7 +1,8 @@
 """Where every image of a set of tar shards lies, so that any of them is one read away.
 
 The shards are webdataset's: `KEY.jpg` (or another image) and `KEY.cls`, its class as a number, side by side in a
-plain tar. Their index is written by `nas.pack`, or made once by walking through every shard.
+plain tar. Their index is written by `nas.pack`, or made once by walking through every shard. It knows a digest of every
+image where all bytes were at hand when it was made, so that other bytes are never taken for those.
 """
 
 from __future__ import annotations
@@ -34,15 +35,17 @@ NAME = "index.npz"  # beside the shards that nas.pack wrote
 UNFINISHED = "packing-not-finished"  # beside them as long as some are missing
 IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff", "gif", "avif", "heic", "heif"}
 ABOUT = ("name", "class_names", "mean", "std", "flip", "crop")
-WALK = 5  # a new number when a walk finds something else
+WALK = 6  # a new number when a walk finds something else
 BLOCK = 512  # bytes; a tar's unit
+DIGEST = 16  # bytes of an image's SHA-256 that are kept
 
 
 @dataclass(frozen=True)
 class ShardIndex:
     """addresses: of S shards; shard_bytes: (S,) int64, their sizes; others: (S,) int64, other files in them.
 
-    Of n images: shard (n,) int32, its number; offset (n,) int64 and size (n,) int64 in bytes; label (n,) int64.
+    Of n images: shard (n,) int32, its number; offset (n,) int64 and size (n,) int64 in bytes; label (n,) int64; digest
+    (n, `DIGEST`) uint8, of its bytes, zeros where it is not known.
     """
 
     addresses: tuple[str, ...]
@@ -51,10 +54,36 @@ class ShardIndex:
     offset: NDArray[np.int64]
     size: NDArray[np.int64]
     label: NDArray[np.int64]
+    digest: NDArray[np.uint8]
     others: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the digest of every image is known."""
+        return bool(self.digest.any(axis=1).all())
+
+    def holds(self, index: int, content: bytes) -> bool:
+        """Whether these are an image's bytes, as far as the index can say."""
+        known = self.digest[index].tobytes()
+        return len(content) == self.size[index] and known in (digest_of(content), bytes(DIGEST))
+
+    def require_whole(self, shard: int, file: BinaryIO) -> None:
+        """Compare all images of a shard with their digests. Raises `BadFile` for the first that is another."""
+        for index in np.flatnonzero(self.shard == shard).tolist():
+            file.seek(int(self.offset[index]))
+            if not self.holds(index, file.read(int(self.size[index]))):
+                raise self.wrong_bytes(index, file)
+
+    def wrong_bytes(self, index: int, file: BinaryIO) -> BadFile:
+        """What to raise for an image whose bytes are others."""
+        address, offset = self.addresses[self.shard[index]], int(self.offset[index])
+        return BadFile(
+            f"shard '{address}' does not hold what was indexed: '{member_name(file, offset)}' has other bytes; "
+            "copy it again, or pack the data again"
+        )
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """The fields as arrays, shards by their names alone."""
@@ -72,23 +101,36 @@ def join(parts: Sequence[ShardIndex]) -> ShardIndex:
         np.concatenate([part.offset for part in parts]),
         np.concatenate([part.size for part in parts]),
         np.concatenate([part.label for part in parts]),
+        np.concatenate([part.digest for part in parts]),
         np.concatenate([part.others for part in parts]),
     )
 
 
+def digest_of(content: bytes) -> bytes:
+    """Of an image's bytes, (`DIGEST` bytes)."""
+    return hashlib.sha256(content).digest()[:DIGEST]
+
+
 @dataclass(frozen=True)
 class ShardedImages:
-    """What a set of shards says of itself; `test` is None where it has none. The rest: see `nas.data.DataSet`."""
+    """What a set of shards says of itself; a split that it does not have is None. The rest: see `nas.data.DataSet`."""
 
     name: str
     class_names: tuple[str, ...]
     train: ShardIndex
     test: ShardIndex | None
+    validation: ShardIndex | None = None
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # ImageNet's
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     flip: bool = True
     crop: str = "random"
     packed: bool = False  # by `nas.pack`, which decodes every image
+
+    @property
+    def splits(self) -> dict[str, ShardIndex]:
+        """Those that there are, by name."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: index for name, index in named.items() if index is not None}
 
 
 def find_shards(root: str | None, train: str | None, test: str | None, cache: FileCache) -> ShardedImages:
@@ -97,26 +139,27 @@ def find_shards(root: str | None, train: str | None, test: str | None, cache: Fi
         folder = root.rstrip("/") if is_remote(root) else str(Path(root).expanduser())
         if is_remote(folder) or (Path(folder) / NAME).is_file():
             images = _load(joined(folder, NAME))
-            for index in (images.train, images.test):
-                if index is not None and not is_remote(folder):
-                    _check_sizes(index)
+            for index in () if is_remote(folder) else images.splits.values():
+                _check_sizes(index)
             return images
         trained = _listed(Path(folder), "train*.tar") or _listed(Path(folder), "*.tar")
-        tested = _listed(Path(folder), "test*.tar") or _listed(Path(folder), "val*.tar")
+        tested, validated = (_listed(Path(folder), pattern) for pattern in ("test*.tar", "val*.tar"))
+        if not tested:
+            tested, validated = validated, []
         if not trained:
             raise BadFile(f"'{folder}' holds neither {NAME} nor a .tar; python -m nas.pack writes both")
-        trained = [address for address in trained if address not in tested]
+        trained = [address for address in trained if address not in (*tested, *validated)]
     elif train:
-        trained, tested = expand(train), expand(test or "")
+        trained, tested, validated = expand(train), expand(test or ""), []
     else:
         raise UserError(
             "data=webdataset needs data.root=FOLDER or URL that nas.pack wrote, or patterns: "
             "'data.train=URL/train-{000..999}.tar'"
         )
     found = _walk(trained, cache)
-    held = _walk(tested, cache) if tested else None
-    count = 1 + int(max(index.label.max() for index in (found, held) if index is not None))
-    return ShardedImages(PurePosixPath(trained[0]).parent.name, tuple(map(str, range(count))), found, held)
+    held, apart = (_walk(addresses, cache) if addresses else None for addresses in (tested, validated))
+    count = 1 + int(max(index.label.max() for index in (found, held, apart) if index is not None))
+    return ShardedImages(PurePosixPath(trained[0]).parent.name, tuple(map(str, range(count))), found, held, apart)
 
 
 def _check_sizes(index: ShardIndex) -> None:
@@ -167,8 +210,7 @@ def _listed(folder: Path, pattern: str) -> list[str]:
 
 def dump(images: ShardedImages) -> bytes:
     """The file that stands beside the shards."""
-    assert images.test is not None
-    fields = {f"{split}_{k}": v for split in ("train", "test") for k, v in getattr(images, split).arrays().items()}
+    fields = {f"{split}_{k}": v for split, index in images.splits.items() for k, v in index.arrays().items()}
     about = {name: getattr(images, name) for name in ABOUT}
     earlier = {new: name for name, new in EARLIER_CROPS.items()}
     about["crop"] = earlier.get(images.crop, images.crop)  # versions that know no other name would not cut at all
@@ -180,11 +222,13 @@ def _load(address: str) -> ShardedImages:
     try:
         fields = _unpacked(content)
         train, test = (_part(fields, split, address) for split in ("train", "test"))
+        apart = _part(fields, "validation", address) if "validation_label" in fields else None
         about = {name: _tuple(value) for name, value in json.loads(str(fields["about"])).items() if name in ABOUT}
         names = about["class_names"]
-        if max(train.label.max(), test.label.max()) >= len(names):
+        images = ShardedImages(train=train, test=test, validation=apart, packed=True, **about)
+        if max(index.label.max() for index in images.splits.values()) >= len(names):
             raise BadFile(f"'{address}' has a label outside 0..{len(names) - 1}, its classes")
-        return ShardedImages(train=train, test=test, packed=True, **about)
+        return images
     except BadFile:
         raise
     except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
@@ -206,17 +250,34 @@ def _tuple(value: Any) -> Any:
 
 def _part(fields: Mapping[str, NDArray[Any]], split: str, where: str) -> ShardIndex:
     """One split of an index file, its shards beside that file."""
-    if f"{split}_others" not in fields:  # of earlier versions
-        fields = {**fields, f"{split}_others": np.zeros(len(fields[f"{split}_shard_bytes"]), np.int64)}
+    shards, images = len(fields[f"{split}_shard_bytes"]), len(fields[f"{split}_label"])
+    fields = {  # earlier versions did not say these
+        f"{split}_others": np.zeros(shards, np.int64),
+        f"{split}_digest": np.zeros((images, DIGEST), np.uint8),
+        **fields,
+    }
     own = {name: fields[f"{split}_{name}"] for name in ShardIndex.__dataclass_fields__}
     place, mark, query = where.partition("?") if is_remote(where) else (where, "", "")
     folder = f"{place.rsplit('/', 1)[0]}{mark}{query}"
     index = ShardIndex(tuple(joined(folder, str(name)) for name in own.pop("addresses")), **own)
-    n = {len(index.shard), len(index.offset), len(index.size), len(index.label)}
-    fit = len(n) == 1 and len(index.shard_bytes) == len(index.others) == len(index.addresses)
-    if not fit or not len(index) or index.label.min() < 0 or index.shard.max() >= len(index.addresses):
+    if not _fits(index):
         raise BadFile(f"'{where}' is not the index of a set of shards: its arrays do not fit together")
     return index
+
+
+def _fits(index: ShardIndex) -> bool:
+    """Whether the arrays belong together, and every image lies within its shard."""
+    n, shards = len(index), len(index.addresses)
+    if any(len(values) != n for values in (index.shard, index.offset, index.size)) or not n:
+        return False
+    if index.digest.shape != (n, DIGEST) or index.digest.dtype != np.uint8:
+        return False
+    if len(index.shard_bytes) != shards or len(index.others) != shards:
+        return False
+    if index.label.min() < 0 or index.shard.min() < 0 or index.shard.max() >= shards:
+        return False
+    within = index.shard_bytes[index.shard]  # less, not more, so that no sum overflows
+    return bool(((index.offset >= BLOCK) & (index.size >= 0) & (index.size <= within - index.offset)).all())
 
 
 def _npz(**arrays: NDArray[np.generic]) -> bytes:
@@ -255,16 +316,19 @@ def _index_kept(address: str, cache: FileCache) -> ShardIndex:
             return ShardIndex((address,), **{k: v for k, v in fields.items() if k != "addresses"})
         except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
             raise BadFile(f"'{kept}', the index of '{address}', is damaged: {one_line(error)}; remove it") from error
+    far = is_remote(address)  # all bytes came for it, and may come again; of local ones only headers are read
     found: list[ShardIndex] = []
-    with cache.open(address, lambda file: found.append(index_shard(file, address))) as file:
-        index = found[-1] if found else index_shard(file, address)
+    with cache.open(address, lambda file: found.append(index_shard(file, address, digests=far))) as file:
+        index = found[-1] if found else index_shard(file, address, digests=far)
     ensure_folder(kept.parent)
     write_whole(kept, _npz(**index.arrays()))
     return index
 
 
-def index_shard(file: BinaryIO, address: str) -> ShardIndex:
+def index_shard(file: BinaryIO, address: str, digests: bool = False) -> ShardIndex:
     """Walk through one tar. Raises `BadFile` naming the shard, and the member, that is damaged or lacks a label.
+
+    digests: of all images too, for which all bytes are read.
 
     A name's key ends at its first dot, as webdataset has it, so that x.seg.png is another picture of x. A name with
     dots of its own, cam1.2024.05.jpg, is an image too where a label of the same name, cam1.2024.05.cls, is beside it.
@@ -323,6 +387,10 @@ def index_shard(file: BinaryIO, address: str) -> ShardIndex:
         if key not in labels:
             raise BadFile(f"shard '{address}': '{name}' has no label ('{key}.cls')")
     order = list(images)
+    digest = np.zeros((len(order), DIGEST), np.uint8)
+    for number, (_, offset, size) in enumerate(images[key] for key in order if digests):
+        file.seek(offset)
+        digest[number] = np.frombuffer(digest_of(file.read(size)), np.uint8)
     return ShardIndex(
         (address,),
         np.array([file.seek(0, os.SEEK_END)]),
@@ -330,6 +398,7 @@ def index_shard(file: BinaryIO, address: str) -> ShardIndex:
         np.array([images[key][1] for key in order]),
         np.array([images[key][2] for key in order]),
         np.array([labels[key] for key in order]),
+        digest,
         np.array([files - 2 * len(order)]),
     )
 

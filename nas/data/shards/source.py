@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import BinaryIO
 
@@ -45,10 +45,12 @@ class TarSource:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of how long the shards are and what lies where in them."""
+        """A hash of how long the shards are, what lies where in them and, where that is known, of its bytes."""
         index, digest = self.index, hashlib.sha256()
         for values in (index.shard_bytes, index.shard, index.offset, index.size, index.label):
             digest.update(values.tobytes())
+        if index.digest.any():
+            digest.update(index.digest.tobytes())
         return digest.hexdigest()
 
     def shard_of(self, indices: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -57,15 +59,14 @@ class TarSource:
 
     def prepare(self, shard: int) -> None:
         """Fetch it if it is remote; what fails is reported when it is read."""
-        address = self.index.addresses[shard]
-        if is_remote(address):
+        if self._is_remote(shard):
             with suppress(UserError):
                 self._opened(shard).close()
 
     def encoded(self, index: int) -> bytes:
         """The bytes of an image's file. Raises `BadFile`, also for a shard that is not what was indexed."""
-        with self._open(index) as file:
-            return self._content(file, index)
+        with self._member(index) as (content, _):
+            return content
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """(H, W, 3) uint8. Raises `BadFile` naming shard and member."""
@@ -73,15 +74,13 @@ class TarSource:
 
     def read_for(self, index: int, purpose: Purpose | None) -> NDArray[np.uint8]:
         """(H, W, 3) uint8, no smaller than the purpose needs. Raises as `read` does."""
-        with self._open(index) as file:
-            return self.decoder.decode(self._content(file, index), self._name(file, index), purpose, self._key(index))
+        with self._member(index) as (content, name):
+            return self.decoder.decode(content, name, purpose, self._key(index))
 
     def look(self, index: int, purpose: Purpose | None, fully: bool) -> Seen:
         """What it is, without a sketch. Raises as `read` does."""
-        with self._open(index) as file:
-            content = self._content(file, index)
-            seen = self.decoder.look(content, self._name(file, index), purpose, self._key(index), fully)
-            return replace(seen, sketch=None)
+        with self._member(index) as (content, name):
+            return replace(self.decoder.look(content, name, purpose, self._key(index), fully), sketch=None)
 
     def remembered(self, positions: Sequence[int], look: Callable[[], Findings], ground: str) -> Findings:
         """What was found in remote shards when they were first looked at; they are fetched for it once."""
@@ -99,12 +98,22 @@ class TarSource:
     def _key(self, index: int) -> tuple[str, int]:
         return self.index.addresses[self.index.shard[index]], int(self.index.offset[index])
 
-    def _name(self, file: BinaryIO, index: int) -> Callable[[], str]:
-        address, offset = self._key(index)
-        return lambda: f"'{member_name(file, offset)}' of shard '{address}'"
+    @contextmanager
+    def _member(self, index: int) -> Iterator[tuple[bytes, Callable[[], str]]]:
+        """An image's bytes, and how it is called. Those of a remote shard that are others are fetched again first."""
+        shard, offset = int(self.index.shard[index]), int(self.index.offset[index])
+        for last in (not self._is_remote(shard), True):
+            with self._opened(shard) as file:
+                content = os.pread(file.fileno(), int(self.index.size[index]), offset)
+                if self.index.holds(index, content):
+                    yield content, lambda: f"'{member_name(file, offset)}' of shard '{self._key(index)[0]}'"
+                    return
+                if last:
+                    raise self.index.wrong_bytes(index, file)
+            self.cache.drop(self.index.addresses[shard])
 
-    def _open(self, index: int) -> BinaryIO:
-        return self._opened(int(self.index.shard[index]))
+    def _is_remote(self, shard: int) -> bool:
+        return is_remote(self.index.addresses[shard])
 
     def _opened(self, shard: int) -> BinaryIO:
         """Raises `BadFile` unless it is as long as its index says, a remote one after it was fetched again."""
@@ -112,9 +121,6 @@ class TarSource:
 
         def check(file: BinaryIO) -> None:
             if (found := os.fstat(file.fileno()).st_size) != expected:
-                raise wrong_size(address, found, expected, self.cache if is_remote(address) else None)
+                raise wrong_size(address, found, expected, self.cache if self._is_remote(shard) else None)
 
-        return self.cache.open(address, check)
-
-    def _content(self, file: BinaryIO, index: int) -> bytes:
-        return os.pread(file.fileno(), int(self.index.size[index]), int(self.index.offset[index]))
+        return self.cache.open(address, check, lambda file: self.index.require_whole(shard, file))

@@ -109,7 +109,9 @@ def _block_box(run: Run, stage: int, block: int, segment: Segment) -> Box:
     css = f"kernel k{space.kernels.index(choice.kernel_size) % 5}"
     height = 38 + 42 * choice.expand_ratio / max(1, *space.ratios)
     about = f"stage {stage}, block {block}: kernel {kernel}, expansion {choice.expand_ratio}"
-    words = (kernel, f"e{choice.expand_ratio}")
+    if choice.branches > 1:
+        about += f", quadratic with {choice.branches} depthwise convolutions"
+    words = (kernel, f"e{str(choice).partition('e')[2]}")
     return Box(segment.name, css, words, height, f"{about}\n{_facts(run, segment)}")
 
 

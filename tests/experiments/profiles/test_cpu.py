@@ -295,3 +295,12 @@ def test_a_sum_of_two_absent_edges_runs_and_a_single_absent_edge_does_not() -> N
 def test_every_row_of_nas_bench_201_is_read() -> None:
     found = nas_bench_samples(DATA)
     assert len(found) == 1000 and min(sample.latency_ms for sample in found) > 0
+
+
+def test_the_caveat_says_what_the_profile_makes_of_7x7() -> None:
+    model = fit_latency_model(load_profile("cpu"))
+    five, seven = (
+        model.kernel_price(Kernel(LayerSpec(Kind.DWCONV, 128, 128, 14, 14, size, 1, size // 2))).ms for size in (5, 7)
+    )
+    assert f"{seven / five:.1f} times by this profile" in model.profile.header.caveats[1]
+    assert f"took {0.340 / 0.0136:.0f} times as long" in model.profile.header.caveats[1]

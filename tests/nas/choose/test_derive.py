@@ -311,3 +311,25 @@ def test_the_same_question_has_the_same_answer() -> None:
     space, table = load_space("quadranet"), shipped_table("vpu", "quadranet")
     gates = random_gates(space, np.random.default_rng(0), 0.0)
     assert derive(space, table, gates, 30.0, count=4) == derive(space, table, gates, 30.0, count=4)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu_int8", "vpu"])
+def test_upper_ends_price_candidates_by_their_support_and_the_choice_stays_exact(device: str) -> None:
+    """Few rows behind 7x7: upper ends make it dearer than they make 5x5, and it is chosen no more often."""
+    space = load_space("quadranet_lite")
+    table = latency_table(fit_latency_model(load_profile(device), confidence=0.9), space, 224, 1000)
+    priced, names = table.upper_end(), list(map(str, space.slots[1].candidates))
+    dearer = priced.slot_ms[:, :-1] / table.slot_ms[:, :-1]  # Zero, the last, takes no time
+    five, seven = (names.index(name) for name in ("k5e3", "k7e3"))
+    assert (dearer[:, seven] > 1.01 * dearer[:, five]).all()
+    rng, chosen = np.random.default_rng(0), [0, 0]
+    for _ in range(12):
+        gates = random_gates(space, rng, 1.0)
+        budget_ms = table.minimum_ms + rng.uniform(0.2, 0.7) * (table.maximum_ms - table.minimum_ms)
+        [blind] = derive(space, table, gates, budget_ms)
+        kept_ms = priced.path_ms(blind.path)
+        [found] = derive(space, priced, gates, kept_ms)
+        assert found.latency_ms <= kept_ms and found.log_probability >= blind.log_probability - 1e-9
+        for number, path in enumerate((blind.path, found.path)):
+            chosen[number] += sum(names[choice].startswith("k7") for choice in path.choices if choice < len(names) - 1)
+    assert chosen[1] <= chosen[0]

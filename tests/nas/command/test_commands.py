@@ -202,6 +202,14 @@ def test_truncated_architecture_is_one_line(command: str, tmp_path: Path) -> Non
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+@pytest.mark.parametrize("command", ["nas.build", "nas.train"])
+def test_a_network_s_weights_in_place_of_its_architecture_are_one_line(command: str, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x08")
+    done = run(command, "model.onnx", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "'model.onnx' holds weights" in done.stderr and "name the architecture.json of its run" in done.stderr
+
+
 def test_console_scripts_are_the_modules_of_the_same_names() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert {"nas-search", "nas-train", "nas-predict", "nas-deploy", "nas-compare", "nas-pack"} <= set(scripts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
+from nas.command.jobs import RESTARTS, SLURM, in_own_folder, of_launcher, require_launcher
 from nas.command.options import _quoted
 from nas.run.folder import make_folder
 from nas.run.resume import Begun
@@ -123,3 +126,68 @@ def test_a_quoted_path_is_read_as_it_was_written(text: str) -> None:
 def test_values_of_a_sweep_are_quoted_one_by_one(argument: str, values: list[str]) -> None:
     override = OverridesParser.create().parse_override(_quoted(argument, multirun=True))
     assert [str(getattr(value, "text", value)) for value in override.sweep_iterator()] == values
+
+
+@pytest.mark.slow
+def test_a_lost_job_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    (tmp_path / "own.py").write_text(
+        "import os, signal\nfrom nas.strategies import load_strategy\nclass Lost:\n"
+        "    def __getattr__(self, name):\n        os.kill(os.getpid(), signal.SIGKILL)\nlost = Lost()\n"
+    )
+    done = sweep(tmp_path, "hydra/launcher=submitit_local", f"budget_ms={BUDGETS_MS['mbconv']}", "strategy=own:lost")
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    (line,) = done.stderr.splitlines()
+    found = re.match(r"error: job (\d+) ended without a result \(FINISHED\); what it printed is in '(.*)'", line)
+    assert found and found[2] == f"runs/.submitit/{found[1]}" and (tmp_path / found[2]).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("message", "wanted"),
+    [
+        (
+            "sbatch: error: invalid partition specified: no\nsbatch: error: more",
+            "cannot start the jobs: sbatch: error: inv",
+        ),
+        ("Job not requeued because: timed-out too many times.", "its time is up"),
+    ],
+)
+def test_what_submitit_raises_is_one_line(message: str, wanted: str) -> None:
+    errors = pytest.importorskip("submitit.core.utils")
+    said = str(of_launcher(errors.FailedJobError(message)))
+    assert wanted in said and "\n" not in said
+    with pytest.raises(RuntimeError, match="a bug"):
+        of_launcher(RuntimeError("a bug"))
+
+
+def test_a_sweep_that_needs_slurm_is_refused_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="there is no srun here"):
+        require_launcher([SLURM, "seed=1,2"])
+
+
+@pytest.mark.parametrize(
+    ("launcher", "asked", "restarts", "wanted"),
+    [
+        ("SlurmLauncher", {}, None, {"out": "runs/slurm-7_1", "resume": None}),
+        ("SlurmLauncher", {}, "0", {"out": "runs/slurm-7_1", "resume": None}),
+        ("SlurmLauncher", {}, "2", {"out": "runs/slurm-7_1", "resume": "auto"}),
+        ("SlurmLauncher", {"out": "mine"}, "1", {"out": "mine", "resume": "auto"}),
+        ("SlurmLauncher", {"resume": "runs/a"}, "1", {"out": "runs/slurm-7_1", "resume": "runs/a"}),
+        ("LocalLauncher", {}, "1", {"out": None, "resume": None}),
+    ],
+)
+def test_a_job_that_slurm_starts_again_resumes_in_its_own_folder(
+    launcher: str,
+    asked: dict[str, str],
+    restarts: str | None,
+    wanted: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = {"launcher": {"_target_": f"a.{launcher}"}, "sweep": {"dir": "runs"}, "job": {"id": "7_1"}}
+    monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: OmegaConf.create(job))
+    if restarts is None:
+        monkeypatch.delenv(RESTARTS, raising=False)
+    else:
+        monkeypatch.setenv(RESTARTS, restarts)
+    assert in_own_folder({"out": None, "resume": None, "seed": 3, **asked}) == {**wanted, "seed": 3}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,14 +21,19 @@ from nas.data import DataSettings, load
 from nas.deploy import Convertible, Delegation, Files, Pixels, work
 from nas.deploy.__main__ import main
 from nas.deploy.card import Card
+from nas.deploy.finished import deploy_finished
 from nas.deploy.onnxruntime import TARGET, OnnxSession
 from nas.run.chosen import chosen_before
 from nas.run.conclude import conclude
+from nas.run.finished import load_finished
+from nas.run.plan import plan_search
 from nas.run.result import Resolution, result_of
+from nas.run.settings import SearchSettings, settings_from_dict
 from nas.training.loop import train_network
 from nas.training.recipes import Recipe
 from search_space import load_space, lower
 from search_space.build import Network
+from search_space.errors import UserError
 from tests import ROOT
 from tests.latency_models.tiny import shorten
 
@@ -186,3 +193,34 @@ def test_a_busy_machine_leaves_the_file_untimed(
     card = card_in(tmp_path / "out")
     assert card.after.ms is None and card.after.accuracy is not None and "busy" in card.notes[-1]
     assert "not timed at 48 pixels" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_finished_run_is_deployed_to_what_its_settings_name(run: Path, tmp_path: Path) -> None:
+    """What fails, and why, is one line; what else was asked for is made all the same, and the run stays as it is."""
+    shutil.copytree(run, tmp_path / "run")
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    settings = SearchSettings(deploy=(f"{__name__}:WRONG", "onnxruntime"))
+    said: list[str] = []
+    failed: list[str] = []
+    deploy_finished(load_finished(tmp_path / "run"), settings, said.append, failed.append)
+    (line,) = failed
+    assert f"deploy={__name__}:WRONG failed: " in line and "differs from torch" in line and "\n" not in line
+    assert line.endswith(f"the run has finished: python -m nas.deploy {tmp_path / 'run'} target={__name__}:WRONG")
+    assert said[-1].startswith("onnxruntime fp32: ") and "-> " in said[-1]
+    assert card_in(tmp_path / "run/deploy/onnxruntime_fp32").target == "onnxruntime"
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted([*before, "deploy"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"deploy": ["onnxruntme"]}, "Did you mean 'onnxruntime'"),
+        ({"deploy": "nowhere.at.all:TARGET"}, "no module 'nowhere'"),
+        ({"deploy": f"{__name__}:WRONG", "deploy_precision": "fp16"}, "has fp32, int8"),
+        ({"deploy": "onnxruntime", "deploy_precision": "int4"}, "unknown deploy_precision 'int4'"),
+    ],
+)
+def test_what_cannot_be_deployed_to_is_refused_before_the_search(asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
+        plan_search(settings_from_dict(SearchSettings, asked), num_classes=10)
+    assert "\n" not in str(caught.value)

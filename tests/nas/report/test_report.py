@@ -183,6 +183,7 @@ SAMPLES = [
     ("quadranet_t", 99),
     ("quadranet", 1),
     ("efficientnet_lite0", None),
+    ("efficientnet_lite0_quadratic", None),
     (MACRO, None),
     (MACRO, 0),
 ]
@@ -198,8 +199,11 @@ def test_every_block_and_device_is_on_a_well_formed_page(tmp_path: Path, space: 
     assert len(blocks) == sum(map(len, stages))
     for stage_number, stage in enumerate(stages, start=1):
         for number, block in enumerate(stage, start=1):
-            kernel, ratio = block[1:].split("e")
-            name = f"stage {stage_number}, block {number}: kernel {kernel}×{kernel}, expansion {ratio}\n"
+            kernel, _, form = block[1:].partition("e")
+            ratio, _, convolutions = form.partition("q")
+            name = f"stage {stage_number}, block {number}: kernel {kernel}×{kernel}, expansion {ratio}"
+            name += f", quadratic with {convolutions} depthwise convolutions\n" if convolutions else "\n"
+            assert f">e{form}<" in html
             (tip,) = [tip for tip in blocks if tip.startswith(name)]
             assert all(f"\n{device}: " in tip for device in DEVICES)
     slots = sum(stage["max_blocks"] for stage in record["architecture"]["space"]["stages"])

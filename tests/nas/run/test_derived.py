@@ -51,6 +51,18 @@ def test_the_last_lines_of_a_search(support: Support | None, said: bool) -> None
     assert (f"{width}{command}" in lines[0]) == said
 
 
+def test_candidates_that_rest_on_little_are_named_at_the_end_and_on_the_page() -> None:
+    result = result_with(LITTLE)
+    assert result.budget is not None and not result.budget.thin
+    first, *_ = (str(block) for stage in result.architecture.stages for block in stage)
+    count = [str(block) for stage in result.architecture.stages for block in stage].count(first)
+    named = replace(result, budget=replace(result.budget, thin={first: 0.144}))
+    words = f"{first} ({count} block{'s' * (count > 1)}) 14 %"
+    said = f"of the predicted time, this is derived or rests on fewer than 20 measured rows: {words}"
+    assert f"note: {said}" in one_network(named, Path("x")).splitlines()
+    assert words in page_of(named) and "rests on fewer than" not in page_of(result) + one_network(result, Path("x"))
+
+
 @pytest.mark.parametrize(("support", "said"), [(MUCH, True), (LITTLE, False), (None, False)])
 def test_pages_and_tables(support: Support | None, said: bool, tmp_path: Path) -> None:
     result = result_with(support)
@@ -116,13 +128,13 @@ def test_confidence_refuses_a_budget_that_derived_prices_keep_on_paper(
     support = chosen.latency["doubted"].support
     assert support is not None and support.derived > 0.5 and support.kernels[0].kind == "layer_norm"
     by_candidate = thin_candidates(plan.model, chosen.architecture, chosen.segments)
-    blocks = [segment for segment in chosen.segments if segment.slot is not None]
-    assert by_candidate.startswith(f"{chosen.architecture.stages[0][0]} ({len(blocks)} blocks) ")
+    assert list(by_candidate) == [str(chosen.architecture.stages[0][0])]
+    assert chosen.budget is not None and chosen.budget.thin == by_candidate
     fixed = [segment for segment in chosen.segments if segment.slot is None]
     of_fixed = (
         plan.model.support(fixed).thin * plan.model.predict(fixed).latency_ms / chosen.latency["doubted"].latency_ms
     )
-    assert support.thin == pytest.approx(of_fixed + int(by_candidate.split()[-2]) / 100, abs=0.006)
+    assert support.thin == pytest.approx(of_fixed + sum(by_candidate.values()))
     if judged > 1:
         with pytest.raises(UserError, match=r"budget_ms=.* cannot be met: .*upper end at confidence 0\.9"):
             plan_search(replace(asked, confidence=0.9))

@@ -1,12 +1,9 @@
 """Two processes with half a batch each take the steps of one process with the whole batch."""
 
 import csv
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +17,23 @@ from nas.run.result import load_result
 from nas.supernet.origin import DIGEST
 from search_space import UserError
 from tests import ROOT
-from tests.commands import ENVIRONMENT
+from tests.commands import ENVIRONMENT, run_module
+from tests.nas.run import mishap
 from tests.nas.run.test_resume import BUDGETS_MS, SPACES
 from tests.nas.two_processes import gradients
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-
-
 FOLDERS = ("search_space", "device_profiles", "latency_models", "nas")  # the interpreter may lie below ROOT as well
 SMALL = ["data.resolution=16", "data.limit=160", "warmup.epochs=1", "epochs=1", "finetune.epochs=1"]
 
 
-def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+def by_torchrun(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [*TORCHRUN, "-m", *words]
     return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=500)
 
 
 def test_gradients_and_batch_statistics_are_those_of_the_whole_batch(tmp_path: Path) -> None:
-    done = run([*TORCHRUN, "-m", "tests.nas.two_processes", "found.safetensors"], tmp_path)
+    done = run_module(["tests.nas.two_processes", "found.safetensors"], tmp_path, ranks=2)
     assert done.returncode == 0, done.stderr
     two, one = load_file(tmp_path / "found.safetensors"), gradients()
     assert two.pop("total") == 2 and one.pop("total") == 1
@@ -60,8 +57,8 @@ def test_a_search_by_two_processes_is_that_of_one(family: str, training: list[st
         *SMALL,
         *training,
     ]
-    one = run([sys.executable, "-m", "nas.search", *options, "out=one"], tmp_path)
-    two = run([*TORCHRUN, "-m", "nas.search", *options, "out=two"], tmp_path)
+    one = run_module(["nas.search", *options, "out=one"], tmp_path)
+    two = run_module(["nas.search", *options, "out=two"], tmp_path, ranks=2)
     assert one.returncode == two.returncode == 0, one.stderr + two.stderr
     ours, theirs = (steady(done.stdout.replace("two/", "one/")) for done in (one, two))
     assert ours == theirs  # said once
@@ -112,8 +109,8 @@ TARGETS = ("cpu-2.6ms", "cpu-2.8ms")
 @pytest.mark.slow
 def test_several_budgets_by_two_processes_are_those_of_one(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACES["mbconv"])
-    one = run([sys.executable, "-m", "nas.search", *FRONT, "out=one"], tmp_path)
-    two = run([*TORCHRUN, "-m", "nas.search", *FRONT, "out=two"], tmp_path)
+    one = run_module(["nas.search", *FRONT, "out=one"], tmp_path)
+    two = run_module(["nas.search", *FRONT, "out=two"], tmp_path, ranks=2)
     assert one.returncode == two.returncode == 0, one.stderr + two.stderr
     assert one.stdout == two.stdout.replace("two/", "one/")  # said once
     assert files_below(tmp_path / "one") == files_below(tmp_path / "two")
@@ -124,29 +121,76 @@ def test_several_budgets_by_two_processes_are_those_of_one(tmp_path: Path) -> No
         assert_same_course(tmp_path / "one" / target, tmp_path / "two" / target)
 
 
-@pytest.mark.slow
-def test_a_killed_process_ends_the_other_by_one_line_and_nothing_is_lost(tmp_path: Path) -> None:
-    (tmp_path / "space.yaml").write_text(SPACES["mbconv"])
-    search = [*TORCHRUN, "-m", "nas.search", *FRONT, "epochs=4", "checkpoint.steps=1"]
-    assert run([*search, "out=whole"], tmp_path).returncode == 0
-    command = [*search, "out=killed"]
-    running = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=-3, stderr=subprocess.PIPE, text=True)
-    while running.poll() is None and not (tmp_path / "killed/checkpoints/000004.safetensors").is_file():
-        time.sleep(0.01)
-    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-    os.kill(int(children[1]), signal.SIGKILL)
-    os.kill(int(children[0]), signal.SIGTERM)  # as torchrun does, here before the process notices
-    _, said = running.communicate(timeout=100)
-    (line,) = error_lines(said)
-    assert line.startswith("error: another process stopped; ") and line.endswith("resume=killed")
+BRIEF = [
+    *("device=cpu", f"budget_ms={BUDGETS_MS['mbconv']}", "space=space.yaml", "accelerator=cpu", "data.resolution=16"),
+    *("data.limit=120", "train.batch_size=16", "warmup.epochs=0", "epochs=1", "finetune.epochs=1", "rerank=2"),
+    *("checkpoint.steps=1", mishap.FORM),  # 6 steps, of weights and of gates
+]
 
-    done = run([*TORCHRUN, "-m", "nas.search", "resume=killed"], tmp_path)
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run to which nothing happens."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "space.yaml").write_text(SPACES["mbconv"])
+    done = run_module(["nas.search", *BRIEF, "out=run"], folder, ranks=2)
     assert done.returncode == 0, done.stderr
-    assert files_below(tmp_path / "killed") == files_below(tmp_path / "whole")
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("kill -9 $OWN", "another process stopped"),
+        ("kill -TERM $OTHERS; kill -9 $OWN", "another process stopped"),  # as if torchrun were faster than the loss
+        pytest.param("kill -9 $OWN; kill -TERM $OTHERS", "another process stopped", marks=pytest.mark.slow),
+        pytest.param(
+            "kill -STOP $OWN",
+            "another process was not heard of for 15 s (distributed.timeout_s)",
+            marks=pytest.mark.slow,  # not its work: it waits
+        ),
+        pytest.param(
+            "kill -TERM $OTHERS; kill -STOP $OWN",
+            "stopped, and another process does not answer",
+            marks=pytest.mark.slow,
+        ),
+        ("kill -TERM $OTHERS $OWN", "stopped"),
+    ],
+    ids=["killed", "stop before kill", "stop after kill", "frozen", "frozen and stop", "stop"],
+)
+def test_a_lost_process_ends_the_other_by_one_line_and_nothing_is_lost(
+    words: str, said: str, whole: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "space.yaml").write_text(SPACES["mbconv"])
+    mishap.prepare(tmp_path, rank=1, step=3, words=words)
+    limit = ["distributed.timeout_s=15"] if "timeout_s" in said else []
+    done = run_module(["nas.search", *BRIEF, *limit, "out=harmed"], tmp_path, ranks=2, timeout_s=150)
+    assert [line for line in done.stderr.splitlines() if "error" in line or "Traceback" in line] == [
+        f"error: {said}; resume it with resume=harmed"
+    ]
+
+    done = run_module(["nas.search", "resume=harmed", "distributed.timeout_s=60"], tmp_path, ranks=2)
+    assert done.returncode == 0, done.stderr
+    harmed = tmp_path / "harmed"
+    assert files_below(harmed) == files_below(whole)
     for name in ("weights.safetensors", "gates.csv", "model.onnx"):
-        for target in TARGETS:
-            whole, killed = (tmp_path / run / target / name for run in ("whole", "killed"))
-            assert whole.read_bytes() == killed.read_bytes()
+        assert (harmed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_one_that_is_lost_before_the_run_begins_ends_the_other_by_a_line(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACES["mbconv"])
+    mishap.prepare(tmp_path, rank=1, step=0, words="kill -9 $OWN")
+    done = run_module(["nas.search", *BRIEF, "out=early"], tmp_path, ranks=2, timeout_s=100)
+    (line,) = [line for line in done.stderr.splitlines() if "error" in line or "Traceback" in line]
+    assert line in ("error: stopped", "error: stopped; resume it with resume=early")  # by where the other was
+
+
+@pytest.mark.slow
+def test_torchrun_s_own_end_hides_no_line(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACES["mbconv"])
+    mishap.prepare(tmp_path, rank=0, step=2, words="kill -9 $OWN")
+    done = by_torchrun(["nas.search", *BRIEF, "out=killed"], tmp_path)
+    assert error_lines(done.stderr) == ["error: another process stopped; resume it with resume=killed"]
 
 
 def files_below(folder: Path) -> set[Path]:
@@ -161,33 +205,31 @@ def error_lines(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if line.startswith("error: ")]
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (
-            ["out=new", "train.lr=1000", "train.weight_decay=1000", "train.gradient_clip=0"],
-            "the loss became nan in architecture step 6",
-        ),
-        (["out=here"], "the run folder 'here' exists"),
-    ],
-)
-def test_an_error_of_several_processes_is_one_line(options: list[str], said: str, tmp_path: Path) -> None:
+def test_an_error_of_several_processes_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACES["mbconv"])
+    wild = ["out=new", "train.lr=1000", "train.weight_decay=1000", "train.gradient_clip=0"]
+    done = run_module(["nas.search", *FRONT, *wild], tmp_path, ranks=2)
+    (line,) = [line for line in done.stderr.splitlines() if "error" in line or "Traceback" in line]
+    assert "the loss became nan in architecture step 6" in line and done.returncode == 2
+
+
+def test_an_error_is_one_line_beside_what_torchrun_says(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACES["mbconv"])
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "notes.txt").touch()  # an empty folder is free
-    done = run([*TORCHRUN, "-m", "nas.search", *FRONT, *options], tmp_path)
+    done = by_torchrun(["nas.search", *FRONT, "out=here"], tmp_path)
     (line,) = error_lines(done.stderr)
-    assert said in line and "exitcode  : 2 " in done.stderr
+    assert "the run folder 'here' exists" in line and "exitcode  : 2 " in done.stderr
 
 
 def test_full_training_by_two_processes_writes_once(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACES["mbconv"])
     options = ["data.resolution=16", "data.limit=80"]
     found = ["device=cpu", f"budget_ms={BUDGETS_MS['mbconv']}", "space=space.yaml", "out=found", "warmup.epochs=0"]
-    done = run([sys.executable, "-m", "nas.search", *options, *found, "epochs=1", "finetune.epochs=0"], tmp_path)
+    done = run_module(["nas.search", *options, *found, "epochs=1", "finetune.epochs=0"], tmp_path)
     assert done.returncode == 0, done.stderr
     training = ["found/architecture.json", *options, "recipe.epochs=1", "recipe.batch_size=16", "recipe.ema=0.9"]
-    done = run([*TORCHRUN, "-m", "nas.train", *training, "out=full"], tmp_path)
+    done = run_module(["nas.train", *training, "out=full"], tmp_path, ranks=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("test accuracy") == 1
     assert load_result(tmp_path / "full" / "architecture.json").provenance["processes"] == 2

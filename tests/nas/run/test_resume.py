@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from nas.api import Finished, search
 from nas.data import DataSettings
 from nas.run.checkpoint import FORMAT, Checkpoint, Checkpoints
-from nas.run.resume import Begun, only_process, options_to_resume
+from nas.run.resume import Begun, folder_to_resume, only_process, options_to_resume
 from nas.run.settings import TrainCommand
 from nas.search import _search
 from nas.train import _train, full_training
@@ -361,6 +361,56 @@ def test_ctrl_c_from_the_shell_waits_for_the_step_and_loses_nothing(
     saved = Checkpoints(tmp_path, resume=True).saved_in("count")
     assert saved is not None and saved.facts == {"step": 4}
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_signals_that_a_launcher_listens_to_reach_it_between_steps(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """SIGTERM, of which submitit makes nothing, and SIGUSR2, upon which it has the job started again and exits."""
+    heard: list[tuple[int, int]] = []
+
+    def listen(number: int, frame: object) -> None:
+        heard.append((number, len(done)))
+        if number == signal.SIGUSR2:
+            raise SystemExit(-1)
+
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        before = signal.signal(number, listen)
+        request.addfinalizer(lambda number=number, before=before: signal.signal(number, before))
+    checkpoints = Checkpoints(tmp_path, minutes=60)
+    done: list[int] = []
+    sent = {2: [signal.SIGTERM], 5: [signal.SIGTERM, signal.SIGUSR2]}
+    with pytest.raises(SystemExit), checkpoints.stopping_between_steps():
+        while len(done) < 10:
+            for number in sent.get(len(done), []):
+                os.kill(os.getpid(), number)
+            done.append(len(done))
+            checkpoints.keep("count", len(done), lambda: Checkpoint({}, {"step": len(done)}))
+    assert heard == [(signal.SIGTERM, 3), (signal.SIGTERM, 6), (signal.SIGUSR2, 6)]
+    saved = Checkpoints(tmp_path, resume=True).saved_in("count")
+    assert saved is not None and saved.facts == {"step": 6}
+    assert {signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)} == {listen}
+
+
+def test_the_same_command_begins_and_resumes(
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="resume=auto begins a run in out=FOLDER"):
+        folder_to_resume("auto", None)
+    new = tmp_path / "new"
+    assert folder_to_resume("auto", str(new)) is None  # nothing is there yet
+    new.mkdir()
+    assert folder_to_resume("auto", str(new)) is None
+    assert folder_to_resume("auto", str(stopped)) == folder_to_resume(str(stopped), None) == stopped
+    assert folder_to_resume(None, str(stopped)) is None
+    (new / "letter.txt").write_text("dear")
+    monkeypatch.setattr(sys, "argv", ["command", f"out={new}", "resume=auto"])
+    values = {"resume": "auto", "out": str(new), "data": {"epochs": {}}, "optuna": {}}
+    with pytest.raises(UserError, match="no run was begun there"):
+        _search({**values})
+    (new / "architecture.json").write_text("{}")
+    _train({**values, "data": {"epochs": {}}})
+    assert f"the run in '{new}' has finished" in capsys.readouterr().out
 
 
 def full_disk(*arguments: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nas.discrete.optuna import _storage
+from nas.discrete.optuna import _address
 from nas.run import folder as run_folders
 from nas.run.folder import make_folder
 from nas.run.plan import check_out
@@ -179,6 +179,6 @@ def test_the_password_of_a_storage_is_kept_in_the_process_alone() -> None:
     address = "postgresql+psycopg://me:hunter2@db.example:5432/trials"
     asked = OptunaSettings(storage=address)
     assert "hunter2" not in repr(asked) and asked == OptunaSettings(storage=asked.storage)
-    assert _storage(asked.storage) == address
+    assert _address(asked.storage) == address
     with pytest.raises(UserError, match="give it again"):
-        _storage("mysql://***@nowhere.example/x")
+        _address("mysql://***@nowhere.example/x")

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from nas.supernet.damage import damage
 from nas.supernet.gates import TEMPERATURE, Gates
-from nas.supernet.inherit import inherit, largest_choice, measure_statistics, some_paths, with_sorted_channels
+from nas.supernet.inherit import inherit, measure_statistics, some_paths, with_sorted_channels
 from nas.supernet.network import SharedSlot, Statistics, Supernet
 from search_space import Architecture, BlockChoice, GatePath, SearchSpace, Stage, lower
 from search_space.build import Network
@@ -137,7 +137,7 @@ def test_statistics_make_smaller_candidates_norms_put_out_what_the_largest_s_do(
     assert isinstance(slot, SharedSlot) and slot.statistics is not None
     x = network.stem(images)
     seen: dict[int, Tensor] = {}
-    for candidate in (largest_choice(slot.nodes), SPACE.slots[0].candidates.index(BlockChoice(3, 3))):
+    for candidate in (SPACE.path(SPACE.largest()).choices[0], SPACE.slots[0].candidates.index(BlockChoice(3, 3))):
         kept = slot.statistics[candidate]
         assert isinstance(kept, Statistics)
 
