@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -172,14 +172,13 @@ def _run(folder: Path, step: Step, limit_s: float, ending_s: float) -> Row:
     own = {"PYTHONPATH": os.pathsep.join(path), "NAS_DEVICE_PROFILES": str(folder / "device_profiles")}
     said, begin = folder / f"{step.name}.txt", time.monotonic()
     date, late = f"{datetime.now(UTC):%Y-%m-%d %H:%M UTC}", False
-    with said.open("wb") as output:
-        process = subprocess.Popen([sys.executable, *words], stdout=output, stderr=output, env={**os.environ, **own})
-        try:
-            process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            late = True
-        finally:
-            _end(process, ending_s)
+    process = _begin(words, said, own)
+    try:
+        process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        late = True
+    finally:
+        _end(process, ending_s)
     status = DONE if process.returncode == 0 else LATE if late else FAILED
     return _row(
         step,
@@ -190,6 +189,17 @@ def _run(folder: Path, step: Step, limit_s: float, ending_s: float) -> Row:
         last_line=_last_line(said),
         date=date,
     )
+
+
+def _begin(words: Sequence[str], said: Path, own: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Python with these words and variables of its own; a file gets what it prints."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's '&' has it ignored, and inherited
+    try:
+        with said.open("wb") as output:
+            env = {**os.environ, **own}
+            return subprocess.Popen([sys.executable, *words], stdout=output, stderr=output, env=env)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _end(process: subprocess.Popen[bytes], ending_s: float) -> None:
