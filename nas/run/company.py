@@ -46,13 +46,13 @@ class OtherStopped(UserError):
 class Company:
     """The other processes of a run, as one process hears of them. timeout_s: `distributed.timeout_s`.
 
-    exchanging: SIGTERM is only noted, as what comes of it is decided by the exchange; else it is a KeyboardInterrupt.
+    holds_stops: SIGTERM is only noted, as what comes of it is decided by the exchange; else it is a KeyboardInterrupt.
     """
 
     def __init__(self, rank: int, ranks: int, timeout_s: float) -> None:
         """Raises `UserError` where torchrun has not started this process, and `OtherStopped`."""
         self.rank, self.ranks, self.timeout_s = rank, ranks, timeout_s
-        self.exchanging = False
+        self.holds_stops = False
         self.stop_asked: float | None = None  # when
         self._last: Work | None = None  # exchange
         self._heard = dict.fromkeys(set(range(ranks)) - {rank}, time.monotonic())
@@ -72,12 +72,12 @@ class Company:
         """The run is over; where it failed, SIGTERM stays held off until that is said."""
         self._ended.set()
         self._pulse.join(PULSE_S)  # unless the store hangs
-        if self._before is not None and not self.exchanging:
+        if self._before is not None and not self.holds_stops:
             signal.signal(signal.SIGTERM, self._before)
 
     def lost(self, reason: str) -> OtherStopped:
         """What to raise; from now on SIGTERM ends nothing before that is said."""
-        self.exchanging = True
+        self.holds_stops = True
         return OtherStopped(reason)
 
     def ask(self, question: Callable[[Any], Answer]) -> Answer:
@@ -129,7 +129,8 @@ class Company:
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         self.note_stop()
-        if not self.exchanging:
+        if not self.holds_stops:
+            self.holds_stops = True  # one is enough to be said
             raise KeyboardInterrupt
 
     def result(self, future: Future[Answer], failed: str) -> Answer:

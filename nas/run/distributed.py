@@ -73,7 +73,7 @@ def together(here: Place, timeout_s: float) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _company.exchanging = True
+        _company.holds_stops = True
         is_to_say()  # before the others notice that this one left
         raise
     finally:
@@ -96,7 +96,7 @@ def joined(here: Place) -> Iterator[None]:
         torch.cuda.set_device(here.device)
     company.ask(lambda store: store.add(meeting, 1))
     company.until(lambda store: store.add(meeting, 0) == here.ranks)
-    company.exchanging = True
+    company.holds_stops = True
     company.result(in_thread(lambda: _connect(here, company, meeting)), "another process stopped")
     try:
         yield
@@ -109,7 +109,7 @@ def joined(here: Place) -> Iterator[None]:
         if company.waits_in_vain:
             _given_up.append(distributed.group.WORLD)
         distributed.destroy_process_group()
-    company.exchanging = False
+    company.holds_stops = False
     if company.stop_asked is not None:  # and no exchange followed
         raise KeyboardInterrupt
 
@@ -180,8 +180,11 @@ def total(value: Tensor) -> Tensor:
     if is_joined():
         assert _company is not None
         value = value.clone()
-        if value.is_cuda:  # nccl: queued on the device, and torch's own watch over it
-            distributed.all_reduce(value)
+        if value.is_cuda:  # nccl: queued on the device, under torch's own watch
+            try:
+                distributed.all_reduce(value)
+            except RuntimeError as error:
+                raise _company.lost("another process stopped") from error
             return value
         _company.carry_through(lambda: distributed.all_reduce(value, async_op=True))
     return value

@@ -34,7 +34,7 @@ def company(store: Any) -> Iterator[Callable[[int, float], Company]]:
 
     yield make
     for each in made:
-        each.exchanging = False
+        each.holds_stops = False
     for each in reversed(made):  # signal handlers are put back in turn
         each.leave()
 
@@ -65,7 +65,7 @@ def test_a_silent_one_is_waited_for_until_the_limit(company: Any, monkeypatch: p
     with pytest.raises(OtherStopped, match=r"was not heard of for 0.5 s \(distributed.timeout_s\)"):
         alone.until(lambda store: store.check(["never"]))
     assert 0.4 < time.monotonic() - began < 3
-    assert alone.exchanging  # SIGTERM waits until that is said
+    assert alone.holds_stops  # SIGTERM waits until that is said
 
 
 def test_an_exchange_has_the_limit_even_while_all_are_heard_of(company: Any) -> None:
@@ -79,7 +79,7 @@ def test_an_exchange_has_the_limit_even_while_all_are_heard_of(company: Any) -> 
 def test_sigterm_ends_the_wait_for_a_silent_one_soon(company: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SILENT_S", 0.2)
     alone = company(1, 60)
-    alone.exchanging = True
+    alone.holds_stops = True
     threading.Timer(0.3, alone.note_stop).start()
     with pytest.raises(OtherStopped, match="stopped, and another process does not answer"):
         alone.carry_through(NeverDone)
