@@ -40,8 +40,10 @@ LONGEST_CELL, LONGEST_README = 200, 200  # characters, lines
 
 NOT_HERE = {  # what a command of the docs matches -> why no test runs it
     r"make (search|test|lint|docs)\b": ".ci/run does, in a fresh clone",
+    r"make cluster-test|apt-get ": "needs Debian's packages of Slurm and PostgreSQL",
+    r"optuna.storage=postgresql": "needs PostgreSQL; tests/cluster/test_postgres.py does it where it is installed",
     r"(python3 -m venv|pip install) ": "set-up: .ci/run does it by make",
-    r"hydra/launcher=submitit_slurm": "needs Slurm",
+    r"hydra/launcher=submitit_slurm|runs/slurm-": "needs Slurm; tests/cluster/test_slurm.py does it where that is",
     r"data=huggingface": "needs the extra [huggingface]; tests/reports/test_tables.py tests it where it is installed",
     r"target=(litert|openvino)": "needs an extra; tests/contracts/test_targets.py tests it where it is installed",
     r"recipe=imagenet": "needs the extra [train]; tests/nas/training/test_recipes.py tests it where it is installed",
