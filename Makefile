@@ -2,13 +2,18 @@
 PYTHON ?= python3
 VENV   ?= .venv
 
-.PHONY: search test lint docs
+.PHONY: search test lint docs cluster-test
 search: ARGS ?= device=vpu budget_ms=30
 search: $(VENV)/.ready
 	$(VENV)/bin/python -m nas.search $(ARGS)
 
 test: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+# Slurm and PostgreSQL, started in temporary folders; skipped with the reason where they are not installed.
+cluster-test: $(VENV)/.ready-dev
+	$(VENV)/bin/pip install -q -c constraints.txt -e '.[postgres]'
+	$(VENV)/bin/python -m pytest -m cluster tests/cluster $(ARGS)
 
 lint: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

@@ -197,6 +197,9 @@ class OptunaOptions(TypedDict, total=False):
     """a journal's file or a database's URL: keeps the trials; runs with equal options may share it (null: kept with
     the run)"""
 
+    stale_s: int
+    """in a database, the trial of a process silent for so long is another's [between 2 and 86400 seconds]"""
+
 
 class DistributedOptions(TypedDict, total=False):
     """Options declared in `DistributedSettings`."""

@@ -40,9 +40,11 @@ LONGEST_CELL, LONGEST_README = 200, 200  # characters, lines
 
 NOT_HERE = {  # what a command of the docs matches -> why no test runs it
     r"make (search|test|lint|docs)\b": ".ci/run does, in a fresh clone",
+    r"make cluster-test|apt-get ": "needs Debian's packages of Slurm and PostgreSQL",
+    r"optuna.storage=postgresql": "needs PostgreSQL; tests/cluster/test_postgres.py does it where it is installed",
     r"(python3 -m venv|pip install) ": "set-up: .ci/run does it by make",
-    r"hydra/launcher=submitit_slurm": "needs Slurm",
     r"torchrun --nnodes=2": "tests/nas/run/test_machines.py runs it on two machines",
+    r"hydra/launcher=submitit_slurm|runs/slurm-": "needs Slurm; tests/cluster/test_slurm.py does it where that is",
     r"data=huggingface": "needs the extra [huggingface]; tests/reports/test_tables.py tests it where it is installed",
     r"device=litert|runtime=openvino space": "needs an extra; tests/contracts/test_runtimes.py has it",
     r"runtime=litert_adb": "needs a phone; tests/contracts/test_runtimes.py simulates one",

@@ -35,6 +35,7 @@ CHOICES = "choices"  # a trial's attribute: the canonical network
 TAKEN_BY = "taken by"  # another: what the process that added a trial knows it by
 STALE_S = 120  # after which the trial of a silent process is another's
 SIGNS = 4  # of life within that time
+OPENED = 10  # times that a database is, a second apart, while others make its tables
 
 
 class OptunaSearch:
@@ -124,7 +125,8 @@ class OptunaSearch:
         return self._draw(known)
 
     def _propose(self) -> optuna.trial.Trial:
-        trial = self.study.ask()
+        with _experimental():
+            trial = self.study.ask()
         self._show_life(trial._trial_id)
         for slot, width in enumerate(self.region.widths):
             trial.suggest_categorical(_name(slot), range(width))
@@ -265,15 +267,7 @@ def _storage(where: str | None, stale_s: int = STALE_S) -> optuna.storages.BaseS
     if where is None:
         return None
     if "://" in where:
-        import optuna
-
-        with _experimental():
-            return optuna.storages.RDBStorage(
-                _address(where),
-                heartbeat_interval=max(1, stale_s // SIGNS),
-                grace_period=stale_s,
-                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
-            )
+        return _database(_address(where), stale_s)
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
@@ -281,6 +275,27 @@ def _storage(where: str | None, stale_s: int = STALE_S) -> optuna.storages.BaseS
     path.parent.mkdir(parents=True, exist_ok=True)
     _without_cut_line(path)
     return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _database(address: str, stale_s: int) -> optuna.storages.RDBStorage:
+    """Of processes that make the tables of an empty one at the same moment, the database refuses all but one."""
+    import optuna
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    for left in reversed(range(OPENED)):
+        try:
+            with _experimental():
+                return optuna.storages.RDBStorage(
+                    address,
+                    heartbeat_interval=max(1, stale_s // SIGNS),
+                    grace_period=stale_s,
+                    heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+                )
+        except (IntegrityError, ProgrammingError):
+            if not left:
+                raise
+            time.sleep(1)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _address(url: str) -> str:
@@ -293,11 +308,12 @@ def _address(url: str) -> str:
 
 @contextmanager
 def _experimental() -> Iterator[None]:
-    """Without Optuna's warnings that its signs of life are experimental."""
+    """Without Optuna's warnings that its signs of life are experimental, and not given by itself but in `optimize`."""
     import optuna
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
         yield
 
 

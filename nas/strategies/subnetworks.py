@@ -167,7 +167,9 @@ class _Run:
         of_model = min(self.settings.rerank, self.settings.trials // 2)
         known = {t.choices for t in explore(searcher, evaluate, self.settings.trials - of_model)}
         fresh = [choices for choices in self._promising(searcher.trials, of_model) if choices not in known]
-        for choices in fresh[: max(0, self.settings.trials - len(known))]:
+        for choices in fresh:
+            if len(searcher.trials) >= self.settings.trials:
+                break
             if not isinstance(searcher, SharedSearcher) or searcher.take(choices):
                 searcher.tell(choices, evaluate(choices))
         trials = explore(searcher, evaluate, self.settings.trials)

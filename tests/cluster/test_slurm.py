@@ -25,7 +25,7 @@ from tests import ROOT
 from tests.cluster.slurm import Slurm, missing, two_nodes, wait_for
 from tests.nas.run.test_resume import BUDGETS_MS, SPACES, files_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 LIMIT_S = 300.0  # for what takes seconds on a machine that does nothing else
 OPTIONS = {
