@@ -397,7 +397,7 @@ def files_of(workshop: Workshop) -> dict[str, File]:
         "others' weights (.pth)": File(folder / "others.pth", lambda p: sorted(read_state_dict(p)), False),
         "an Optuna journal": File(journal, journalled, False),
         "index.npz": File(folder / "packed" / "index.npz", shards, False),
-        "a shard": File(first, shards, False),
+        "a shard": File(first, shards),
         "a table of images": File(folder / "labels.csv", tabled, False),
         "an image among others": File(folder / "images" / "a" / "00.png", pictured, False),
         **{

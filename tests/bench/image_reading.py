@@ -126,7 +126,7 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
     rates: dict[str, list[float]] = {}
     tar, size = shard_of(files, folder), case.count // 4
     with tar.open("rb") as opened:
-        index = index_shard(opened, str(tar))
+        index = index_shard(opened, str(tar), digests=True)
     by_webdataset = webdataset_epoch(tar, size) if find_spec("webdataset") else None
     for _ in range(case.rounds):
         plain = Plain(np.empty((case.count, 0), np.uint8))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.imagenet_cost import GIVEN, Numbered, fetches, given, hours, main, packed_bytes, rates
+from experiments.results import FOLDER, load_results
 from nas.data import DataSettings
 from nas.data import load as load_data
 from nas.pack import pack
@@ -58,3 +59,14 @@ def test_everything_that_goes_in_is_shown(capsys: pytest.CaptureFixture[str]) ->
     assert "derived, not measured | 1 GPU | 16 GPUs" in said
     assert all(one.source in said and f"| {one.kind} |" in said for one in GIVEN.values())
     assert {one.kind for one in GIVEN.values()} == {"fact", "measured", "assumption"}
+
+
+def test_the_kept_table_is_drawn_from_the_kept_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """By `python -m experiments.imagenet_cost show > experiments/results/imagenet_cost.md`, of what goes in today."""
+    assert main(["show"]) == 0
+    assert (FOLDER / "imagenet_cost.md").read_text(encoding="utf-8") == capsys.readouterr().out
+    kept = load_results(FOLDER / "imagenet_cost.json", "imagenet_cost")
+    assert [row for row in kept.rows if row["what"] == "given"] == [
+        {"what": "given", **vars(one)} for one in GIVEN.values()
+    ]
+    assert not kept.settings["quick"] and not str(kept.provenance.commit).endswith("-dirty")
