@@ -42,7 +42,7 @@ NOT_HERE = {  # what a command of the docs matches -> why no test runs it
     r"make (search|test|lint|docs)\b": ".ci/run does, in a fresh clone",
     r"(python3 -m venv|pip install) ": "set-up: .ci/run does it by make",
     r"hydra/launcher=submitit_slurm": "needs Slurm",
-    r"s3://|s3fs|moto\.server|AWS_": "needs an S3 server; tests/nas/data/test_streams.py asks one where there is one",
+    r"s3://|s3fs|moto_server|AWS_": "needs an S3 server; tests/nas/data/test_streams.py asks one where there is one",
     r"data=huggingface": "needs the extra [huggingface]; tests/reports/test_tables.py tests it where it is installed",
     r"target=(litert|openvino)": "needs an extra; tests/contracts/test_targets.py tests it where it is installed",
     r"recipe=imagenet": "needs the extra [train]; tests/nas/training/test_recipes.py tests it where it is installed",
