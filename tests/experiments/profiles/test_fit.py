@@ -17,7 +17,7 @@ from experiments.profiles.regression import conformal_factors, held_out_ratios, 
 from experiments.profiles.tables import MovedElements
 from latency_models.fit.regression import Sample, fit_coefficients
 
-BRIEF = ["cpu", "cpu_int8", "vpu", "gpu"]  # a second or two each
+BRIEF = ["cpu", "cpu_2420mhz", "cpu_int8", "vpu", "gpu"]  # a second or two each
 
 
 @pytest.mark.parametrize("device", [*BRIEF, pytest.param("gpu_eager_fp32", marks=pytest.mark.slow)])
