@@ -42,6 +42,7 @@ TITLES = {
     "reference_networks": "Known networks, before and after the refits",
     "raspberry_pi": "A Raspberry Pi 5 beside the A76's profiles",
     "own_photos": "A network for own photographs",
+    "imagenet_cost": "What ImageNet would cost, on paper",
 }
 
 
