@@ -40,7 +40,7 @@ TITLES = {
     "budget": "Budgets kept and used",
     "budget_buys": "What a budget buys",
     "reference_networks": "Known networks, before and after the refits",
-    "raspberry_pi": "A Raspberry Pi 5 beside the A76's profiles",
+    "other_boards": "Boards without a profile beside the profiles",
     "own_photos": "A network for own photographs",
     "imagenet_cost": "What ImageNet would cost, on paper",
 }

@@ -22,7 +22,8 @@ from search_space.errors import BadFile, UnknownName
 DATA = Path(__file__).parent / "data"
 """The rows that the shipped profiles are fitted on and evaluated with."""
 DEVICES: Mapping[str, str] = {
-    name: f"experiments.profiles.{name}.profile" for name in ("cpu", "cpu_int8", "vpu", "gpu", "gpu_eager_fp32")
+    name: f"experiments.profiles.{name}.profile"
+    for name in ("cpu", "cpu_2420mhz", "cpu_int8", "vpu", "gpu", "gpu_eager_fp32")
 }
 """Device -> the module that rebuilds it."""
 

@@ -56,6 +56,7 @@ OPTIONS = {
 }
 USAGE = "usage: python -m experiments.profiles.collect source=FOLDER [out=FOLDER]"
 LARGE = 65_536  # bytes; a larger table is written as .csv.gz
+A76_COLUMNS = ("a76_2840mhz_fp32_ms", "a76_2420mhz_fp32_ms", "a76_2840mhz_int8_ms")
 GPUNET_FILES = {
     "GPUNet-0": "0.65ms.json",
     "GPUNet-2": "1.75ms.json",
@@ -90,8 +91,8 @@ def tables(folder: Path) -> list[Table]:
     named = vpu.named_networks(folder) | synchronous_ms(folder).keys()
     sizes = ("in_h", "in_w", "in_c", "out_h", "out_w", "out_c", "kh", "kw", "stride")
     return [
-        Table(A76_NETWORKS, ("model", "macs", "a76_2840mhz_fp32_ms", "a76_2840mhz_int8_ms")),
-        Table(A76_TRANSFORMERS, ("model", "flops", "a76_2840mhz_fp32_ms", "a76_2840mhz_int8_ms")),
+        Table(A76_NETWORKS, ("model", "macs", *A76_COLUMNS)),
+        Table(A76_TRANSFORMERS, ("model", "flops", *A76_COLUMNS)),
         Table(A76_OPS, ("model", "op", "in_hw", "in_c", "out_hw", "out_c", "kernel", "stride", "macs")),
         Table(NAS_BENCH_201, ("arch_str", "a76_ms", "vpu_ms")),
         Table(MYRIAD_LAYERS, ("model", "ov_type", "exec_type", "time_ms", *sizes), vpu.uses_layer),

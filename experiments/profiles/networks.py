@@ -147,6 +147,37 @@ def mobilenet_v2(width_mult: float, resolution: int, merged_add: bool = False) -
     return net.ops
 
 
+def convnext_tiny() -> list[Op]:
+    """ConvNeXt-T (arXiv 2201.03545) at 224; scales are folded."""
+    net = KernelList(3, 224)
+
+    def element_wise(kind: Kind, inputs: int = 1) -> None:
+        net.ops.append(square(kind, net.channels, net.channels, net.size, inputs=inputs))
+
+    def patches(out_channels: int, size: int) -> None:
+        spec = LayerSpec(Kind.CONV, net.channels, out_channels, net.size, net.size, size, size)
+        net.ops.append(Kernel(spec))
+        net.channels, net.size = out_channels, spec.out_height
+
+    patches(96, 4)
+    element_wise(Kind.LAYER_NORM)
+    for width, blocks in ((96, 3), (192, 3), (384, 9), (768, 3)):
+        if width != net.channels:
+            element_wise(Kind.LAYER_NORM)
+            patches(width, 2)
+        for _ in range(blocks):
+            net.dwconv(7)
+            element_wise(Kind.LAYER_NORM)
+            net.conv(4 * width)
+            element_wise(Kind.GELU)
+            net.conv(width)
+            element_wise(Kind.ADD, inputs=2)
+    net.global_pool()
+    element_wise(Kind.LAYER_NORM)
+    net.linear(1000)
+    return net.ops
+
+
 def gpunet(layers: Sequence[Row]) -> list[Op]:
     """A GPUNet (arXiv 2205.00841) from the rows of its layers, the image first.
 

@@ -25,7 +25,7 @@ from tests.nas.run.test_resume import BUDGETS_MS, SPACES
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.skipif(bool(missing()), reason=missing())]
 
-STALE_S = 4
+STALE_S = 5  # trials of the three that are left take longer in all, so that one of them sees it
 COMPLETE, FAIL, RUNNING = (
     optuna.trial.TrialState.COMPLETE,
     optuna.trial.TrialState.FAIL,
@@ -39,11 +39,11 @@ from tests.nas.discrete.small_region import additive_accuracy, region
 
 def slow(choices):
     print("begins", *choices, flush=True)
-    time.sleep(0.3)
+    time.sleep(1)
     print("ends", *choices, flush=True)
     return additive_accuracy(choices)
 
-explore(OptunaSearch(region(), int(sys.argv[2]), storage=sys.argv[1], stale_s={STALE_S}), slow, 24)
+explore(OptunaSearch(region(), int(sys.argv[2]), storage=sys.argv[1], stale_s={STALE_S}), slow, 45)
 """
 
 
@@ -94,7 +94,7 @@ def test_no_trial_is_lost_or_run_twice(
     assert set(ended.values()) == {1} and begun == ended + Counter([killed])  # the killed one's network by another too
     trials = trials_of(address)
     done = [tuple(trial.user_attrs[CHOICES]) for trial in trials if trial.state == COMPLETE]
-    assert len(set(done)) == len(done) == len(ended) and 24 <= len(done) <= 26  # at most one under way a worker
+    assert len(set(done)) == len(done) == len(ended) and 45 <= len(done) <= 47  # at most one under way a worker
     assert all(trial.value == additive_accuracy(tuple(trial.user_attrs[CHOICES])) for trial in trials if trial.value)
     assert not [trial for trial in trials if trial.state == RUNNING]
     retried = {trial.system_attrs["failed_trial"] for trial in trials if "failed_trial" in trial.system_attrs}
@@ -110,6 +110,7 @@ def test_searches_share_a_study_and_end_with_one_network(
     command = [
         *(sys.executable, "-m", "nas.search", "strategy=optuna", f"optuna.storage={address}", "trials=16"),
         *(f"optuna.stale_s={STALE_S}", "device=cpu", f"budget_ms={BUDGETS_MS['quadra']}", "space=space.yaml"),
+        "use_at_least=0.5",  # which leaves more networks than trials
         *("threads=1", "data.resolution=16", "data.limit=120", "warmup.epochs=0", "epochs=1", "finetune.epochs=0"),
     ]
     logs = {name: tmp_path / f"{name}.txt" for name in "abcd"}
@@ -129,7 +130,7 @@ def test_searches_share_a_study_and_end_with_one_network(
     trials = [trial for trial in trials_of(address) if trial.state == COMPLETE]
     done = [tuple(trial.user_attrs[CHOICES]) for trial in trials]
     assert len(set(done)) == len(done) and 16 <= len(done) <= 18
-    shares = {name: list(csv.DictReader((tmp_path / name / "trials.csv").open())) for name in "bcd"}
+    shares = {name: list(csv.DictReader((tmp_path / name / "trials.csv").read_text().splitlines())) for name in "bcd"}
     last = max(shares, key=lambda name: len(shares[name]))
     assert len(shares[last]) == len(done)  # who ends last knows all
     alone = subprocess.run(

@@ -16,7 +16,7 @@ from device_profiles.table import KERNELS, ORIGINS, kernel_table
 from search_space.errors import BadFile, UnknownName
 
 SHIPPED = Path(__file__).parents[2] / "device_profiles" / "data"
-DEVICES = ("cpu", "cpu_int8", "gpu", "gpu_eager_fp32", "vpu")
+DEVICES = ("cpu", "cpu_2420mhz", "cpu_int8", "gpu", "gpu_eager_fp32", "vpu")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from latency_models.fit.whole_networks_file import profile_from_few, read_measur
 from search_space import Architecture, Kind, LayerSpec, UserError, available_spaces, load_space, lower
 from search_space.errors import BadFile
 
-DEVICES = ("cpu", "cpu_int8", "gpu", "gpu_eager_fp32", "vpu")
+DEVICES = ("cpu", "cpu_2420mhz", "cpu_int8", "gpu", "gpu_eager_fp32", "vpu")
 KNOWN = [load_profile(device) for device in DEVICES]
 MODELS = {profile.name: fit_latency_model(profile) for profile in KNOWN}
 HIDDEN = {"cpu": 0.3, "gpu": 2.0}

@@ -79,8 +79,8 @@ def evaluations(folder: Path) -> list[Evaluation]:
     ]
 
 
-def int8_evaluations(folder: Path, variant: Variant) -> list[Evaluation]:
-    """Every held-out set of `cpu_int8`."""
+def variant_evaluations(folder: Path, variant: Variant) -> list[Evaluation]:
+    """Every held-out set of another variant than `cpu`, which has no NAS-Bench-201."""
     one, family, transformers, rebuilt, pairs = network_evaluations(folder, variant)
     return [
         _marked(one, "MAPE < 5 %, >= 90 % within 10 %", 5),

@@ -63,20 +63,22 @@ UNPRICED = frozenset({Kind.HARD_SWISH.value})
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A profile rebuilt from these networks: its device, precision and column of ms.
+    """A profile rebuilt from these networks: its device, clock, precision and column of ms.
 
     pools_add_windows: pooling takes as long as adding every element of every window to its output, one at a time
     (fp32); else as long as moving its input (int8, where one instruction holds 16 elements).
     """
 
     device: str
+    clock: str
     precision: str
     column: str
     pools_add_windows: bool
 
 
-FP32 = Variant("cpu", "fp32", "a76_2840mhz_fp32_ms", pools_add_windows=True)
-INT8 = Variant("cpu_int8", "int8", "a76_2840mhz_int8_ms", pools_add_windows=False)
+FP32 = Variant("cpu", "2.84 GHz", "fp32", "a76_2840mhz_fp32_ms", pools_add_windows=True)
+FP32_2420MHZ = Variant("cpu_2420mhz", "2.42 GHz", "fp32", "a76_2420mhz_fp32_ms", pools_add_windows=True)
+INT8 = Variant("cpu_int8", "2.84 GHz", "int8", "a76_2840mhz_int8_ms", pools_add_windows=False)
 
 
 def samples(folder: Path, variant: Variant) -> list[Sample]:

@@ -72,28 +72,37 @@ UNTOLD = {
 }
 WINDOWS = ("conv_kxk", "conv_image", "dwconv")  # kinds that come in several kernel sizes
 MOST_DOUBT = 2.0  # of a kernel size: the form is one for all sizes of a kind, and networks bear it out on the others
+AS_IT_STANDS = (
+    "Element-wise layers, which the source does not list, are put back from the networks' structure, so an exported "
+    "graph is priced as it stands; padding ahead of a convolution is not in such a graph."
+)
 NOTES = {
-    "fp32": "The form was chosen on these same held-out networks. The letters of a name put some networks with equal "
+    "cpu": "The form was chosen on these same held-out networks. The letters of a name put some networks with equal "
     "layers in two families (mobilenet, mobilenetb; preresnet, resnet): with such families left out together all stay "
-    "within 10 %. Element-wise layers, which the source does not list, are put back from the networks' structure, so "
-    "an exported graph is priced as it stands; padding ahead of a convolution is not in such a graph.",
-    "int8": "The form is that of fp32 but for pooling, which was chosen on these same networks. Element-wise layers, "
-    "which the source does not list, are put back from the networks' structure, so an exported graph is priced as it "
-    "stands; padding ahead of a convolution is not in such a graph.",
+    f"within 10 %. {AS_IT_STANDS}",
+    "cpu_2420mhz": f"The form is that of `cpu`, chosen on the same networks at 2.84 GHz. {AS_IT_STANDS}",
+    "cpu_int8": "The form is that of fp32 but for pooling, which was chosen on these same networks. " + AS_IT_STANDS,
 }
 
 AGE = (
     "Its times are of TensorFlow Lite of 2022-23, whose version the source does not state: three years old or more in "
     "November 2026"
 )
+OTHER_7X7 = (
+    "Today's runtime has other kernels: in LiteRT 2.3 with XNNPACK, on an x86-64 core and not on an A76, a 7x7 "
+    "depthwise convolution over 128x14x14 took 25 times as long as a 5x5 one (0.340 and 0.0136 ms), 1.8 times by "
+    "this profile; time networks with 7x7 on the device, or leave it out by avoid=[dwconv7]"
+)
 CAVEATS = {
-    "fp32": (
+    "cpu": (AGE, OTHER_7X7),
+    "cpu_2420mhz": (
+        "The nearest public stand-in for a core of a Raspberry Pi 5 (Cortex-A76, 2.4 GHz), and not timed on one: it is "
+        "a Pixel 4's core. Three networks on a Pi 5 took 0.22 to 0.34 times what this says, under a runtime of 2025-26 "
+        "(ExecuTorch, XNNPACK) and on a number of threads that is not stated",
         AGE,
-        "Today's runtime has other kernels: in LiteRT 2.3 with XNNPACK, on an x86-64 core and not on an A76, a 7x7 "
-        "depthwise convolution over 128x14x14 took 25 times as long as a 5x5 one (0.340 and 0.0136 ms), 1.8 times by "
-        "this profile; time networks with 7x7 on the device, or leave it out by avoid=[dwconv7]",
+        OTHER_7X7,
     ),
-    "int8": (
+    "cpu_int8": (
         AGE,
         "Today's runtime has other kernels: in LiteRT 2.3, on an x86-64 core and not on an A76, static int8 made a "
         "network with LayerNorm and GELU slower than fp32 (12.0 and 5.7 ms, in 58 delegate partitions), and "
@@ -117,10 +126,10 @@ def rebuild(folder: Path, variant: Variant = FP32) -> tuple[Header, list[KernelR
         title="Cortex-A76, one core of a Pixel 4",
         runtime="TFLite",
         runtime_version="version not stated by the source (2022-23: LayerNorm and exact GELU run as several operators)",
-        caveats=CAVEATS[variant.precision],
+        caveats=CAVEATS[variant.device],
         precision=variant.precision,
         threads=1,
-        clock="2.84 GHz",
+        clock=variant.clock,
         date="not stated by the source",
         measured_by="qed-usc/mobile-ml-benchmark",
         sources=(
@@ -151,7 +160,7 @@ def rebuild(folder: Path, variant: Variant = FP32) -> tuple[Header, list[KernelR
             "leave_one_family_out": f"{summary(ratios.families)}; n = {networks}",
             "transformers_leave_one_family_out": f"{summary(ratios.transformers)}; n = {transformers}",
             "command": EVALUATED_BY.format(device=variant.device),
-            "note": NOTES[variant.precision],
+            "note": NOTES[variant.device],
         },
         fitted_range={
             "network_ms": _ends(sample.latency_ms for sample in data.together),

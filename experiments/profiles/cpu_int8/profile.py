@@ -6,7 +6,7 @@ from pathlib import Path
 
 from device_profiles import Header, KernelRow
 from experiments.profiles.cpu import profile as cpu
-from experiments.profiles.cpu.evaluation import int8_evaluations
+from experiments.profiles.cpu.evaluation import variant_evaluations
 from experiments.profiles.cpu.networks import INT8
 from latency_models.scores import Evaluation
 
@@ -18,4 +18,4 @@ def rebuild(folder: Path) -> tuple[Header, list[KernelRow]]:
 
 def evaluations(folder: Path) -> list[Evaluation]:
     """Every held-out set."""
-    return int8_evaluations(folder, INT8)
+    return variant_evaluations(folder, INT8)

@@ -12,12 +12,12 @@ from device_profiles import Kernel
 from experiments.profiles import DEVICES
 from experiments.profiles.evaluate import main as evaluate
 from experiments.profiles.fit import SHIPPED, main
-from experiments.profiles.networks import mobilenet_v1, mobilenet_v2, resnet50, vgg
+from experiments.profiles.networks import convnext_tiny, mobilenet_v1, mobilenet_v2, resnet50, vgg
 from experiments.profiles.regression import conformal_factors, held_out_ratios, predicted_ratios
 from experiments.profiles.tables import MovedElements
 from latency_models.fit.regression import Sample, fit_coefficients
 
-BRIEF = ["cpu", "cpu_int8", "vpu", "gpu"]  # a second or two each
+BRIEF = ["cpu", "cpu_2420mhz", "cpu_int8", "vpu", "gpu"]  # a second or two each
 
 
 @pytest.mark.parametrize("device", [*BRIEF, pytest.param("gpu_eager_fp32", marks=pytest.mark.slow)])
@@ -67,6 +67,7 @@ def macs(ops: list[object]) -> float:
         ("ResNet-50 v1.5", resnet50(merged_add=True), 4.09),
         ("VGG-16", vgg(16), 15.47),
         ("VGG-19", vgg(19), 19.63),
+        ("ConvNeXt-T", convnext_tiny(), 4.47),
         ("MobileNetV1", mobilenet_v1(1.0, 224), 0.569),
         ("MobileNetV2", mobilenet_v2(1.0, 224), 0.301),
     ],

@@ -10,6 +10,7 @@ import pytest
 
 from device_profiles import load_profile, save_profile
 from experiments.profiles import DATA
+from experiments.profiles.cpu.networks import FP32, FP32_2420MHZ, INT8
 from latency_models import fit_latency_model
 from nas import published
 from nas.command.summary import one_network
@@ -36,7 +37,7 @@ def test_measured_times_are_those_that_the_profiles_were_fitted_to() -> None:
         row["topology"]: row["avg_ms"] for row in rows_of(DATA / "myriad_networks_sync.csv") if row["batch"] == "1"
     }
     oak = {row["model"]: row["latency_ms"] for row in rows_of(DATA / "myriad_rvc2_networks.csv")}
-    columns = {"cpu": "a76_2840mhz_fp32_ms", "cpu_int8": "a76_2840mhz_int8_ms"}
+    columns = {variant.device: variant.column for variant in (FP32, FP32_2420MHZ, INT8)}
     for device, times in published._times().items():
         for row in times.values():
             name = row["name_there"]
