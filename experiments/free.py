@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from experiments.results import Row
-from experiments.truth import Accuracies, number
+from experiments.results import Row, number
+from experiments.truth import Accuracies
 
 PARAMETERS, MACS, SLOWEST = "most parameters", "most MACs", "slowest"
 BLOCKS, UNIFORM = "most blocks, then MACs", "uniform scaling: equal blocks, equal depth, the slowest"

@@ -26,8 +26,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from experiments.jobs import Work, run_jobs
-from experiments.results import Results, Row, Value, markdown, ratio, shown
-from experiments.truth import number
+from experiments.results import Results, Row, Value, markdown, number, ratio, shown
 from search_space.errors import UserError
 
 if TYPE_CHECKING:

@@ -48,8 +48,17 @@ from experiments.own_photos_work import (
     Scale,
     Worker,
 )
-from experiments.results import NOT_MEASURED, Results, Row, Value, earlier_profiles, markdown, profile_digests, shown
-from experiments.truth import number
+from experiments.results import (
+    NOT_MEASURED,
+    Results,
+    Row,
+    Value,
+    earlier_profiles,
+    markdown,
+    number,
+    profile_digests,
+    shown,
+)
 from latency_models.options import Options
 from search_space.errors import UnknownName, UserError
 

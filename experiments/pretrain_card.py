@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from math import sqrt
 from statistics import fmean
 
-from experiments.results import Results, Row, earlier_profiles, markdown
-from experiments.table3_story import number
+from experiments.results import Results, Row, earlier_profiles, markdown, number
 
 
 def render(results: Results) -> str:

@@ -28,8 +28,8 @@ import numpy as np
 from experiments.free import free_scores
 from experiments.jobs import Work, run_jobs
 from experiments.ranking_work import Job, Ranker
-from experiments.results import FOLDER, NOT_MEASURED, Results, Row, Value, load_results, markdown, shown
-from experiments.truth import Accuracies, Truth, kendall, number, supernets_of
+from experiments.results import FOLDER, NOT_MEASURED, Results, Row, Value, load_results, markdown, number, shown
+from experiments.truth import Accuracies, Truth, kendall, supernets_of
 from experiments.truth_tables import taken
 from experiments.truth_work import Scale, all_paths
 from nas.choose.derive import LOWER_FLOORS

@@ -156,6 +156,13 @@ def shown(value: Value, digits: int = 0, scale: float = 1.0) -> str:
     return value if isinstance(value, str) else f"{value * scale:.{digits}f}"
 
 
+def number(row: Row, column: str) -> float:
+    """A cell that holds one; any other is a bug (`AssertionError`)."""
+    value = row[column]
+    assert isinstance(value, int | float), f"{column}={value!r}"
+    return float(value)
+
+
 def spread_shown(row: Row, name: str) -> str:
     """A cell: a median over rounds with its quartiles."""
     if row[name] is None:

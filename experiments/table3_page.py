@@ -14,8 +14,8 @@ from typing import Any
 from markupsafe import Markup
 
 from experiments.profiles.paper_scale import SCALES
-from experiments.results import FOLDER, Results, Row
-from experiments.table3_story import NOT_RUN, Story, Target, number, spread
+from experiments.results import FOLDER, Results, Row, number
+from experiments.table3_story import NOT_RUN, Story, Target, spread
 from experiments.table3_tables import LABELS, Table, cost, introduction, marks, not_begun, tables
 from experiments.table3_work import BUDGETS_MS, DEVICES, SPACES
 from nas.report.figures.svg import PAGE_WIDTH, Scale, curve, dot, element, line, rect, svg, text

@@ -9,19 +9,12 @@ from itertools import pairwise
 from statistics import fmean, stdev
 
 from experiments.profiles.paper_scale import TABLE_III, PublishedRow
-from experiments.results import Results, Row
+from experiments.results import Results, Row, number
 from experiments.table3_work import BUDGETS_MS, DEVICES
 
 NOT_RUN = "not yet run"
 PAPER = {(row.space, row.name.rsplit("-", 1)[1].lower()): row for row in TABLE_III}
 """(space, device) -> the published row."""
-
-
-def number(row: Row, name: str) -> float:
-    """A cell that holds a number; any other is a bug (`AssertionError`)."""
-    value = row[name]
-    assert isinstance(value, int | float), (name, value)
-    return float(value)
 
 
 def spread(values: Sequence[float], digits: int) -> str:

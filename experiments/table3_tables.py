@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from experiments.profiles.paper_scale import SCALES, TABLE_III, PublishedRow
-from experiments.results import NOT_MEASURED, Results, Row, earlier_profiles, markdown
-from experiments.table3_story import NOT_RUN, PAPER, Story, Target, number, spread
+from experiments.results import NOT_MEASURED, Results, Row, earlier_profiles, markdown, number
+from experiments.table3_story import NOT_RUN, PAPER, Story, Target, spread
 from experiments.table3_work import BUDGETS_MS, COMPARED, DEVICES, SPACES, nearest_feasible
 
 LABELS = {"proxyless": "Proxyless", "quadranet": "QuadraNet"}

@@ -37,10 +37,11 @@ from experiments.results import (
     earlier_profiles,
     load_results,
     markdown,
+    number,
     profile_digests,
     shown,
 )
-from experiments.truth import Truth, kendall, number
+from experiments.truth import Truth, kendall
 from experiments.truth_work import Scale, Worker, all_paths, load_images
 
 if TYPE_CHECKING:

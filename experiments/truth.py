@@ -15,7 +15,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.results import Row
+from experiments.results import Row, number
 
 Array = NDArray[np.float64]
 Accuracies = Mapping[str, float]
@@ -120,13 +120,6 @@ class Truth:
             others = [other for s, other in self.complete.items() if s != seed]
             taus.append(kendall(found, {name: fmean(o[name] for o in others) for name in found}))
         return taus
-
-
-def number(row: Row, column: str) -> float:
-    """A cell that holds one."""
-    value = row[column]
-    assert isinstance(value, int | float), f"{column}={value!r}"
-    return float(value)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from experiments.free import free_scores
-from experiments.results import NOT_MEASURED, Results, Row, earlier_profiles, markdown, shown
-from experiments.truth import Accuracies, Supernet, SupernetKey, Truth, equal_draws, kendall, number, supernets_of
+from experiments.results import NOT_MEASURED, Results, Row, earlier_profiles, markdown, number, shown
+from experiments.truth import Accuracies, Supernet, SupernetKey, Truth, equal_draws, kendall, supernets_of
 from nas.run.settings import SearchSettings
 
 RERANKED = SearchSettings().rerank  # networks that a gradient search compares at its end

@@ -71,5 +71,5 @@ def search(
     if plans[0].settings.deploy:
         from nas.deploy.finished import deploy_finished
 
-        deploy_finished(finished, plans[0].settings, lambda line: None, lambda line: warnings.warn(line, stacklevel=3))
+        deploy_finished(finished, plans[0].settings, lambda line: None, lambda line: warnings.warn(line, stacklevel=4))
     return finished

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from nas.command.options import given, print_first, run_command
 from nas.data.addresses import hidden_in, redacted
 from nas.run.defaults import with_defaults
-from nas.run.resume import Begun, folder_to_resume, options_to_resume
+from nas.run.resume import AUTO, Begun, folder_to_resume, options_to_resume
 from nas.run.settings import Resumable, settings_from_dict
-from nas.run.targets import settings_of
+from nas.run.targets import options_of, settings_of
+from search_space.reading import to_plain
 
 if TYPE_CHECKING:
     from nas.run.plan import Plan
@@ -34,7 +35,7 @@ def _search(values: dict[str, Any]) -> None:
         if begun is None:
             _say_finished(begun_in)
             return
-        values = options_to_resume(begun.options, values, sys.argv[1:])
+        values = options_to_resume(begun.options, _kept(values) if resume == AUTO else values, sys.argv[1:])
     elif values["init"] is not None:
         values = with_defaults(given(values, sys.argv[1:]))
     from nas.run.plan import check_out, plan_targets  # no torch up to here: a hopeless request is refused at once
@@ -57,6 +58,14 @@ def _search(values: dict[str, Any]) -> None:
             from nas.deploy.finished import deploy_finished
 
             deploy_finished(finished, plans[0].settings, print_first, lambda line: print_first(f"warning: {line}"))
+
+
+def _kept(values: dict[str, Any]) -> dict[str, Any]:
+    """What a run that these options begin keeps of them: completed, and every list as one."""
+    if values["init"] is not None:
+        values = with_defaults(given(values, sys.argv[1:]))
+    kept: dict[str, Any] = to_plain(options_of(settings_of(values)))
+    return kept
 
 
 def _say_plans(plans: tuple[Plan, ...]) -> None:

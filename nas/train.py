@@ -126,7 +126,7 @@ def full_training(
         data = replace(load(data_settings), place=here)
         for line in data.said:
             say(line)
-        data_settings = _shown_as_before(data_settings, data.class_names, found.input)
+        asked, data_settings = data_settings, _shown_as_before(data_settings, data.class_names, found.input)
         data = data.varied(data_settings.flip, data_settings.crop)
         torch.manual_seed(command.seed)
         chosen = chosen_before(found, data.num_classes, command.resolution)
@@ -143,7 +143,7 @@ def full_training(
                 say(f"note: {other}")
         options = {
             **asdict(command),
-            "data": asdict(data_settings),
+            "data": asdict(asked),
             "recipe": asdict(recipe),
             "checkpoint": asdict(checkpoint),
         }
@@ -165,7 +165,8 @@ def full_training(
             begun.require_same(folder, inputs, data.changed_since(folder))
             if here.first:
                 data.save_found(folder)
-            log, facts = TrainLog(folder, checkpoints, per_epoch, command.log, options), dict[str, Any]()
+            shown = {**options, "data": asdict(data_settings)}
+            log, facts = TrainLog(folder, checkpoints, per_epoch, command.log, shown), dict[str, Any]()
             at_the_end.push(lambda kind, error, trace: log.close(kind is None))
             with joined(here), SearchProgress(recipe.epochs * per_epoch, progress if here.first else False) as bar:
 

@@ -53,7 +53,7 @@ def narrowed(
                 f"{', '.join(map(str, blocks))}"
             )
         if left != blocks:
-            stage = replace(stage, blocks=left, kernel_sizes=None, expand_ratios=None)
+            stage = replace(stage, blocks=left, kernel_sizes=None, expand_ratios=None, quadratic=None)
         stages.append(stage)
     return replace(space, stages=tuple(stages))
 

@@ -481,6 +481,13 @@ def test_the_fields_of_files_are_all_explained(heading: str, kind: type) -> None
     assert sorted(explained) == sorted(f.name for f in dataclasses.fields(kind))
 
 
+def test_every_table_of_results_has_a_title_and_a_place_on_the_site() -> None:
+    tables = {path.stem for path in (ROOT / "experiments" / "results").glob("*.md")}
+    named = re.findall(r'^    "(\w+)": "', (ROOT / "docs/generate.py").read_text(encoding="utf-8"), re.MULTILINE)
+    placed = re.findall(r": results/(\w+)\.md$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(tables) == sorted(named) == sorted(placed)
+
+
 @pytest.mark.slow
 def test_the_site_builds_and_loads_nothing_from_the_network(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]

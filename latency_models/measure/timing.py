@@ -591,8 +591,8 @@ class LiteRtAdb:
             "cpu": f"{phone} {chip}".strip(),
             "clock": "not readable",
             "system": f"Android {android}",
+            "load_average": None,
         }
-        self.machine["load_average"] = None
         use = "true" if settings.optimization == "xnnpack" else "false"
         self._options = f"--num_threads={settings.threads} --use_xnnpack={use} {self.OPTIONS}"
         self.flags = {"benchmark_model": self._options}

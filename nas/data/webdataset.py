@@ -92,8 +92,8 @@ def _load(settings: WebDatasetSettings) -> DataSet:
         assert isinstance(split.source, TarSource)
         source, positions = split.source, split.indices.tolist()
         remote = is_remote(source.index.addresses[0])
-        # every image was decoded when it was packed: remote ones need not be fetched now, nor many local ones be read
-        # whose digests are compared at every read
+        # every image was decoded when it was packed: remote ones need not be fetched now, and many local ones need not
+        # be read now if the digest of each is compared at every read
         if images.packed and (remote or (not fully and source.index.sealed)):
             return Findings(ground=settings.ground)
         if not remote:

@@ -180,7 +180,6 @@ class OptunaSearch:
             self._tell(choices, accuracy)
 
     def _tell(self, choices: Choices, accuracy: float) -> None:
-
         if choices in self.asked:  # unless it was taken from here meanwhile
             self.study.tell(self.asked.pop(choices), accuracy, skip_if_finished=True)
             self.alive.clear()

@@ -142,7 +142,7 @@ class Checkpoints:
     def keep(self, phase: str, step: int, make: Callable[[], Checkpoint], now: bool = False) -> None:
         """Call after every step: saves what `make` gives if it is due (or `now`), and stops here if asked to.
 
-        Raises KeyboardInterrupt then, or what the handler of the signal raises, who may also let the run go on.
+        Raises KeyboardInterrupt then, or what the handler of the signal raises, which may also let the run go on.
         Several processes agree on stopping every few steps.
         """
         if is_joined():

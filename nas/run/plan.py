@@ -46,11 +46,20 @@ class Priced:
 
 @dataclass(frozen=True)
 class Plan(Priced):
-    """A feasible search: its settings and all that they name."""
+    """A feasible search: its settings and all that they name.
+
+    limited: whether a budget was asked for; without one the settings have the time of the slowest network.
+    """
 
     settings: SearchSettings
     binds: bool
+    limited: bool
     notes: tuple[str, ...]
+
+    @property
+    def asked(self) -> SearchSettings:
+        """The settings as they were asked for, which a run keeps for `resume=`."""
+        return self.settings if self.limited else replace(self.settings, budget_ms=NO_BUDGET_MS)
 
 
 def taken(folder: Path) -> UserError:
@@ -151,7 +160,7 @@ def _plan(settings: SearchSettings, priced: Priced) -> Plan:
         )
     notes += _resolution_notes(settings, priced) + _price_notes(settings, priced)
     notes += [f"{settings.device}: {caveat}" for caveat in priced.profile.header.caveats]
-    return Plan(**vars(priced), settings=settings, binds=binds, notes=tuple(notes))
+    return Plan(**vars(priced), settings=settings, binds=binds, limited=limited, notes=tuple(notes))
 
 
 def _published_note(settings: SearchSettings, priced: Priced) -> str:
@@ -224,7 +233,7 @@ def _price_notes(settings: SearchSettings, priced: Priced) -> list[str]:
     words = derived_words(shares[-1])
     if not words:
         return []
-    between = "" if f"{shares[0]:.0%}" == f"{shares[1]:.0%}" else f"{100 * shares[0]:.0f} to "
+    between = "" if f"{shares[0]:.0%}" == f"{shares[-1]:.0%}" else f"{100 * shares[0]:.0f} to "
     return [f"Latency on {settings.device} in '{space.name}': {words.replace('(', f'({between}')}"]
 
 

@@ -225,7 +225,7 @@ class SearchResult:
         if not self.is_of_imagenet:
             return f"{yours}, which are other images: the two do not compare"
         if best.top1 > accuracy.test and best.latency_ms <= budget.predicted_ms:
-            return f"{yours}, the same classes: it is dominated, slower and less accurate"
+            return f"{yours}, the same classes: it is dominated, no faster and less accurate"
         return f"{yours}, the same classes"
 
     @property

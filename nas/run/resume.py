@@ -25,7 +25,7 @@ NAME = "run.json"
 CHECKPOINTS = "checkpoints"  # the folder with the state of training, see `nas.run.checkpoint`
 IMAGES = "data"  # among a run's inputs
 OF_A_RUN = ("architecture.json", "weights.safetensors", "checkpoint.safetensors")  # what another run may start from
-MAY_CHANGE = {"resume", "threads", "accelerator", "distributed", "log"}  # how it runs, not what it gives
+MAY_CHANGE = {"threads", "accelerator", "distributed", "log"}  # how it runs, not what it gives
 AUTO = "auto"  # resume=auto
 
 

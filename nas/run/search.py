@@ -94,7 +94,7 @@ def _carry_out(
     settings, several, here = plans[0].settings, len(plans) > 1, data.place
     for line in data.said:
         say(line)
-    options, inputs = options_of([plan.settings for plan in plans]), _inputs(plans, data)
+    options, inputs = options_of([plan.asked for plan in plans]), _inputs(plans, data)
     begun = resume[1] if resume else Begun("search", options, command, datetime.now(UTC), inputs)
     plans = [decided(plan, data) for plan in plans]
     about = f"{'front' if several else target_name(settings)}-{plain_name(plans[0].space.name)}"

@@ -54,12 +54,13 @@ def each_target(options: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def options_of(each: Sequence[SearchSettings]) -> dict[str, Any]:
     """The options that `settings_of` turns into these settings: what a run keeps for `resume=`."""
-    shared = asdict(each[0])
+    budgets: dict[str, list[float | None]] = {}
+    for settings in each:
+        asked = None if settings.budget_ms == NO_BUDGET_MS else settings.budget_ms
+        budgets.setdefault(settings.device, []).append(asked)
+    shared = {**asdict(each[0]), "budget_ms": budgets[each[0].device][0]}
     if len(each) == 1:
         return shared
-    budgets: dict[str, list[float]] = {}
-    for settings in each:
-        budgets.setdefault(settings.device, []).append(settings.budget_ms)
     return {**shared, "device": list(budgets), "budget_ms": list(budgets.values())}
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +16,12 @@ import optuna
 import pytest
 
 from nas.discrete.optuna import CHOICES
+from nas.run.result import load_result
 from tests import ROOT
 from tests.cluster.postgres import database, missing
 from tests.cluster.slurm import wait_for
 from tests.nas.discrete.small_region import additive_accuracy
+from tests.nas.run.test_resume import BUDGETS_MS, SPACES
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.skipif(bool(missing()), reason=missing())]
 
@@ -96,3 +100,42 @@ def test_no_trial_is_lost_or_run_twice(
     retried = {trial.system_attrs["failed_trial"] for trial in trials if "failed_trial" in trial.system_attrs}
     of_killed = [t for t in trials if t.user_attrs.get(CHOICES) == [int(word) for word in killed.split()]]
     assert {t.number for t in of_killed if t.state == FAIL} & retried  # marked failed, and tried again
+
+
+def test_searches_share_a_study_and_end_with_one_network(
+    address: str, workers: list[subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """Every worker trains the same supernet, so that a network has one accuracy, whoever measures it."""
+    (tmp_path / "space.yaml").write_text(SPACES["quadra"])
+    command = [
+        *(sys.executable, "-m", "nas.search", "strategy=optuna", f"optuna.storage={address}", "trials=16"),
+        *(f"optuna.stale_s={STALE_S}", "device=cpu", f"budget_ms={BUDGETS_MS['quadra']}", "space=space.yaml"),
+        "use_at_least=0.5",  # which leaves more networks than trials
+        *("threads=1", "data.resolution=16", "data.limit=120", "warmup.epochs=0", "epochs=1", "finetune.epochs=0"),
+    ]
+    logs = {name: tmp_path / f"{name}.txt" for name in "abcd"}
+    for name, log in logs.items():
+        with log.open("w") as said:
+            workers.append(
+                subprocess.Popen(
+                    [*command, f"out={name}"], cwd=tmp_path, env=ENVIRONMENT, stdout=said, stderr=said, text=True
+                )
+            )
+    wait_for(lambda: any(trial.state == COMPLETE for trial in trials_of(address)), "a trial is complete", 300)
+    time.sleep(0.5)
+    workers[0].kill()
+    ended = [worker.wait(400) for worker in workers]
+    assert ended == [-signal.SIGKILL, 0, 0, 0], [log.read_text() for log in logs.values()]
+    assert not (tmp_path / "a" / "architecture.json").exists()
+    trials = [trial for trial in trials_of(address) if trial.state == COMPLETE]
+    done = [tuple(trial.user_attrs[CHOICES]) for trial in trials]
+    assert len(set(done)) == len(done) and 16 <= len(done) <= 18
+    shares = {name: list(csv.DictReader((tmp_path / name / "trials.csv").read_text().splitlines())) for name in "bcd"}
+    last = max(shares, key=lambda name: len(shares[name]))
+    assert len(shares[last]) == len(done)  # who ends last knows all
+    alone = subprocess.run(
+        [*command, "out=e"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert "test accuracy" in alone.stdout and "trials" not in (tmp_path / "e" / "search.csv").read_text()
+    first, second = (load_result(tmp_path / name / "architecture.json") for name in (last, "e"))
+    assert first.architecture == second.architecture

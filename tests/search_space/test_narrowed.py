@@ -23,6 +23,13 @@ def test_kernel_sizes_stay_alone() -> None:
     assert SearchSpace.from_dict(cut.to_dict()) == cut
 
 
+def test_stages_with_quadratic_forms_of_their_own_are_cut_too() -> None:
+    own = load_space("efficientnet_lite0_quadratic").to_dict()
+    own["stages"][1]["quadratic"] = [2]
+    cut = narrowed(SearchSpace.from_dict(own), [3], ["k3e6q2"])
+    assert names(cut, 1) == [f"k3e{ratio}{form}" for ratio in (1, 2, 3, 4) for form in ("", "q2")] + ["k3e6"]
+
+
 @pytest.mark.parametrize(
     ("avoid", "left"),
     [

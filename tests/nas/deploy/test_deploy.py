@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 from latency_models.measure.kernel_onnx import network_item
+from nas.api import search
 from nas.data import DataSettings, load
 from nas.deploy import Convertible, Delegation, Files, Pixels, work
 from nas.deploy.__main__ import main
@@ -209,6 +211,16 @@ def test_a_finished_run_is_deployed_to_what_its_settings_name(run: Path, tmp_pat
     assert said[-1].startswith("onnxruntime fp32: ") and "-> " in said[-1]
     assert card_in(tmp_path / "run/deploy/onnxruntime_fp32").target == "onnxruntime"
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted([*before, "deploy"])
+
+
+def test_a_deployment_that_fails_warns_where_search_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = SimpleNamespace(settings=SearchSettings(deploy=("onnxruntime",)))
+    monkeypatch.setattr("nas.api.plan_targets", lambda *asked: [plan])
+    monkeypatch.setattr("nas.api.carry_out", lambda *asked, **options: object())
+    monkeypatch.setattr("nas.deploy.finished.deploy_finished", lambda found, settings, say, failed: failed("no luck"))
+    with pytest.warns(UserWarning, match="no luck") as said:
+        search()
+    assert said[0].filename == __file__
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_the_sentence_says_what_compares() -> None:
     words = result(best).published_words
     assert "is Net at 75.0 % of ImageNet (" in words and "measured there; fp32 weights net_100.in1k" in words
     assert words.endswith("which are other images: the two do not compare") and "dominated" not in words
-    assert result(best, imagenet=True).published_words.endswith("it is dominated, slower and less accurate")
+    assert result(best, imagenet=True).published_words.endswith("it is dominated, no faster and less accurate")
     assert result(best, imagenet=True, test=0.76).published_words.endswith("the same classes")
     slower = replace(best, latency_ms=1.1 * budget.predicted_ms, measured="", source="")
     assert result(slower, imagenet=True).published_words.endswith("the same classes")

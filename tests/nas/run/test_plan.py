@@ -71,6 +71,12 @@ def test_what_a_profile_stands_for_is_said(device: str) -> None:
     assert [note.partition(":")[0] for note in said] == (["cpu", "cpu"] if device == "cpu" else [])
 
 
+def test_derived_prices_are_told_from_the_least_to_the_most_whichever_network_has_them() -> None:
+    plan = plan_search(SearchSettings(device="vpu", space="quadranet_t", budget_ms=40.0), num_classes=10)
+    (said,) = (note for note in plan.notes if "derived prices" in note)
+    assert "(41 to 55 %)" in said
+
+
 def test_limits_alone_are_a_plan_whose_budget_is_the_slowest_networks_time() -> None:
     options = {"device": ["cpu", "vpu"], "budget_ms": [None, [30, None]], "limits": {"macs": 3e8}}
     plans = plan_targets(settings_of(options), num_classes=10)
@@ -78,8 +84,10 @@ def test_limits_alone_are_a_plan_whose_budget_is_the_slowest_networks_time() -> 
     assert plans[0].settings.budget_ms == plans[0].table.maximum_ms and plans[0].limits.most == {"macs": 3e8}
     said = ["Latency is not limited: limits alone are kept" in plan.notes[0] for plan in plans]
     assert said == [True, False, True] and not any("does not bind" in note for plan in plans for note in plan.notes)
-    again = settings_of(options_of([plan.settings for plan in plans]))
-    assert again == tuple(plan.settings for plan in plans)
+    kept = options_of([plan.asked for plan in plans])
+    assert kept["budget_ms"] == [[None], [30, None]] and settings_of(kept) == settings_of(options)
+    again = plan_targets(settings_of(kept), num_classes=10)
+    assert [(plan.settings, plan.notes) for plan in again] == [(plan.settings, plan.notes) for plan in plans]
     assert target_name(plans[2].settings) == "vpu-87.3187ms"
 
 

@@ -19,17 +19,23 @@ import torch
 from safetensors.torch import load, save
 
 from nas.api import Finished, search
+from nas.command.options import given
 from nas.data import DataSettings
 from nas.run.checkpoint import FORMAT, Checkpoint, Checkpoints
+from nas.run.defaults import with_defaults
+from nas.run.plan import plan_targets
+from nas.run.result import Preprocessing, save_result
 from nas.run.resume import Begun, folder_to_resume, only_process, options_to_resume
-from nas.run.settings import TrainCommand
-from nas.search import _search
+from nas.run.settings import SearchSettings, TrainCommand
+from nas.run.targets import options_of, settings_of
+from nas.search import _kept, _search
 from nas.train import _train, full_training
 from nas.training.loop import checked
 from nas.training.recipes import Recipe
 from search_space import UserError
 from search_space.errors import BadFile, CannotWrite, Stopped
 from tests import ROOT
+from tests.nas.run.test_result import sample_result
 
 SPACES = {
     "quadra": """
@@ -411,6 +417,47 @@ def test_the_same_command_begins_and_resumes(
     (new / "architecture.json").write_text("{}")
     _train({**values, "data": {"epochs": {}}})
     assert f"the run in '{new}' has finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"budget_ms": None, "avoid": "dwconv7", "deploy": "onnxruntime", "limits": {"macs": 3e8}},
+        {"budget_ms": [25, 30], "kernel_sizes": [3, 5]},
+        {"init": "efficientnet_lite0", "data": {"name": "imagefolder", "root": "photos"}},
+    ],
+)
+def test_the_command_line_that_began_a_run_is_no_change(line: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is written: a name alone for a list, no budget, a data set whose defaults come from trained weights."""
+    monkeypatch.setattr(sys, "argv", ["nas.search", *(f"{name}=..." for name in line)])
+    composed = {**asdict(SearchSettings()), **line}
+    composed["data"] = {**asdict(SearchSettings().data), **line.get("data", {})}
+    options = with_defaults(given(composed, sys.argv[1:])) if "init" in line else composed
+    if "init" in line:
+        assert options["data"]["resolution"] != composed["data"]["resolution"]
+        begun = json.loads(json.dumps(options_of(settings_of(options))))
+    else:
+        plans = plan_targets(settings_of(options), num_classes=10)
+        begun = json.loads(json.dumps(options_of([plan.asked for plan in plans])))
+    assert options_to_resume(begun, _kept(composed), sys.argv[1:]) == begun
+
+
+def test_a_training_keeps_its_options_as_they_were_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes over from the search that found the network is no change when the same command resumes it."""
+    found = sample_result()
+    shown = Preprocessing("whole", 1.0, "shift", False)
+    save_result(replace(found, input=replace(found.input, preprocessing=shown)), tmp_path / "architecture.json")
+    kept: list[Begun] = []
+
+    def stop(out: str | None, stem: str, begun: Begun, *rest: object) -> None:
+        kept.append(begun)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nas.run.folder.run_folder", stop)
+    asked = DataSettings(resolution=32, limit=60)
+    with pytest.raises(KeyboardInterrupt):
+        full_training(TrainCommand(str(tmp_path / "architecture.json"), resolution=32), asked, Recipe(epochs=1))
+    assert kept[0].options["data"] == asdict(asked)
 
 
 def full_disk(*arguments: Any) -> None:
