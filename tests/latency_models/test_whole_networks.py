@@ -13,7 +13,7 @@ import pytest
 
 from device_profiles import Calibration, DeviceProfile, FusionRules, Kernel, load_profile
 from latency_models import LatencyModel, fit_latency_model, fuse
-from latency_models.fit.whole_networks import Measurement, few_profile, mix, pieces
+from latency_models.fit.whole_networks import Measurement, _Mix, few_profile, mix, pieces
 from latency_models.fit.whole_networks_file import profile_from_few, read_measurements
 from search_space import Architecture, Kind, LayerSpec, UserError, available_spaces, load_space, lower
 from search_space.errors import BadFile
@@ -90,8 +90,9 @@ def test_weights_are_never_negative_and_time_keeps_its_unit(count: int) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("space_name", available_spaces())
 def test_a_coarse_kernel_falls_into_the_kernels_of_the_device(device: str, space_name: str) -> None:
-    """The gpu merges the most; its kernels taken apart by any device's rules are that device's kernels."""
-    model, coarse = MODELS[device], MODELS["gpu"].fusion
+    """Kernels by the rules of a mix with the gpu, which merges the most, taken apart are each device's kernels."""
+    model = MODELS[device]
+    coarse = _Mix((model, MODELS["gpu"]), (1.0, 1.0), 0.0).fusion
     for architecture in architectures(5, 1, (space_name,)):
         for segment in lower(architecture, 224, 1000):
             own = sum(model.kernel_price(kernel).ms for kernel in fuse(segment.nodes, model.fusion))
