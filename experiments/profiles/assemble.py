@@ -16,6 +16,7 @@ from latency_models.fit.kind_model import WIDENING_RULE, Evidence, kind_model
 from latency_models.fit.regression import Form
 from latency_models.grid import grid_kernels
 from search_space.layer import Kind
+from search_space.space import SearchSpace
 from search_space.space_file import available_spaces, load_space
 
 
@@ -35,10 +36,19 @@ def network_interval(coverage: float, ratios: NDArray[np.float64], calibrated_on
     )
 
 
+def tabled_spaces() -> list[SearchSpace]:
+    """The shipped spaces that a profile's table lists the kernels of.
+
+    Those that offer quadratic forms beside blocks of another are priced by the same models, and add nothing to a table.
+    """
+    spaces = map(load_space, available_spaces())
+    return [space for space in spaces if all(choice.branches == 1 for choice in space.choices)]
+
+
 def table_rows(models: Mapping[str, KindModel], rules: FusionRules, lanes: Lanes) -> list[KernelRow]:
-    """One row for every distinct kernel of the shipped spaces at 224 pixels and 1000 classes."""
+    """One row for every distinct kernel of `tabled_spaces` at 224 pixels and 1000 classes."""
     rows = []
-    for kernel in grid_kernels(map(load_space, available_spaces()), rules):
+    for kernel in grid_kernels(tabled_spaces(), rules):
         model = models[kernel.price_kind]
         ms = sum(value * FEATURES[name](kernel, lanes) for name, value in model.coefficients.items())
         spread_ms = ms * (model.high_factor - model.low_factor) / 2

@@ -14,7 +14,7 @@ import numpy as np
 
 from device_profiles import MEASURED, FusionRules, Header, Kernel, KernelRow, KindModel, Lanes, Source
 from experiments.profiles import EVALUATED_BY
-from experiments.profiles.assemble import network_interval
+from experiments.profiles.assemble import network_interval, tabled_spaces
 from experiments.profiles.gpu_eager_fp32.evaluation import evaluations
 from experiments.profiles.gpu_eager_fp32.fit import Fitted
 from experiments.profiles.gpu_eager_fp32.level import Kinds, fit_alone, network_samples
@@ -26,7 +26,6 @@ from latency_models.fit.kind_model import Evidence, kind_model
 from latency_models.fit.regression import fit_coefficients, summary
 from latency_models.grid import grid_kernels
 from search_space.layer import Kind
-from search_space.space_file import available_spaces, load_space
 
 __all__ = ["evaluations", "rebuild"]
 
@@ -136,7 +135,7 @@ def _measured_rows(kinds: Kinds) -> list[KernelRow]:
 def _grid_rows(kinds: Kinds, models: Mapping[str, KindModel]) -> list[KernelRow]:
     """The kernels of the shipped spaces that were not measured."""
     known = {kernel for fitted in kinds.fitted.values() for kernel in fitted.rows.kernels}
-    kernels = [k for k in grid_kernels(map(load_space, available_spaces()), RULES) if k not in known]
+    kernels = [k for k in grid_kernels(tabled_spaces(), RULES) if k not in known]
     return [
         _grid_row(kernel, ms, models[kernel.price_kind]) for kernel, ms in zip(kernels, kinds.ms(kernels), strict=True)
     ]
