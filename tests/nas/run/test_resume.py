@@ -337,7 +337,7 @@ def test_threads_given_with_resume_are_used(
         options = asdict(TrainCommand(architecture="x.json")) | {"data": {}, "recipe": {}, "checkpoint": {}}
         replace(begun, kind="train", options=options).save(stopped)
     monkeypatch.setattr(sys, "argv", ["command", f"resume={stopped}", "threads=0"])
-    values = {"resume": str(stopped), "threads": 0, "data": {"epochs": {}}, "optuna": {}}
+    values = {"resume": str(stopped), "out": None, "threads": 0, "data": {"epochs": {}}, "optuna": {}}
     with pytest.raises(UserError, match="threads=0 is not between 1 and 1024"):
         {"search": _search, "train": _train}[kind](values)
 
