@@ -83,12 +83,16 @@ def pack(data: DataSet, folder: Path, shard_mb: float = 100.0) -> str:
 
 def _require_free(folder: Path) -> bool:
     """Whether it holds a packing that was not finished. Raises `UserError` for one that holds anything else."""
-    from nas.data.shards.index import UNFINISHED
+    from nas.data.shards.index import NAME, UNFINISHED
 
     inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     inside -= {name for name in inside if name.startswith(f".{UNFINISHED}.")}  # of one killed while it wrote the mark
     if UNFINISHED in inside:
         return True
+    if NAME in inside:
+        raise UserError(
+            f"'{folder}' holds packed images already: use data=webdataset data.root={folder}, or name another with out="
+        )
     if inside:
         raise UserError(f"the folder '{folder}' is not empty; name another with out=")
     return False

@@ -8,10 +8,14 @@ class UserError(ValueError):
     """What was asked cannot be done; the message is one line: asked, exists, what to do."""
 
 
+LONGEST_LINE = 500  # characters of another library's message
+
+
 def one_line(error: BaseException) -> str:
-    """The first line of another library's message, or the error's name where it has none."""
+    """The first line of another library's message, not too long, or the error's name where it has none."""
     lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 4]} ..."
 
 
 class UnknownName(UserError):

@@ -56,7 +56,8 @@ def load_named(what: str, name: str, known: Mapping[str, str], role: Sequence[st
             raise  # a fault inside that module, not in its name
         raise UserError(f"{what}={name}: there is no module '{error.name}' on the Python path") from error
     except AttributeError as error:
-        raise UserError(f"{what}={name}: the module '{module}' has no '{value}'") from error
+        missing = f"'{value}'" if value.isidentifier() else "value of that name"  # which may hold an address's password
+        raise UserError(f"{what}={name}: the module '{module}' has no {missing}") from error
     if not isinstance(role, int):
         if lacking := [attribute for attribute in role if not hasattr(found, attribute)]:
             raise UserError(f"{what}={name} is no {what}: it has no '{lacking[0]}'; it needs {', '.join(role)}")

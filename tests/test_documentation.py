@@ -382,7 +382,7 @@ def small(module: str, arguments: list[str]) -> list[str]:
     given = {argument.partition("=")[0] for argument in arguments}
     arguments = [f"{k}={LESS[k]}" if (k := a.partition("=")[0]) in LESS else a for a in arguments]
     options = SMALL.get(module, "").split()
-    if "resume" in given:
+    if "resume" in given and "resume=auto" not in arguments:
         options = []
     elif "init" in given and any(a.startswith("init=efficientnet") for a in arguments):
         options = [option for option in options if "epochs=" not in option] + ["finetune.epochs=1"]  # no supernet

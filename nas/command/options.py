@@ -25,7 +25,7 @@ from nas.run.settings import CheckpointSettings, PackCommand, Resumable, SearchS
 from nas.training.recipes import Recipe
 from search_space.errors import Stopped, UnknownName, UserError, one_line
 from search_space.last_words import STOPPED, WRONG, in_words, last_words, say, say_and_exit
-from search_space.reading import declared, read_yaml, to_plain
+from search_space.reading import LONGEST_SHOWN, declared, read_yaml, to_plain
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -162,8 +162,8 @@ def check_overrides(config: str, arguments: Sequence[str]) -> list[str]:
             raise UserError(f"'{argument}' is not an option; options are written key=value (all: --help)")
         try:
             parsed.append(parser.parse_override(argument))
-        except HydraException as error:
-            raise UserError(f"cannot read '{argument}': {str(error).splitlines()[0]}") from error
+        except (HydraException, ValueError) as error:  # the second for an integer of thousands of digits
+            raise UserError(f"cannot read '{argument[:LONGEST_SHOWN]}': {one_line(error)}") from error
     for override in parsed:
         if override.key_or_group in groups:
             if override.is_delete():

@@ -66,7 +66,8 @@ def _imported(name: str, path: str) -> NamedDataSet:
             f"give a module that Python finds, or one of {', '.join(known())}"
         ) from error
     if not isinstance(found, NamedDataSet):
-        raise UserError(f"data={name}: '{module}' has no nas.data.NamedDataSet called {value or VALUE}")
+        wanted = f"called {value or VALUE}" if (value or VALUE).isidentifier() else "of that name"
+        raise UserError(f"data={name}: '{module}' has no nas.data.NamedDataSet {wanted}")
     return found
 
 

@@ -16,6 +16,7 @@ from nas.data.soundness import Findings
 from nas.data.sources import EncodedSource, ImageSource, ShardedSource
 from nas.run.result import InputFormat
 from search_space.errors import UserError
+from search_space.reading import shown
 
 UNEVEN = 3  # times as many training images of one class as of another, from which it is said
 
@@ -142,7 +143,7 @@ def assemble(
         if lacking and own.get(name) is None:
             number = data.class_names.index(lacking[0])
             raise UserError(
-                f"data '{data.name}' has too few images of class '{lacking[0]}': none is left for {name}"
+                f"data '{data.name}' has too few images of class {shown(lacking[0])}: none is left for {name}"
                 f"{_tied(number, splits, keys)}"
             )
         if lacking:

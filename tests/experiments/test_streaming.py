@@ -42,4 +42,4 @@ def test_a_quick_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert all(row["peak_mib"] >= row["load_mib"] >= row["start_mib"] > 100 for row in reading.values())  # type: ignore[operator]
     said = capsys.readouterr().out
     assert main(["show", f"out={tmp_path / 'streaming.json'}"]) == 0
-    assert said.startswith(capsys.readouterr().out.strip())
+    assert capsys.readouterr().out.strip() in said

@@ -214,10 +214,10 @@ def test_without_test_images_validation_images_are_the_test(name: str, tmp_path:
     assert f"validation 2 (held out), test 8 ('{name}', as there is no test folder)" in data.found[0]
 
 
-def test_validation_images_are_packed_with_the_training_images(tmp_path: Path) -> None:
-    """Shards have a training and a test part; each image must come from its own split. webdataset 291."""
+def test_validation_images_are_packed_by_themselves(tmp_path: Path) -> None:
+    """Each image must come from its own split. webdataset 291."""
     data = loaded(splits(tmp_path / "images", {"train": 10, "val": 4, "test": 3}))
-    assert "28 training and 6 test images" in pack(data, tmp_path / "shards")
+    assert "20 training, 8 validation and 6 test images" in pack(data, tmp_path / "shards")
 
 
 # ------------------------------------------------------------------ splits that lack classes

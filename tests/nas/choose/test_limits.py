@@ -99,13 +99,17 @@ def test_what_is_added_up_is_what_the_network_costs(name: str) -> None:
 
     space, rng = load_space(name), random.Random(0)
     limits = limits_of(space, 224, 1000, LimitSettings(params=1))
-    for architecture in (space.smallest(), space.largest(), *(space.random_architecture(rng) for _ in range(20))):
+    for architecture in (
+        space.smallest(),
+        space.largest(quadratic=True),
+        *(space.random_architecture(rng) for _ in range(20)),
+    ):
         real = cost_of(lower(architecture, 224, 1000))
         assert cost(limits, space.path(architecture)) == {n: getattr(real, field) for n, field in FIELDS.items()}
     for limit in NAMES:
         least, most = limits.range(limit)
         assert least <= getattr(cost_of(lower(space.smallest(), 224, 1000)), FIELDS[limit])
-        assert most == getattr(cost_of(lower(space.largest(), 224, 1000)), FIELDS[limit])
+        assert most == getattr(cost_of(lower(space.largest(quadratic=True), 224, 1000)), FIELDS[limit])
 
 
 @pytest.mark.parametrize("name", available_spaces())

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from nas.command.options import check_overrides
+from nas.data import find
 from nas.data.settings import DataSettings
 from nas.run.plan import plan_targets
 from nas.run.settings import PackCommand, SearchSettings, TrainCommand, settings_from_dict
 from nas.run.targets import settings_of
 from nas.training.recipes import Recipe
 from search_space.errors import UserError
+from search_space.named import load_named
 from search_space.reading import declared
 
 NEEDED: dict[type, dict[str, Any]] = {
@@ -78,3 +81,18 @@ def test_what_is_taken_can_be_planned_or_is_refused(name: str) -> None:
 @pytest.mark.parametrize("kind", [SearchSettings, TrainCommand, PackCommand])
 def test_a_folder_that_cannot_be_is_refused(kind: type, out: Any) -> None:
     assert isinstance(given(kind, ("out",), out), str)
+
+
+def test_an_integer_of_thousands_of_digits_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"^cannot read 'train\.lr=9+': .*") as caught:
+        check_overrides("search", [f"train.lr={'9' * 5000}"])
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize(("option", "role"), [("data", 1), ("logger", 1)])
+def test_an_address_in_place_of_a_name_keeps_its_password(option: str, role: int) -> None:
+    with pytest.raises(UserError) as caught:
+        load_named(option, "json://me:hunter2@host/x", {}, role)
+    with pytest.raises(UserError) as of_data:
+        find("json://me:hunter2@host/x")
+    assert not any("hunter2" in str(error.value).split(": ", 1)[1] for error in (caught, of_data))
