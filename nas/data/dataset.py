@@ -149,7 +149,8 @@ class DataSet:
         draws = (seed, epoch) if training else None
         chunks = batches_of(split.source, split.indices, split.labels, batch_size, draws, self.place)
         count = preparing_threads(self.place)
-        with ThreadPoolExecutor(count) as ahead, ThreadPoolExecutor(1) as fetching:
+        ahead, fetching = ThreadPoolExecutor(count), ThreadPoolExecutor(1)
+        try:
             jobs = _prepared(split, chunks[start:], fetching)
             # the next batches are made while this one is used
             waiting = [ahead.submit(self._batch, job, resolution, draws) for job in islice(jobs, count + 1)]
@@ -157,6 +158,10 @@ class DataSet:
                 images, labels = waiting.pop(0).result()
                 waiting += [ahead.submit(self._batch, job, resolution, draws) for job in islice(jobs, 1)]
                 yield self._placed(images), self._placed(labels)
+        finally:
+            # not waited for: what is left early may be collected in any thread, even in one that these need to end
+            for pool in (ahead, fetching):
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def names_in_order(self, split: Split, batch_size: int) -> list[str]:
         """Of a split's images as `batches` gives them outside of training; '' where the source knows no names."""
