@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import random
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -695,3 +696,30 @@ def test_a_gpu_has_its_share_of_the_cores_prepare(monkeypatch: pytest.MonkeyPatc
     assert dataset.preparing_threads(Place(torch.device("cuda", 0))) == 16
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert dataset.preparing_threads(Place(torch.device("cuda", 1), rank=1, ranks=8)) == 4
+
+
+def test_batches_that_are_left_early_are_not_waited_for() -> None:
+    """Else one that is collected in the thread by which images come, as of a streaming library, waits for ever."""
+    free, let = threading.Event(), set(range(64))
+
+    class Stuck(ArraySource):
+        def read(self, index: int) -> NDArray[np.uint8]:
+            assert index in let or free.wait(60)
+            return super().read(index)
+
+    pixels = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None, None, None], (64, 4, 4, 3))
+    split = Split(Stuck(pixels), np.arange(64), np.arange(64) % 2)
+    data = DataSet("stuck", ("a", "b"), split, split, split, mean=(0, 0, 0), std=(1, 1, 1))
+    images, _ = next(iter(list(data.batches(split, 4, 8))))
+    let.intersection_update((255 * images[:, 0, 0, 0]).round().int().tolist())
+    assert len(let) == 8
+    batches = data.batches(split, 4, 8)
+    next(batches)
+    left = threading.Thread(target=batches.close)  # type: ignore[attr-defined]
+    left.start()
+    left.join(30)
+    try:
+        assert not left.is_alive()
+    finally:
+        free.set()
+        left.join()
