@@ -276,7 +276,7 @@ def test_a_stopped_packing_is_refused_and_begins_anew(at: str, tmp_path: Path, m
     assert not (tmp_path / UNFINISHED).exists()
     whole = load_data(WebDatasetSettings("webdataset", str(tmp_path), cache=cache))
     assert sum(map(len, (whole.train, whole.validation, whole.test))) == 1797
-    with pytest.raises(UserError, match="is not empty"):
+    with pytest.raises(UserError, match="holds packed images already"):
         pack(DIGITS, tmp_path, 1.0)
 
 
