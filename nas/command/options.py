@@ -425,10 +425,14 @@ def fail(error: UserError) -> NoReturn:
     error.args = (redacted(str(error)),)  # an address may stand where a number should
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         say_and_exit(error)
-    from nas.run.distributed import hold_stops_off, is_to_say
-
-    hold_stops_off()  # another process that leaves first has torchrun end this one, which may be the one to speak
-    if is_to_say():
+    try:
+        from nas.run.distributed import hold_stops_off, is_to_say
+    except Exception:  # stopped while it imported torch, which cannot be imported again
+        speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+    else:
+        hold_stops_off()  # another process that leaves first has torchrun end this one, which may be the one to speak
+        speaks = is_to_say()
+    if speaks:
         say(error)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

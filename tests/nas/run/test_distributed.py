@@ -256,3 +256,17 @@ def test_an_accelerator_that_is_not_there_is_one_line(monkeypatch: pytest.Monkey
     with pytest.raises(UserError, match="finds no CUDA device"):
         place("cuda")
     assert place("auto") == Place()
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "error: stopped\n"), ("1", "")])
+def test_a_stop_while_torch_is_imported_is_no_traceback(rank: str, said: str, tmp_path: Path) -> None:
+    """Half imported, it refuses to be imported again."""
+    script = (
+        "import sys; from nas.command.options import fail; from search_space.errors import Stopped; "
+        "sys.modules['nas.run.distributed'] = None; fail(Stopped('stopped'))"
+    )
+    environment = {**ENVIRONMENT, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, said)
