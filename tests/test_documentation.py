@@ -481,6 +481,16 @@ def test_the_fields_of_files_are_all_explained(heading: str, kind: type) -> None
     assert sorted(explained) == sorted(f.name for f in dataclasses.fields(kind))
 
 
+def test_commands_of_results_hold_no_path_of_the_machine_that_ran_them() -> None:
+    results = ROOT / "experiments" / "results"
+    said = {
+        path.name: path.read_text(encoding="utf-8") for path in results.iterdir() if path.suffix in (".json", ".md")
+    }
+    commands = {name: re.findall(r"python -m [^`\"\n]+", text) for name, text in said.items()}
+    assert sum(map(len, commands.values())) > 20
+    assert [(name, line) for name, lines in commands.items() for line in lines if re.search(r"[= ]/\w", line)] == []
+
+
 def test_every_table_of_results_has_a_title_and_a_place_on_the_site() -> None:
     tables = {path.stem for path in (ROOT / "experiments" / "results").glob("*.md")}
     named = re.findall(r'^    "(\w+)": "', (ROOT / "docs/generate.py").read_text(encoding="utf-8"), re.MULTILINE)
