@@ -433,13 +433,7 @@ class OnnxRuntime:
             binding.bind_cpu_input(value.name, _random([n if isinstance(n, int) else 1 for n in value.shape]))
         for value in session.get_outputs():
             binding.bind_output(value.name, "cpu")
-
-        def run() -> float:
-            start = time.perf_counter()
-            session.run_with_iobinding(binding)
-            return 1e3 * (time.perf_counter() - start)
-
-        return run
+        return clocked(lambda: session.run_with_iobinding(binding))
 
 
 class OpenVino:
@@ -494,13 +488,7 @@ class OpenVino:
         request = self._core.compile_model(model, self._processor, self._config).create_infer_request()
         for value in model.inputs:
             request.set_tensor(value.any_name, self._tensor(_random(list(value.shape))))
-
-        def run() -> float:
-            start = time.perf_counter()
-            request.infer()
-            return 1e3 * (time.perf_counter() - start)
-
-        return run
+        return clocked(request.infer)
 
 
 class LiteRt:
@@ -548,13 +536,7 @@ class LiteRt:
             noise = _random(value["shape"])
             stored = np.clip(noise * 40, -128, 127) if value["dtype"] == np.int8 else noise
             interpreter.set_tensor(value["index"], stored.astype(value["dtype"]))
-
-        def run() -> float:
-            start = time.perf_counter()
-            interpreter.invoke()
-            return 1e3 * (time.perf_counter() - start)
-
-        return run
+        return clocked(interpreter.invoke)
 
 
 class LiteRtAdb:
@@ -775,6 +757,17 @@ def load_item(runtime: Runtime, item: Item) -> Run:
 def _one_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     return " ".join(line for line in lines if line)[:400] or type(error).__name__
+
+
+def clocked(work: Callable[[], object]) -> Run:
+    """A function that does the work once and says how many ms that took."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        work()
+        return 1e3 * (time.perf_counter() - start)
+
+    return run
 
 
 def _random(shape: Sequence[int]) -> Any:

@@ -305,15 +305,7 @@ def _timed(
         runtime = timing.open_runtime(settings)
         sessions = {name: opener() for name, opener in openers.items()}
 
-        def timed(session: Session) -> timing.Run:
-            def run() -> float:
-                start = time.perf_counter()
-                session(image)
-                return 1e3 * (time.perf_counter() - start)
-
-            return run
-
-        runs = {name: timed(session) for name, session in sessions.items()}
+        runs = {name: timing.clocked(partial(session, image)) for name, session in sessions.items()}
         items = [timing.Item(name, lambda: content, ()) for name in ("before", *runs)]
         runs["before"] = runtime.load(items[0])
         records: list[timing.Record] = []
