@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from latency_models.scenario import assume, settle
 from search_space import load_space, lower
 from search_space.errors import BadFile, UnknownName
 from search_space.lower import Segment
+from tests import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +118,18 @@ def test_a_scenario_in_a_file_is_found_by_the_predictor(
     saved = save_profile(tmp_path / "vpu", profile.header, profile.rows)
     assert saved.digest == profile.digest
     assert predicted(saved, network) == predicted(profile, network)
+
+
+def test_the_table_of_the_docs_is_what_the_profile_says(profile: DeviceProfile) -> None:
+    text = (ROOT / "docs" / "latency.md").read_text(encoding="utf-8")
+    row = r"^\| the (\w+)(?: in scenario `(\w+)`| network) \| ([\d.]+) \| ([\d.]+) \| (\d+ %)"
+    rows = re.findall(row, text, re.MULTILINE)
+    assert len(rows) == 6
+    space = load_space("quadranet")
+    ends = {"smallest": space.smallest(), "largest": space.largest()}
+    for end, scenario, ms, interval, derived in rows:
+        model = fit_latency_model(assume(profile, scenario) if scenario else profile)
+        segments = lower(ends[end], 224, 1000)
+        found = model.predict(segments)
+        assert (f"{found.latency_ms:.3g}", f"{found.low_ms:.1f}..{found.high_ms:.1f}") == (ms, interval)
+        assert f"{100 * model.support(segments).derived:.0f} %" == derived
