@@ -1,15 +1,19 @@
 """What a kind's measured rows teach beyond its physical form: a Gaussian process on the log ratio.
 
-Far from every row it returns to the form, and its standard deviation says so. numpy alone.
+Far from every row it returns to the form, and its standard deviation says so. Sums are taken by one thread, so that
+the last digit of a prediction does not depend on how many cores a machine has.
 Not for fitting hyper-parameters (`fit.kernels`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from device_profiles import Kernel, Residual
 from latency_models.features import COORDINATES
@@ -26,21 +30,33 @@ class GaussianProcess:
 
     def __init__(self, points: Array, targets: Array, amplitude: float, noise: float) -> None:
         self.points, self.amplitude = points, amplitude
-        covariance = amplitude**2 * matern(points, points)
-        covariance[np.diag_indices_from(covariance)] += noise**2
-        self.inverse: Array = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
-        self.weights: Array = self.inverse @ targets
+        with one_thread():
+            covariance = amplitude**2 * matern(points, points)
+            covariance[np.diag_indices_from(covariance)] += noise**2
+            self.inverse: Array = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
+            self.weights: Array = self.inverse @ targets
 
     def at(self, points: Array) -> tuple[Array, Array]:
         """points: (M, D) scaled -> mean (M,) and standard deviation (M,) of the log ratio, noise left out."""
-        cross = self.amplitude**2 * matern(points, self.points)
-        variance = self.amplitude**2 - np.einsum("ij,jk,ik->i", cross, self.inverse, cross, optimize=True)
-        return cross @ self.weights, np.sqrt(np.maximum(variance, 0.0))
+        with one_thread():
+            cross = self.amplitude**2 * matern(points, self.points)
+            variance = self.amplitude**2 - np.einsum("ij,jk,ik->i", cross, self.inverse, cross, optimize=True)
+            return cross @ self.weights, np.sqrt(np.maximum(variance, 0.0))
 
     def left_out(self, targets: Array) -> tuple[Array, Array]:
         """Mean and standard deviation (noise included) at every row as if it had been left out, (N,) each."""
         diagonal = np.diag(self.inverse)
         return targets - self.weights / diagonal, np.sqrt(1 / diagonal)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """In this block numpy's linear algebra runs in the calling thread alone."""
+    return _libraries().limit(limits=1)
 
 
 def matern(a: Array, b: Array) -> Array:
