@@ -56,7 +56,8 @@ def _libraries() -> ThreadpoolController:
 
 def one_thread() -> AbstractContextManager[object]:
     """In this block numpy's linear algebra runs in the calling thread alone."""
-    return _libraries().limit(limits=1)
+    limited: AbstractContextManager[object] = _libraries().limit(limits=1)
+    return limited
 
 
 def matern(a: Array, b: Array) -> Array:

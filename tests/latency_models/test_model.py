@@ -11,11 +11,13 @@ from importlib import resources
 import numpy as np
 import pytest
 from scipy.optimize import nnls
+from threadpoolctl import threadpool_limits
 
 from device_profiles import MEASURED, Calibration, DeviceProfile, Kernel, load_profile
 from experiments.profiles.assemble import tabled_spaces
 from latency_models import LatencyModel, fit_latency_model, fuse, latency_table
 from latency_models.features import FEATURES
+from latency_models.residual import GaussianProcess
 from latency_models.support import Support
 from search_space import (
     GatePath,
@@ -253,6 +255,16 @@ def test_the_shipped_stick_makes_the_papers_budget_bind() -> None:
     """30 ms on the VPU (Table III of arXiv 2311.17956) lies inside the range of the paper's space."""
     table = latency_table(fit_latency_model(load_profile("vpu")), load_space("quadranet"), RESOLUTION, CLASSES)
     assert table.minimum_ms < 30 < table.maximum_ms
+
+
+def test_the_number_of_threads_changes_no_digit_of_a_residual() -> None:
+    rng = np.random.default_rng(0)
+    points, targets = rng.normal(size=(300, 4)), rng.normal(size=300)
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            found.append(np.array(GaussianProcess(points, targets, amplitude=0.2, noise=0.03).at(points[:7])))
+    assert found[0].tobytes() == found[1].tobytes()
 
 
 def test_predicting_needs_no_heavy_library() -> None:
