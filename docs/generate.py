@@ -42,6 +42,7 @@ TITLES = {
     "reference_networks": "Known networks, before and after the refits",
     "other_boards": "Boards without a profile beside the profiles",
     "own_photos": "A network for own photographs",
+    "streaming": "Memory and speed of sharded images",
     "imagenet_cost": "What ImageNet would cost, on paper",
 }
 
