@@ -25,7 +25,7 @@ INDEX_BYTES = 512 * 2**20  # of an index file
 UNPACKED_BYTES = 4 * 2**30  # of its arrays, 44 bytes an image: 97 million images
 LABEL_BYTES = 64  # of a .cls file
 
-# ------------------------------------------------------------------ servers (http, https and s3)
+# ------------------------------------------------------------------ servers (http, https and s3; hf has its client's)
 CONNECT_S = 30.0
 SILENT_S = 60.0  # without a byte
 SLOWEST = 10_000  # bytes a second, over more than SILENT_S

@@ -13,7 +13,7 @@ LONGEST_LINE = 500  # characters of another library's message
 
 def one_line(error: BaseException) -> str:
     """The first line of another library's message, not too long, or the error's name where it has none."""
-    lines = str(error).splitlines()
+    lines = str(error).strip().splitlines()
     line = lines[0] if lines else type(error).__name__
     return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 4]} ..."
 

@@ -46,6 +46,7 @@ NOT_HERE = {  # what a command of the docs matches -> why no test runs it
     r"torchrun --nnodes=2": "tests/nas/run/test_machines.py runs it on two machines",
     r"hydra/launcher=submitit_slurm|runs/slurm-": "needs Slurm; tests/cluster/test_slurm.py does it where that is",
     r"s3://|s3fs|moto_server|AWS_": "needs an S3 server; tests/nas/data/test_streams.py asks one where there is one",
+    r"hf://|olah|HF_|mirrors/datasets": "needs a hub; tests/nas/data/test_streams.py asks one with its client",
     r"data=huggingface": "needs the extra [huggingface]; tests/reports/test_tables.py tests it where it is installed",
     r"device=litert|runtime=openvino space": "needs an extra; tests/contracts/test_runtimes.py has it",
     r"runtime=litert_adb": "needs a phone; tests/contracts/test_runtimes.py simulates one",

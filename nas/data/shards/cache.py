@@ -153,6 +153,8 @@ def _download(address: str, aside: Path, make_room: Callable[[int], None], *chec
         aside.unlink(missing_ok=True)
         try:
             watch = _watching(make_room)
+            if address.startswith("hf://"):  # the hub's answer does not say it
+                watch.set_size(files.info(path)["size"])
             files.get_file(path, str(aside), callback=watch)
             received = aside.stat().st_size
             make_room(received)  # where the size was not known before
@@ -182,8 +184,9 @@ def _watching(make_room: Callable[[int], None]) -> Any:
         received, reserved, begun = 0, 0, time.monotonic()
 
         def set_size(self, size: int | None) -> None:
-            self.size = size
-            self._reserve(size or 0)
+            if size is not None:
+                self.size = size
+                self._reserve(size)
 
         def relative_update(self, inc: int = 1) -> None:
             self.received += inc
@@ -218,6 +221,8 @@ def _file_system(address: str) -> tuple[Any, str]:
             }
         elif whole.startswith(("s3://", "s3a://")):
             options = {"config_kwargs": {"connect_timeout": bounds.CONNECT_S, "read_timeout": bounds.SILENT_S}}
+        elif whole.startswith("hf://"):
+            options = {"block_size": 0}  # a file is one request; blocks would be one each, and held whole at any length
         files, path = url_to_fs(whole, **options)
     except KeyError as error:
         raise UserError(
@@ -227,7 +232,7 @@ def _file_system(address: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise UserError(
             f"cannot read '{address}': {redacted(one_line(error))}; https needs pip install -c constraints.txt "
-            "-e '.[stream]', s3:// '.[s3]', hf:// huggingface_hub"
+            "-e '.[stream]', s3:// '.[s3]', hf:// '.[hub]'"
         ) from error
     return files, path
 
@@ -235,6 +240,8 @@ def _file_system(address: str) -> tuple[Any, str]:
 def _unreachable(address: str, error: Exception) -> BadFile:
     if isinstance(error, FileNotFoundError):
         reason = "no such file"
+        if error.__cause__ is not None:  # what there is none of, a repository for instance
+            reason += f": {redacted(one_line(error))}"
     elif isinstance(error, BadFile):
         return error
     elif isinstance(error, _TooSlow):

@@ -1,26 +1,32 @@
-"""Shards from servers: wrong bytes are never given, redirects are followed, s3:// is an S3 server's answer.
+"""Shards from servers: wrong bytes are never given, redirects are followed, a killed search goes on from any of them.
 
-The S3 server is moto's, on 127.0.0.1: `pip install 's3fs' 'moto[s3]' flask flask-cors`.
+The S3 server is moto's, on 127.0.0.1: `pip install 's3fs' 'moto[s3]' flask flask-cors`. The hub is an endpoint of these
+tests, which answers `huggingface_hub` as olah does, a mirror of the hub by other people (`docs/cluster.md`).
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import logging
+import os
 import shutil
-import threading
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
+import fsspec.config
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load as load_tensors
 
 from nas.data import DataSet, DataSettings
 from nas.data import load as load_data
@@ -30,7 +36,11 @@ from nas.data.webdataset import WebDatasetSettings
 from nas.pack import pack
 from search_space import bounds
 from search_space.errors import BadFile, UserError
-from tests.nas.data.test_hostile import giving, serving, stalling
+from tests import ROOT
+from tests.commands import run_module
+from tests.nas.data.test_hostile import Answer, giving, running, serving, stalling
+from tests.nas.run import mishap
+from tests.nas.run.test_resume import BUDGETS_MS, SPACES, files_of
 
 LIMIT = 0.7e6  # bytes of the cache, less than the shards have
 BATCHES = {"resolution": 16, "batch_size": 16, "training": True, "seed": 3}
@@ -75,15 +85,8 @@ def web(folder: Path, moved: str | None = None) -> Iterator[tuple[str, Counter[s
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{http.server_port}", gets
-    finally:
-        http.shutdown()
-        thread.join()
-        http.server_close()
+    with running(functools.partial(Handler, directory=str(folder))) as host:
+        yield f"http://{host}", gets
 
 
 def load(root: Path | str, cache: Path, **options: object) -> DataSet:
@@ -287,6 +290,58 @@ def s3(folder: Path) -> Iterator[tuple[str, Counter[str]]]:
         log.removeHandler(counting)
 
 
+TOKEN = "hf_hunter2"
+
+
+@contextmanager
+def hub(folder: Path, answer: Answer | None = None) -> Iterator[tuple[str, Counter[str]]]:
+    """A folder as the dataset me/shards of an endpoint like the hub's, and how often each of its files was given.
+
+    To those who bring the token. Files come from another host, by signed addresses, which must not see it. answer: what
+    that host says instead.
+    """
+    pytest.importorskip("huggingface_hub", reason="hf:// needs the extra [hub]")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = self.path.partition("?")[0].strip("/")
+            if self.headers["Authorization"] != f"Bearer {TOKEN}":
+                self._refuse(401, "RepoNotFound")
+            elif asked in ("api/datasets/me/shards", "api/datasets/me/shards/revision/main"):
+                self._say({"id": "me/shards", "sha": "0" * 40, "siblings": []})
+            elif asked == "api/datasets/me/shards/tree/main":
+                files = ((path.name, path.stat().st_size) for path in folder.iterdir())
+                self._say([{"type": "file", "oid": "0" * 40, "size": size, "path": name} for name, size in files])
+            elif asked.startswith("datasets/me/shards/resolve/main/"):
+                self.send_response(302)
+                self.send_header("Location", f"{there}/{asked.rpartition('/')[2]}?X-Amz-Signature=s3cr3t")
+                self.end_headers()
+            else:
+                missing = [("/tree/", "EntryNotFound"), ("/revision/", "RevisionNotFound"), ("", "RepoNotFound")]
+                self._refuse(404, next(code for part, code in missing if part in asked))
+
+        def _say(self, content: object) -> None:
+            giving(json.dumps(content).encode(), ("Content-Type", "application/json"))(self)
+
+        def _refuse(self, status: int, code: str) -> None:
+            giving(b"", ("X-Error-Code", code), code=status)(self)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ExitStack() as stack:
+        if answer is None:
+            there, gets = stack.enter_context(web(folder))
+        else:
+            there, gets = f"http://{stack.enter_context(serving(answer))}", Counter()
+        here = f"http://{stack.enter_context(running(Handler))}"
+        patched = stack.enter_context(pytest.MonkeyPatch.context())
+        patched.setenv("HF_TOKEN", TOKEN)
+        patched.setenv("HF_ENDPOINT", here)  # of processes to come
+        patched.setitem(fsspec.config.conf, "hf", {"endpoint": here})
+        yield "hf://datasets/me/shards", gets
+
+
 def held_by(cache: Path) -> int:
     """Bytes of shards in a cache; 0 where one came or went meanwhile."""
     held = set(cache.glob("*.tar"))
@@ -296,7 +351,7 @@ def held_by(cache: Path) -> int:
     return 0
 
 
-@pytest.mark.parametrize("serve", [web, s3])
+@pytest.mark.parametrize("serve", [web, s3, hub])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of botocore
 def test_a_stream_is_what_the_files_are_in_the_middle_of_an_epoch_too(
     serve: Serve, packed: Path, tmp_path: Path
@@ -355,3 +410,129 @@ def test_an_s3_server_that_is_none_is_one_line(
             load("s3://bucket/where", tmp_path)
     assert "\n" not in str(caught.value) and "hunter2" not in str(caught.value)
     assert not list(tmp_path.rglob("*.*"))
+
+
+# ------------------------------------------------------------------ from the hub
+
+
+def test_the_hub_s_token_goes_to_the_hub_alone_and_is_written_nowhere(
+    packed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[str | None] = []
+
+    def give(to: BaseHTTPRequestHandler) -> None:
+        seen.append(to.headers["Authorization"])
+        giving((packed / to.path.partition("?")[0].strip("/")).read_bytes())(to)
+
+    with hub(packed, give) as (address, _):
+        data = load(address, tmp_path / "cache")
+        assert np.array_equal(data.test.source.read(3), load(packed, tmp_path / "unused").test.source.read(3))
+    assert len(seen) > 1 and set(seen) == {None}
+    said = "".join(capfd.readouterr()) + repr(data.found) + " ".join(map(str, tmp_path.rglob("*")))
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    for secret in (TOKEN, "s3cr3t"):
+        assert secret not in said and secret.encode() not in written
+
+
+@pytest.mark.parametrize(
+    ("root", "token", "said"),
+    [
+        ("hf://datasets/me/other", TOKEN, "repository not found"),
+        ("hf://datasets/me/shards", "hf_wrong", "repository not found"),
+        ("hf://datasets/me/shards@then", TOKEN, "revision not found"),
+        ("hf://datasets/me/shards/elsewhere", TOKEN, "no such file"),
+    ],
+)
+def test_what_the_hub_does_not_have_is_one_line(
+    root: str, token: str, said: str, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub(packed):
+        monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(BadFile, match=rf"cannot fetch '{root}/index\.npz': .*{said}") as caught:
+            load(root, tmp_path)
+    assert "\n" not in str(caught.value) and token not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (giving(b"<html>", code=403), "403 Forbidden"),
+        (giving(b"<html>" * 9), "54 bytes of"),
+        (giving(b"", length=999), "peer closed connection"),
+        (giving(bytes(2**16), length=None, times=2**9), "more than 9.53674 MiB"),
+        (stalling, "ReadTimeout"),
+    ],
+    ids=["forbidden", "a page", "cut", "no end", "stalls"],
+)
+def test_a_hub_whose_files_are_none_is_one_line(
+    answer: Answer,
+    said: str,
+    packed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(bounds, "INDEX_BYTES", 10_000_000)
+    with hub(packed, answer) as (address, _):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.4)  # without a byte, else 10 s
+        with pytest.raises(UserError, match=said) as caught:
+            load(address, tmp_path)
+    assert "\n" not in str(caught.value) and not list(tmp_path.rglob("*.*"))
+    for secret in (TOKEN, "s3cr3t"):
+        assert secret not in str(caught.value) + "".join(capfd.readouterr())
+
+
+# ------------------------------------------------------------------ killed
+
+
+SEARCH = [
+    *("nas.search", "device=cpu", f"budget_ms={BUDGETS_MS['mbconv']}", "space=space.yaml", "data=webdataset"),
+    *("data.resolution=16", "data.limit=120", f"data.cache_gb={LIMIT / 1e9}", "data.shuffle_shards=1"),
+    *("warmup.epochs=0", "epochs=1", "finetune.epochs=0", "train.batch_size=16", "rerank=2", "threads=1"),
+    *("checkpoint.steps=1", mishap.FORM, "data.cache=cache"),
+]
+
+
+def run(*words: str, cwd: Path) -> tuple[int, str]:
+    """The exit status of a command and what it said of errors."""
+    done = run_module(words, cwd, {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    return done.returncode, done.stderr
+
+
+def left_by(folder: Path, root: str) -> dict[str, Any]:
+    """What a search leaves, whatever the address of its shards is."""
+    left = files_of(folder)
+    left["json"] = json.loads(json.dumps(left["json"]).replace(root, "ROOT"))
+    tensors = {name: tensor.numpy().tobytes() for name, tensor in load_tensors(left["checkpoint.safetensors"]).items()}
+    del tensors["digest"]  # over the address too
+    tensors["trained_for"] = tensors["trained_for"].replace(root.encode(), b"ROOT")
+    return {**left, "checkpoint.safetensors": tensors}
+
+
+@pytest.fixture(scope="module")
+def unharmed(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a search of local shards leaves."""
+    folder = tmp_path_factory.mktemp("unharmed")
+    (folder / "space.yaml").write_text(SPACES["mbconv"])
+    code, said = run(*SEARCH, f"data.root={packed}", "out=run", cwd=folder)
+    assert code == 0, said
+    return left_by(folder / "run", str(packed))
+
+
+@pytest.mark.parametrize("serve", [s3, *(pytest.param(each, marks=pytest.mark.slow) for each in (web, hub))])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_search_that_was_killed_goes_on_from_its_server_as_if_nothing_had_happened(
+    serve: Serve, packed: Path, unharmed: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "space.yaml").write_text(SPACES["mbconv"])
+    mishap.prepare(tmp_path, rank=0, step=3, words="kill -9 $OWN")
+    with serve(packed) as (address, gets):  # type: ignore[attr-defined]
+        code, _ = run(*SEARCH, f"data.root={address}", "out=run", cwd=tmp_path)
+        assert code == -signal.SIGKILL
+        assert list((tmp_path / "run" / "checkpoints").iterdir())
+        shutil.rmtree(tmp_path / "cache")  # as on another machine
+        gets.clear()
+        code, said = run("nas.search", "resume=run", cwd=tmp_path)
+        assert code == 0, said
+    assert any(name.startswith("train") for name in gets)
+    assert left_by(tmp_path / "run", address) == unharmed

@@ -20,8 +20,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-import nas.training.loop
-from nas.api import search
 from nas.data import DataSet, DataSettings, Split, peek
 from nas.data import load as load_data
 from nas.data.order import batches_of
@@ -31,8 +29,7 @@ from nas.data.webdataset import WebDatasetSettings
 from nas.pack import pack
 from nas.run.distributed import Place
 from search_space import UserError, bounds
-from search_space.errors import BadFile, CannotWrite, Stopped
-from tests.nas.run.test_resume import Interrupting, begin, files_of, folder_of_spaces  # noqa: F401
+from search_space.errors import BadFile, CannotWrite
 
 
 @pytest.fixture(scope="module")
@@ -320,23 +317,6 @@ def test_an_epoch_can_be_entered_anywhere(shards: Path, tmp_path: Path) -> None:
         rest = list(mine.batches(mine.train, 8, 32, 5, 2, training=True, start=7))
         assert len(rest) == len(whole) - 7
         assert all(torch.equal(a[0], b[0]) for a, b in zip(rest, whole[7:], strict=True))
-
-
-@pytest.mark.slow
-def test_a_streamed_search_is_resumed_to_the_same_result(
-    server: Server,
-    folder_of_spaces: Path,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    data = {"name": "webdataset", "root": server.url, "cache": str(tmp_path / "cache"), "cache_gb": 0.8e-3}
-    data |= {"shuffle_shards": 1, "resolution": 16, "limit": 300}
-    whole = begin(folder_of_spaces, "quadra", tmp_path / "whole", data=data)
-    monkeypatch.setattr(nas.training.loop, "checked", Interrupting(30))  # in the midst of an epoch
-    with pytest.raises(Stopped):
-        begin(folder_of_spaces, "quadra", tmp_path / "run", data=data)
-    monkeypatch.undo()
-    assert files_of(search(resume=tmp_path / "run", progress=False).folder) == files_of(whole.folder)
 
 
 # ------------------------------------------------------------------ bad input
