@@ -75,7 +75,7 @@ def export_folder(folder: Path, workload: Workload) -> str:
     text = _README.format(
         kernels=len(workload.kernels),
         networks=len(workload.networks),
-        python=timing.PYTHON,
+        python=getattr(runtime, "python", timing.PYTHON),
         packages=" ".join(("numpy", *(f"'{package}'" for package in runtime.packages))),
         device=", --device GPU or another processor" if hasattr(runtime, "processors") else "",
         script=SCRIPT,

@@ -2,7 +2,7 @@
 
 This file stands alone (standard library and numpy; the runtime is imported when it is opened), because
 `python -m latency_models.profile export=DIR` copies it as `measure.py` into a folder for a device that
-cannot run the project. It needs Python 3.9 (`PYTHON`). Not for what to time, and not for what the times mean.
+cannot run the project. It needs Python 3.8 (`PYTHON`). Not for what to time, and not for what the times mean.
 
 The protocol: the process is held to as many cores as threads; every item is warmed up and run until its
 median is steady; all items are timed in five interleaved passes, so that drift hits all alike; before
@@ -32,11 +32,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-PYTHON = "3.9"  # the oldest that this file runs in
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+PYTHON = "3.8"  # the oldest that this file runs in
 ROUNDS = 5
 WARM_RUNS, WARM_MS = 2, 20.0
 FEWEST_RUNS, FEWEST_MS = 10, 150.0  # a timing takes at least both,
@@ -53,9 +56,9 @@ MANIFEST, RESULTS, OWN_RUNTIME = "manifest.json", "results.csv", "runtime.py"
 SAME = ("manifest", "runtime", "runtime_version", "optimization", "precision", "threads", "processor", "cpu")
 """Facts that must agree for timings to stand in one file."""
 
-Run = Callable[[], float]
+Run: TypeAlias = "Callable[[], float]"
 """Runs a loaded item once and says how many ms that took."""
-Merges = Mapping[str, Mapping[str, Sequence[str]]]
+Merges: TypeAlias = "Mapping[str, Mapping[str, Sequence[str]]]"
 """Optimization -> kind of the leading layer -> kinds of layers that its kernel takes along."""
 
 
@@ -116,8 +119,9 @@ class Runtime(Protocol):
     ('onnxruntime>=1.15'). reads: 'onnx', 'tflite' or 'layers', which of an item's forms. waits_here: whether it keeps
     this process's cores busy, so that a process that waits for a core means a busy machine. The first optimization and
     precision are the defaults. An instance may also have `flags`, texts by name: what else changes its times, for the
-    profile's header; `machine`, facts of the machine that it runs on, if that is another; and a class `processors`,
-    names of what it can run on, the default first, where it has a choice.
+    profile's header; `machine`, facts of the machine that it runs on, if that is another. A class may have
+    `processors`, names of what it can run on, the default first, where it has a choice; and `python`, the oldest that
+    its packages come for, where that is newer than `PYTHON`.
     """
 
     optimizations: ClassVar[Merges]
@@ -297,7 +301,7 @@ def render(facts: Mapping[str, Any], records: Sequence[Record]) -> str:
 def read_facts(text: str, where: str) -> dict[str, Any]:
     """The first line. Raises `Refused` naming `where`."""
     try:
-        facts = json.loads(text.partition("\n")[0].removeprefix("# "))
+        facts = json.loads(text.partition("\n")[0][len("# ") :])
     except ValueError:
         facts = None
     if not isinstance(facts, dict) or not text.startswith("# "):
@@ -504,6 +508,7 @@ class LiteRt:
     folded: ClassVar[Sequence[str]] = ("scale",)
     precisions: ClassVar[Sequence[str]] = ("fp32", "int8")
     packages: ClassVar[Sequence[str]] = ("ai-edge-litert>=1.0.1",)
+    python: ClassVar[str] = "3.9"
     reads: ClassVar[str] = "tflite"
     waits_here: bool = True
 
@@ -578,7 +583,8 @@ class LiteRtAdb:
         use = "true" if settings.optimization == "xnnpack" else "false"
         self._options = f"--num_threads={settings.threads} --use_xnnpack={use} {self.OPTIONS}"
         self.flags = {"benchmark_model": self._options}
-        self._precision, self._pushed, self._last = settings.precision, set[str](), ""
+        self._precision, self._last = settings.precision, ""
+        self._pushed: set[str] = set()
 
     def load(self, item: Item) -> Run:
         """See `Runtime`. A run's ms are its batch's; a new batch begins whenever another item had one between."""

@@ -101,14 +101,14 @@ def find_target(name: str) -> Target:
     return found
 
 
-def check_targets(names: Sequence[str], precision: str | None = None) -> None:
-    """Raise `UserError` as `find_target` and `check_precision` do, for what a run is to be deployed to at its end."""
+def check_targets(names: Sequence[str], precisions: Sequence[str] = ()) -> None:
+    """Raise `UserError` as `find_target` and `check_precisions` do, for all that a run is to be deployed to."""
     for name in names:
-        check_precision(name, find_target(name), precision or "")
+        check_precisions(name, find_target(name), precisions)
 
 
-def check_precision(name: str, target: Target, asked: str) -> str:
-    """The precision, by default the target's first. Raises `UserError` naming those that it has."""
-    if asked and asked not in target.precisions:
-        raise UserError(f"precision={asked}: target={name} has {', '.join(target.precisions)}")
-    return asked or target.precisions[0]
+def check_precisions(name: str, target: Target, asked: Sequence[str]) -> tuple[str, ...]:
+    """The precisions, each once; by default the target's first. Raises `UserError` naming those that it has."""
+    if wrong := [precision for precision in asked if precision not in target.precisions]:
+        raise UserError(f"precision={wrong[0]}: target={name} has {', '.join(target.precisions)}")
+    return tuple(dict.fromkeys(asked)) or (target.precisions[0],)

@@ -21,12 +21,12 @@ def deploy_finished(
     for found in finished.targets:
         for target in settings.deploy:
             try:
-                asked = Asked(found.folder, target, settings.deploy_precision or "", threads=settings.threads or 1)
-                card, out = deploy(asked, say)
+                asked = Asked(found.folder, target, settings.deploy_precisions, threads=settings.threads or 1)
+                made = deploy(asked, say)
             except Exception as error:  # a converter may raise anything, and the run has finished
                 again = ["python -m nas.deploy", shlex.quote(str(found.folder)), shlex.quote(f"target={target}")]
                 again += [f"precision={settings.deploy_precision}"] if settings.deploy_precision else []
                 failed(f"deploy={target} failed: {one_line(error)}; the run has finished: {' '.join(again)}")
             else:
-                for line in card.lines(str(out)):
+                for line in (line for card, out in made for line in card.lines(str(out))):
                     say(line)

@@ -25,7 +25,7 @@ from nas.data import DataSet, Split, load, no_images
 from nas.data.record import Record
 from nas.data.registry import settings_from_file
 from nas.data.settings import DataSettings
-from nas.deploy import FORM, STATIC, Delegation, Files, Pixels, Session, check_precision, find_target
+from nas.deploy import FORM, STATIC, Delegation, Files, Pixels, Session, check_precisions, find_target
 from nas.deploy.card import FILE, Card, Measured, Parity
 from nas.deploy.network import Deployable, Handed
 from nas.run.export import TOLERANCE, OnnxPredictor, ParityError, load_network, onnx_predictor
@@ -47,14 +47,15 @@ BATCH = 64  # images read at a time
 
 @dataclass(frozen=True)
 class Asked:
-    """What to make of a run. precision: '' for the target's first. root: where the run's images are now.
+    """What to make of a run. precisions: none for the target's first. root: where the run's images are now.
 
-    calibration: training images for ranges. accept_noise: time a busy machine as it is.
+    out: where the files go, for one precision. calibration: training images for ranges. accept_noise: time a busy
+    machine as it is.
     """
 
     run: Path
     target: str
-    precision: str = ""
+    precisions: Sequence[str] = ()
     out: Path | None = None
     root: str | None = None
     calibration: int = 100
@@ -62,32 +63,37 @@ class Asked:
     accept_noise: bool = False
 
 
-def deploy(asked: Asked, say: Callable[[str], None] = lambda line: None) -> tuple[Card, Path]:
-    """Write the files and card.json into a folder; both. say: is told what is being done.
+def deploy(asked: Asked, say: Callable[[str], None] = lambda line: None) -> list[tuple[Card, Path]]:
+    """Write the files and card.json into a folder for every precision; cards and folders. say: is told what is done.
 
-    Raises `UserError` for what cannot be done, `ParityError` for an fp32 file that computes something else, `BadFile`.
+    The network is converted once, and all precisions are compared, measured and timed beside each other. Raises
+    `UserError` for what cannot be done, `ParityError` for an fp32 file that computes something else, `BadFile`.
     """
     target = find_target(asked.target)
-    precision = check_precision(asked.target, target, asked.precision)
+    precisions = check_precisions(asked.target, target, asked.precisions)
+    if asked.out and len(precisions) > 1:
+        raise UserError(f"out='{asked.out}' is one folder, for one precision; leave out= away for {len(precisions)}")
     settings = timing.make_settings("onnxruntime", threads=asked.threads)
     finished = load_finished(asked.run).only
     result = finished.result
     network = load_network(result, finished.folder / "weights.safetensors")
-    folder = _writable(asked.out or finished.folder / FOLDER / f"{asked.target}_{precision}")
+    folders = {p: _writable(asked.out or finished.folder / FOLDER / f"{asked.target}_{p}") for p in precisions}
     data, notes = _images(result, finished.folder, asked.root)
-    if precision == STATIC and not data.at_hand:
+    static = STATIC in precisions
+    if static and not data.at_hand:
         raise UserError(
             f"precision={STATIC} measures ranges on training images, and there are none: {notes[0]}; name them by "
             "data.root=FOLDER, or take a precision that needs none"
         )
     trained, deployed = result.resolution.training, result.resolution.deployment
-    wanted = list(dict.fromkeys(("fp32", precision)))
+    wanted = list(dict.fromkeys(("fp32", *precisions)))
+    named = ",".join(precisions)
 
     def made(pixels: int, purpose: str, images: int) -> Mapping[str, Files]:
         segments = lower(result.architecture, pixels, result.num_classes)
-        own = network if pixels == trained or precision != STATIC else _adjusted(network, data, pixels)
+        own = _adjusted(network, data, pixels) if static and pixels != trained else network
         model = Deployable(own, segments, data.inputs, pixels, purpose)
-        shown = list(_calibration(data, pixels, images)) if precision == STATIC else []
+        shown = list(_calibration(data, pixels, images)) if static else []
         say(f"converting at {pixels} pixels for {asked.target} ({', '.join(wanted)})")
         try:
             return target.convert(model, wanted, shown)
@@ -95,7 +101,7 @@ def deploy(asked: Asked, say: Callable[[str], None] = lambda line: None) -> tupl
             raise
         except Exception as error:  # of any converter
             raise UserError(
-                f"target={asked.target} precision={precision} cannot be made at {pixels} pixels: {one_line(error)}"
+                f"target={asked.target} precision={named} cannot be made at {pixels} pixels: {one_line(error)}"
             ) from error
 
     def opened(own: Files, name: str) -> Session:
@@ -110,55 +116,60 @@ def deploy(asked: Asked, say: Callable[[str], None] = lambda line: None) -> tupl
     of_time = files if deployed == trained else made(deployed, FOR_TIMING, FOR_RANGES_TIMED)
     sessions = {name: opened(own, name) for name, own in files.items()}
     say("asking all forms about the test images")
-    answers = _asked_all(data, trained, Handed(network, data.inputs).eval(), sessions, precision, finished.folder)
-    if precision == "fp32" and not answers.parity.largest_difference <= TOLERANCE:
+    answers = _asked_all(data, trained, Handed(network, data.inputs).eval(), sessions, finished.folder)
+    off = answers.parity["fp32"].largest_difference
+    if "fp32" in precisions and not off <= TOLERANCE:
         raise ParityError(
-            f"the file for {asked.target} differs from torch by {answers.parity.largest_difference:.2e} in a "
-            f"probability, more than {TOLERANCE:.0e}; nothing was written"
+            f"the file for {asked.target} differs from torch by {off:.2e} in a probability, more than "
+            f"{TOLERANCE:.0e}; nothing was written"
         )
     say(f"timing at {deployed} pixels")
-    times, delegation, busy = _timed(
+    times, delegations, busy = _timed(
         finished.folder / f"latency_{deployed}.onnx",
         {name: partial(opened, own, name) for name, own in of_time.items()},
         deployed,
         settings,
         asked.accept_noise,
-        precision,
     )
 
     def measured(name: str, shown: str, size: int) -> Measured:
         ms = times.get(name)
         return Measured(shown, answers.accuracy.get(name), ms and ms.ms, ms and ms.spread_ms, size)
 
-    quantised = precision != "fp32"
     own_packages = {name: version(name) for name in target.packages.values()}
-    card = Card(
-        network=str(result.architecture),
-        target=asked.target,
-        precision=precision,
-        files=tuple(f"{STEM}{ending}" for ending in files[precision]),
-        training_resolution=trained,
-        deployment_resolution=deployed,
-        input={**(data.inputs.preprocessing.words() if data.inputs.preprocessing else {}), "form": FORM},
-        classes=data.inputs.class_names,
-        before=measured("before", "model.onnx in onnxruntime, fp32", _size(finished.folder / "model.onnx")),
-        in_fp32=measured("fp32", f"{asked.target} fp32", _bytes(files["fp32"])) if quantised else None,
-        after=measured(precision, f"{asked.target} {precision}", _bytes(files[precision])),
-        test_images=answers.images,
-        parity=answers.parity,
-        calibration_images=min(asked.calibration, len(data.train)) if precision == STATIC else 0,
-        partitions=delegation.partitions if delegation else None,
-        not_delegated=delegation.not_delegated if delegation else {},
-        threads=asked.threads,
-        machine=timing.cpu_name(),
-        versions={**versions(), **own_packages},
-        date=time.strftime("%Y-%m-%d"),
-        notes=(*notes, *busy),
-    )
-    for ending, content in files[precision].items():
-        write_whole(folder / f"{STEM}{ending}", content)
-    write_whole(folder / FILE, card.to_json())
-    return card, folder
+
+    def card_of(precision: str) -> Card:
+        quantised, delegation = precision != "fp32", delegations[precision]
+        return Card(
+            network=str(result.architecture),
+            target=asked.target,
+            precision=precision,
+            files=tuple(f"{STEM}{ending}" for ending in files[precision]),
+            training_resolution=trained,
+            deployment_resolution=deployed,
+            input={**(data.inputs.preprocessing.words() if data.inputs.preprocessing else {}), "form": FORM},
+            classes=data.inputs.class_names,
+            before=measured("before", "model.onnx in onnxruntime, fp32", _size(finished.folder / "model.onnx")),
+            in_fp32=measured("fp32", f"{asked.target} fp32", _bytes(files["fp32"])) if quantised else None,
+            after=measured(precision, f"{asked.target} {precision}", _bytes(files[precision])),
+            test_images=answers.images,
+            parity=answers.parity[precision],
+            calibration_images=min(asked.calibration, len(data.train)) if precision == STATIC else 0,
+            partitions=delegation.partitions if delegation else None,
+            not_delegated=delegation.not_delegated if delegation else {},
+            threads=asked.threads,
+            machine=timing.cpu_name(),
+            versions={**versions(), **own_packages},
+            date=time.strftime("%Y-%m-%d"),
+            notes=(*notes, *busy),
+        )
+
+    made_of = [(card_of(precision), folder) for precision, folder in folders.items()]
+    for card, folder in made_of:
+        for ending, content in files[card.precision].items():
+            write_whole(folder / f"{STEM}{ending}", content)
+        write_whole(folder / FILE, card.to_json())
+    return made_of
 
 
 def _writable(folder: Path) -> Path:
@@ -246,41 +257,49 @@ def as_pixels(images: Tensor, data: DataSet) -> Pixels:
 @dataclass(frozen=True)
 class _Answers:
     accuracy: Mapping[str, float]  # by 'before' and precision
-    parity: Parity
+    parity: Mapping[str, Parity]  # by precision
     images: int
 
 
-def _asked_all(
-    data: DataSet, pixels: int, network: Handed, sessions: Mapping[str, Session], precision: str, folder: Path
-) -> _Answers:
+def _asked_all(data: DataSet, pixels: int, network: Handed, sessions: Mapping[str, Session], folder: Path) -> _Answers:
     """model.onnx, every session and torch about the same test images, in one pass."""
     before: OnnxPredictor = onnx_predictor(folder / "model.onnx")
     right: dict[str, int] = dict.fromkeys(("before", *sessions), 0)
-    differences: list[float] = []
-    equal = seen = 0
+    equal: dict[str, int] = dict.fromkeys(sessions, 0)
+    differences: dict[str, list[float]] = {name: [] for name in sessions}
+    seen = 0
 
-    def compare(own: Pixels, found: np.ndarray) -> None:
-        nonlocal equal
+    def ask(pictures: Pixels) -> dict[str, np.ndarray]:
+        return {
+            name: np.concatenate([session(picture[None]).copy() for picture in pictures])
+            for name, session in sessions.items()
+        }
+
+    def compare(pictures: Pixels, found: Mapping[str, np.ndarray]) -> None:
         with torch.inference_mode():
-            expected = network(torch.from_numpy(own)).numpy()
-        difference = np.abs(found - expected).max(axis=1)
-        differences.extend(np.where(np.isfinite(difference), difference, np.inf).tolist())
-        equal += int((found.argmax(1) == expected.argmax(1)).sum())
+            expected = network(torch.from_numpy(pictures)).numpy()
+        for name, said in found.items():
+            difference = np.abs(said - expected).max(axis=1)
+            differences[name].extend(np.where(np.isfinite(difference), difference, np.inf).tolist())
+            equal[name] += int((said.argmax(1) == expected.argmax(1)).sum())
 
     for images, labels in data.batches(data.test, pixels, BATCH) if data.at_hand else ():
+        left = max(COMPARED - seen, 0)
         seen += len(labels)
         right["before"] += int((before(images).argmax(1) == labels).sum())
         shown = as_pixels(images, data)
-        for name, session in sessions.items():
-            found = np.concatenate([session(image[None]).copy() for image in shown])
-            right[name] += int((found.argmax(1) == labels.numpy()).sum())
-            if name == precision and (left := COMPARED - len(differences)) > 0:
-                compare(shown[:left], found[:left])
+        found = ask(shown)
+        for name, said in found.items():
+            right[name] += int((said.argmax(1) == labels.numpy()).sum())
+        if left:
+            compare(shown[:left], {name: said[:left] for name, said in found.items()})
     if not seen:
         noise = np.random.default_rng(0).integers(0, 256, (COMPARED, pixels, pixels, 3), dtype=np.uint8)
-        compare(noise, np.concatenate([sessions[precision](image[None]).copy() for image in noise]))
-    compared = len(differences)
-    parity = Parity(compared, float(min(max(differences), 1.0)), equal / compared, seen > 0)
+        compare(noise, ask(noise))
+    parity = {
+        name: Parity(len(own), float(min(max(own), 1.0)), equal[name] / len(own), seen > 0)
+        for name, own in differences.items()
+    }
     return _Answers({name: count / seen for name, count in right.items()} if seen else {}, parity, seen)
 
 
@@ -290,9 +309,8 @@ def _timed(
     pixels: int,
     settings: timing.Settings,
     accept_noise: bool,
-    precision: str,
-) -> tuple[Mapping[str, timing.Result], Delegation | None, tuple[str, ...]]:
-    """By 'before' (the graph in onnxruntime) and precision; how the file was delegated; a note where none was timed.
+) -> tuple[Mapping[str, timing.Result], Mapping[str, Delegation | None], tuple[str, ...]]:
+    """By 'before' (the graph in onnxruntime) and precision; how each was delegated; a note where none was timed.
 
     The protocol is that of all times of this project (`latency_models.measure.timing`).
     """
@@ -309,7 +327,7 @@ def _timed(
         items = [timing.Item(name, lambda: content, ()) for name in ("before", *runs)]
         runs["before"] = runtime.load(items[0])
         records: list[timing.Record] = []
-        delegation = sessions[precision].delegation
+        delegations = {name: session.delegation for name, session in sessions.items()}
         try:
             reference, waited = runtime.load(reference_item()), timing.waiting()
             if not accept_noise:
@@ -318,8 +336,8 @@ def _timed(
                 items, lambda item: runs[item.name], reference, records, lambda: None, accept_noise, waited=waited
             )
         except timing.Refused as error:
-            return {}, delegation, (f"not timed: {error}",)
-    return timing.summarise(records), delegation, ()
+            return {}, delegations, (f"not timed: {error}",)
+    return timing.summarise(records), delegations, ()
 
 
 def _bytes(files: Files) -> int:

@@ -91,7 +91,7 @@ def plan_targets(each: Sequence[SearchSettings], num_classes: int | None = None)
     installed, and for a budget below the space's fastest network.
     """
     check_loggers(each[0].log)
-    check_targets(each[0].deploy, each[0].deploy_precision)
+    check_targets(each[0].deploy, each[0].deploy_precisions)
     priced: dict[str, Priced] = {}
     for settings in each:
         if settings.device not in priced:

@@ -333,6 +333,11 @@ class SearchSettings:
         if self.init is None and self.epochs < 1:
             raise UserError(f"epochs={self.epochs} is not 1 or more")
 
+    @property
+    def deploy_precisions(self) -> tuple[str, ...]:
+        """Of the files for `deploy`; none for each runtime's first."""
+        return (self.deploy_precision,) if self.deploy_precision else ()
+
 
 @dataclass(frozen=True)
 class TrainCommand:

@@ -25,7 +25,7 @@ from nas.deploy import (
     Pixels,
     Session,
     Target,
-    check_precision,
+    check_precisions,
     find_target,
 )
 from nas.deploy.network import Deployable
@@ -72,9 +72,10 @@ def test_a_target_says_what_it_is_without_its_packages(name: str) -> None:
     known = project["optional-dependencies"].get(target.extra, []) if target.extra else project["dependencies"]
     for package in target.packages.values():
         assert any(line.startswith(package) for line in known), f"{package} is in no extra"
-    assert check_precision(name, target, "") == "fp32"
+    assert check_precisions(name, target, ()) == ("fp32",)
+    assert check_precisions(name, target, [*target.precisions, "fp32"]) == tuple(target.precisions)
     with pytest.raises(UserError, match=rf"precision=int3: target={name} has fp32"):
-        check_precision(name, target, "int3")
+        check_precisions(name, target, ("fp32", "int3"))
 
 
 @pytest.mark.parametrize("name", [name for name in TARGETS if name != "onnxruntime"])
@@ -147,4 +148,4 @@ def test_a_toy_from_outside_the_package_is_found_by_its_path(model: Deployable, 
         expected = model.module()(torch.from_numpy(images[0])).numpy()
     assert np.allclose(session(images[0]), expected, atol=1e-6)
     with pytest.raises(UserError, match="precision=int8"):
-        check_precision("toy", target, "int8")
+        check_precisions("toy", target, ("int8",))

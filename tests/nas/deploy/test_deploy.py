@@ -113,6 +113,41 @@ def test_a_file_is_measured_in_its_runtime(
     assert ("QuantizeLinear" in operators) == (precision == "int8")
 
 
+def test_several_precisions_are_converted_once(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each gets what it gets alone, and the whole file is theirs."""
+    shutil.copytree(run, tmp_path / "run")
+    conversions: list[Sequence[str]] = []
+    convert = TARGET.convert
+
+    def counted(model: Convertible, precisions: Sequence[str], images: Sequence[Pixels]) -> Mapping[str, Files]:
+        conversions.append(precisions)
+        return convert(model, precisions, images)
+
+    monkeypatch.setattr(TARGET, "convert", counted)
+    own = "nas.deploy.onnxruntime:TARGET"
+    words = [f"target=onnxruntime,{own}", "precision=int8,fp32", "calibration=20"]
+    assert command(tmp_path / "run", *words) == 0
+    assert conversions == [["fp32", "int8"]] * 4  # of two targets, at two resolutions each
+    said = capsys.readouterr().out.splitlines()
+    last = [line.split(": ")[0] for line in said if " -> " in line]
+    assert last == ["onnxruntime int8", "onnxruntime fp32", f"{own} int8", f"{own} fp32"]
+    together = {p: tmp_path / "run/deploy" / f"onnxruntime_{p}" for p in ("fp32", "int8")}
+    for precision, folder in together.items():
+        alone = tmp_path / precision
+        assert command(run, "target=onnxruntime", f"precision={precision}", "calibration=20", f"out={alone}") == 0
+        assert (alone / "model.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
+        one, other = card_in(alone), card_in(folder)
+        assert (one.parity, one.after.accuracy, one.calibration_images, one.files) == (
+            other.parity,
+            other.after.accuracy,
+            other.calibration_images,
+            other.files,
+        )
+        assert other.after.ms and (other.in_fp32 is None) == (precision == "fp32")
+
+
 def test_nobody_is_asked_to_quantise_without_images(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,6 +167,12 @@ def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys: pytest.Capture
     assert "target=" in fails(capsys, run)
     assert "onnxruntime" in fails(capsys, run, "target=onnxruntme")
     assert "int8, dynamic_int8" in fails(capsys, run, "target=onnxruntime", "precision=int4")
+    assert "onnxruntime" in fails(capsys, run, "target=onnxruntime,onnxruntme")
+    assert "precision=int4" in fails(capsys, run, "target=onnxruntime", "precision=fp32,int4")
+    one = f"out={tmp_path / 'one'}"
+    assert "for one target" in fails(capsys, run, "target=onnxruntime,nas.deploy.onnxruntime:TARGET", one)
+    assert "for one precision" in fails(capsys, run, "target=onnxruntime", "precision=fp32,int8", one)
+    assert not (tmp_path / "one").exists()
     assert "architecture.json" in fails(capsys, tmp_path / "nowhere", "target=onnxruntime")
     assert "missing run=" in fails(capsys, "target=onnxruntime")
     (tmp_path / "taken").write_text("a file")
