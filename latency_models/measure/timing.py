@@ -440,6 +440,11 @@ class OnnxRuntime:
         return clocked(lambda: session.run_with_iobinding(binding))
 
 
+def without_telemetry() -> None:
+    """Before OpenVINO is imported: it reports every import to its maker unless its package for that is missing."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
 class OpenVino:
     """OpenVINO, one stream, tuned for latency: on the CPU in fp32, or on what else its plug-ins find.
 
@@ -457,6 +462,7 @@ class OpenVino:
     waits_here: bool = True
 
     def __init__(self, settings: Settings) -> None:
+        without_telemetry()
         try:
             from openvino import Core, Tensor, get_version
         except ImportError:  # before 2023.1, where `openvino` alone has no name

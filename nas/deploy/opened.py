@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latency_models.measure.timing import without_telemetry
 from nas.deploy import FORM
 from search_space.bounds import TEXT_BYTES
 from search_space.errors import BadFile, UserError, one_line
@@ -99,6 +100,7 @@ def _metadata_of_tflite(path: Path) -> Mapping[str, str]:
 
 def _openvino(path: Path, content: bytes) -> tuple[Mapping[str, str], Network]:
     _require("openvino", "openvino", path)
+    without_telemetry()
     import openvino
 
     from nas.deploy.openvino import OpenVinoSession

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from latency_models.measure.timing import without_telemetry
 from nas.deploy import Convertible, Delegation, Files, Pixels
 from nas.deploy.onnxruntime import in_precision
 
@@ -25,6 +26,7 @@ class OpenVino:
 
     def convert(self, model: Convertible, precisions: Sequence[str], images: Sequence[Pixels]) -> Mapping[str, Files]:
         """See `nas.deploy.Target`."""
+        without_telemetry()
         import openvino
 
         made: dict[str, Files] = {}
@@ -50,6 +52,7 @@ class OpenVinoSession:
     delegation: Delegation | None = None
 
     def __init__(self, files: Files, threads: int) -> None:
+        without_telemetry()
         import openvino
 
         config = {

@@ -6,6 +6,7 @@ is skipped by name.
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import re
@@ -164,6 +165,17 @@ def test_openvino_before_2023_1_and_a_processor_by_its_name(monkeypatch: pytest.
         make_settings("openvino", processor="TPU")
     with pytest.raises(Refused, match="processor=GPU: onnxruntime knows no such option"):
         make_settings("onnxruntime", processor="GPU")
+
+
+def test_openvino_is_imported_without_what_reports_to_its_maker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "openvino_telemetry", raising=False)
+    monkeypatch.setitem(sys.modules, "openvino", ModuleType("openvino"))
+    monkeypatch.setitem(sys.modules, "openvino.runtime", ModuleType("openvino.runtime"))
+    with pytest.raises(Refused, match="needs the package"):  # these modules hold nothing
+        timing.open_runtime(make_settings("openvino"))
+    with pytest.raises(ImportError):
+        importlib.import_module("openvino_telemetry")
+    monkeypatch.delitem(sys.modules, "openvino_telemetry")
 
 
 # --- a phone, simulated: an adb that answers as one with benchmark_model would
