@@ -27,7 +27,7 @@ import numpy as np
 
 from experiments.free import free_scores
 from experiments.jobs import Work, run_jobs
-from experiments.ranking_work import Job, Ranker
+from experiments.ranking_work import AVERAGED, FAIR, SANDWICH, UNIFORM, Job, Ranker
 from experiments.results import FOLDER, NOT_MEASURED, Results, Row, Value, load_results, markdown, number, shown
 from experiments.truth import Accuracies, Truth, kendall, supernets_of
 from experiments.truth_tables import taken
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 LOOKS = 24  # of a search that does not look at all networks
 OF_MODEL = SearchSettings().rerank  # of those, that the model proposes, and among whose like the largest look wins
 FLOOR = SearchSettings().use_at_least
+TOGETHER = 3  # supernets of an ensemble at most
 DRAWS = 20  # searches of a kind in every supernet
 SCALE = Scale(choosing=2_500)
 OPTIONS = {
@@ -53,10 +54,16 @@ OPTIONS = {
 
 
 def jobs_of(seeds: int) -> list[Job]:
-    """Untrained scores first, then short supernets, then those as long as a search's."""
+    """Untrained scores first, then short supernets, then those as long as a search's; ways of training short ones.
+
+    Of uniform paths with separate weights there are as many as make `seeds` ensembles; the first are ground truth's.
+    """
     jobs = [Job("zero cost", seed) for seed in range(seeds)]
     for short, seed, weights in product((True, False), range(seeds), ("separate", "shared")):
         jobs.append(Job("supernet", seed, weights, short))
+    jobs += [Job("way", seed, "separate", True, UNIFORM) for seed in range(seeds, seeds * TOGETHER)]
+    for seed, way in product(range(seeds), (FAIR, AVERAGED, SANDWICH)):
+        jobs.append(Job("way", seed, "shared" if way == SANDWICH else "separate", True, way))
     return jobs
 
 
