@@ -56,13 +56,13 @@ OPTIONS = {
 def jobs_of(seeds: int) -> list[Job]:
     """Untrained scores first, then short supernets, then those as long as a search's; ways of training short ones.
 
-    Of uniform paths with separate weights there are as many as make `seeds` ensembles; the first are ground truth's.
+    Uniform paths with separate weights have further seeds, for ensembles; their first seeds are ground truth's.
     """
     jobs = [Job("zero cost", seed) for seed in range(seeds)]
     for short, seed, weights in product((True, False), range(seeds), ("separate", "shared")):
         jobs.append(Job("supernet", seed, weights, short))
-    jobs += [Job("way", seed, "separate", True, UNIFORM) for seed in range(seeds, seeds * TOGETHER)]
-    for seed, way in product(range(seeds), (FAIR, AVERAGED, SANDWICH)):
+    jobs += [Job("way", seed, "separate", True, UNIFORM) for seed in range(seeds, 2 * seeds)]
+    for way, seed in product((FAIR, AVERAGED, SANDWICH), range(seeds)):
         jobs.append(Job("way", seed, "shared" if way == SANDWICH else "separate", True, way))
     return jobs
 

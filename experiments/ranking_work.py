@@ -32,7 +32,8 @@ EMA = 0.98  # looks back over 50 steps, a sixth of a short training
 class Job:
     """kind: 'supernet' (weights: 'shared' or 'separate'; short: for few epochs), 'way' or 'zero cost'.
 
-    A job of kind 'way' trains a supernet in one of the ways above, and looks at as many images as ground truth does.
+    A job of kind 'way' trains a supernet in one of the ways above. One on uniform paths looks at as many images as
+    those of ground truth do, so that it can be set beside them; the others at as many as those of kind 'supernet'.
     """
 
     kind: str
@@ -77,7 +78,7 @@ class Ranker:
         from nas.training.loop import score
 
         scale = self.scale
-        if job.kind == "way" and scale.choosing is not None:
+        if job.kind == "way" and job.way == UNIFORM and scale.choosing is not None:
             scale = replace(scale, choosing=Scale.choosing)
         data = load_images(scale, self.root)
         clock = time.process_time()
