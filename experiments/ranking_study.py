@@ -125,7 +125,7 @@ class Study:
             names = self.truth.feasible(budget_ms)
             predict, values = model(names), np.array([scores[name] for name in names])
             found = []
-            for draw in range(draws):
+            for draw in range(draws if len(names) > LOOKS - OF_MODEL else 1):  # where all are looked at, all are alike
                 looked = np.random.default_rng(draw).permutation(len(names))[: LOOKS - OF_MODEL]
                 liked = np.argsort(-predict(looked, values[looked]))
                 looked = np.union1d(looked, liked[:OF_MODEL])

@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from nas.supernet.network import Supernet
 
 IMAGES = 128  # that naswot compares
-UNIFORM, FAIR, AVERAGED, SANDWICH, HALF = "uniform", "fair", "averaged", "sandwich", "half"
+UNIFORM, FAIR, AVERAGED, SANDWICH = "uniform", "fair", "averaged", "sandwich"
 """Ways of training a supernet: on paths drawn uniformly; on paths that have every candidate of a slot equally often;
-on uniform paths, the weights averaged over the last steps; by the sandwich rule with in-place distillation; on uniform
-paths for half of a search's epochs, so that two supernets take as many steps as one."""
+on uniform paths, the weights averaged over the last steps; by the sandwich rule with in-place distillation."""
 EMA = 0.98  # looks back over 50 steps, a sixth of a short training
 
 
@@ -81,11 +80,9 @@ class Ranker:
         scale = self.scale
         if job.kind == "way" and job.way == UNIFORM and scale.choosing is not None:
             scale = replace(scale, choosing=Scale.choosing)
-        if job.way == HALF:
-            scale = replace(scale, short=max(1, (scale.warmup + scale.search) // 2))
         data = load_images(scale, self.root)
         clock = time.process_time()
-        supernet = replace(self, scale=scale)._trained(job, data)
+        supernet = self._trained(job, data)
         training = round(time.process_time() - clock, 2)
         epochs = scale.short if job.short else scale.warmup + scale.search
         way = {"way": job.way} if job.kind == "way" else {}
@@ -100,7 +97,7 @@ class Ranker:
         """A supernet after as many epochs as the job says."""
         worker = Worker(self.scale, self.root, "cpu")
         asked = TruthJob("supernet", job.seed, share_weights=job.weights == "shared", short=job.short)
-        if job.way in (UNIFORM, HALF):
+        if job.way == UNIFORM:
             return worker.train_supernet(asked, data)
         training = worker.supernet_training(asked, data, EMA if job.way == AVERAGED else 0.0)
         space, rng = self.scale.space, random.Random(job.seed)

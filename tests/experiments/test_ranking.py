@@ -14,7 +14,7 @@ from torch import nn
 from experiments import ranking
 from experiments.free import BLOCKS, MACS, PARAMETERS, SLOWEST, UNIFORM, free_scores
 from experiments.ranking_study import Study, averages, together
-from experiments.ranking_work import AVERAGED, FAIR, HALF, SANDWICH, Job, Ranker, extremes, fair_paths
+from experiments.ranking_work import AVERAGED, FAIR, SANDWICH, Job, Ranker, extremes, fair_paths
 from experiments.results import FOLDER, Row, load_results
 from experiments.truth import Truth
 from experiments.truth_work import Scale, all_paths
@@ -87,7 +87,7 @@ def test_a_choice_by_model_finds_the_best_where_scores_are_right() -> None:
     truth = Truth({0: accuracy}, dict.fromkeys(names, 1.0))
     study = Study(space, truth, [1.0])
     assert study.by_model("", None, [accuracy]).regrets == [0.0]
-    assert study.scored("", None, [accuracy]).taus == [pytest.approx(1.0)]
+    assert study.scored("", None, [accuracy]).taus == pytest.approx([1.0])
     reversed_ = {name: -value for name, value in accuracy.items()}
     assert study.by_model("", None, [reversed_]).regrets[0] > 100
 
@@ -110,9 +110,9 @@ def test_an_own_training_that_chooses_does_not_judge() -> None:
     study = Study(Scale("miniature").space, Truth(by_seed, dict.fromkeys("abc", 1.0)), [1.0])
     score = {"a": 1.0, "b": 2.0, "c": 3.0}
     alone = study.trained_again("", 0.0, [score], 1).regrets
-    assert alone == [pytest.approx(100 * fmean([0.9 - 0.4, 0.8 - 0.6]))], "judged by the seed that did not choose"
-    assert study.trained_again("", 0.0, [score], 2).regrets == [pytest.approx(100 * fmean([0.8 - 0.8, 0.9 - 0.5]))]
-    assert study.trained_again("", 0.0, [score], 3).regrets == [pytest.approx(100 * fmean([0.8 - 0.3, 0.9 - 0.5]))]
+    assert alone == pytest.approx([100 * fmean([0.9 - 0.4, 0.8 - 0.6])]), "judged by the seed that did not choose"
+    assert study.trained_again("", 0.0, [score], 2).regrets == pytest.approx([100 * fmean([0.8 - 0.8, 0.9 - 0.5])])
+    assert study.trained_again("", 0.0, [score], 3).regrets == pytest.approx([100 * fmean([0.8 - 0.3, 0.9 - 0.5])])
 
 
 def test_what_an_exact_ranking_would_lose_grows_with_the_truths_noise() -> None:
@@ -147,10 +147,7 @@ def test_the_extremes_have_most_and_fewest_parameters() -> None:
 def test_jobs_in_miniature() -> None:
     scale = Scale("miniature", "digits", limit=200, choosing=None, epochs=1, warmup=0, search=1, short=1)
     ranker = Ranker(scale, "", networks=2)
-    ways = [
-        Job("way", 0, "shared" if way == SANDWICH else "separate", True, way)
-        for way in (FAIR, AVERAGED, HALF, SANDWICH)
-    ]
+    ways = [Job("way", 0, "shared" if way == SANDWICH else "separate", True, way) for way in (FAIR, AVERAGED, SANDWICH)]
     jobs = [Job("zero cost", 0), Job("supernet", 0, "shared", short=True), *ways]
     assert len({job.name for job in jobs}) == len(jobs)
     for job in jobs:
