@@ -10,7 +10,7 @@ Data       The truth, the supernets' inherited accuracies and the searches are t
            cross-entropy is measured too, on 2,500 images that choose, and on as many as there for further seeds.
 Command    python -m experiments.ranking data=../shared/datasets [jobs=2] [minutes=30]
            python -m experiments.ranking show
-Cost       About 22 CPU-minutes; the cheaper jobs first, so that a part is of use.
+Cost       About 20 CPU-minutes; the cheaper jobs first, so that a part is of use.
 Expected   No single score is best at both tau and regret. A model of all looks is at least as good as the largest look.
            Several short supernets rank better than one long one.
 """
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from latency_models.options import Options
 
 SCALE = Scale(choosing=2_500)
-TOGETHER = (2, 3)  # supernets whose looks are averaged
+TOGETHER = (2, 3, 6)  # supernets whose looks are averaged
 TRAINED_ON = 4  # networks that get a training of their own
 COUNTS = ("params", "macs", "latency_ms")
 OPTIONS = {
@@ -214,7 +214,7 @@ def render(results: Results) -> str:
             f"{len(truth.latency_ms)} networks of space '{SCALE.space_name}', each trained on its own; budgets and "
             "truth of `experiments.ground_truth`. CPU seconds of one choice: a supernet's training, and its looks. "
             "Regret is the mean over the budgets, ± the deviation between seeds (values: how many). A network's "
-            f"trainings differ by {truth.seed_deviation:.2f} points between seeds: a choice by the expected accuracies "
+            f"trainings deviate by {truth.seed_deviation:.2f} points: a choice by the expected accuracies "
             f"themselves, if they were known, would have tau {tau} and lose {regret} points (simulated).",
             *parts,
             str(results.provenance),
