@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nas.discrete import Choices
     from nas.run.plan import Plan
     from nas.run.result import SearchResult
+    from nas.strategies.weights import WeightTraining
     from nas.supernet.network import Supernet
 
 SPACES = Path(__file__).parent / "spaces"
@@ -195,21 +196,25 @@ class Worker:
 
     def train_supernet(self, job: Job, data: DataSet) -> Supernet:
         """As many weight steps as in a search, or few, on paths drawn uniformly."""
-        from nas.strategies.untrained import new_supernet
-        from nas.strategies.weights import WeightTraining
-
-        plan = self.plan(job.seed, job.share_weights, budget_share=1.0)
-        if job.short:
-            asked = replace(plan.settings, warmup=replace(plan.settings.warmup, epochs=0), epochs=self.scale.short)
-            plan = replace(plan, settings=asked)
-        supernet = new_supernet(plan, data)
-        training = WeightTraining(plan, data, supernet)
+        training = self.supernet_training(job, data)
         rng = random.Random(job.seed)
         for epoch in range(self._epochs(job)):
             for images, labels in training.batches(epoch):
                 training.train_path(images, labels, self.scale.space.random_path(rng), epoch)
         training.finish()
-        return supernet
+        return training.supernet
+
+    def supernet_training(self, job: Job, data: DataSet, ema: float = 0.0) -> WeightTraining:
+        """Before the first step. ema: decay of the average that the weights become at the end; 0 for none."""
+        from nas.strategies.untrained import new_supernet
+        from nas.strategies.weights import WeightTraining
+
+        plan = self.plan(job.seed, job.share_weights, budget_share=1.0)
+        asked = replace(plan.settings, train=replace(plan.settings.train, ema=ema))
+        if job.short:
+            asked = replace(asked, warmup=replace(asked.warmup, epochs=0), epochs=self.scale.short)
+        plan = replace(plan, settings=asked)
+        return WeightTraining(plan, data, new_supernet(plan, data))
 
     def _search(self, job: Job) -> list[Row]:
         """One search through the front door; the network is the exported one, before its weights are trained on."""
