@@ -233,11 +233,16 @@ def lines_of(results: Results) -> list[Line]:
                     named = f"{label}{how} ({price['network']})"
                     found.append(Line(device, budget, named, those, number(price, "ms")))
             those = [row for row in at if row["kind"] == "searched"]
-            found.append(Line(device, budget, SEARCHED, those))
+            found.append(Line(device, budget, SEARCHED, first_of_a_seed(those)))
             for what in QUADRATIC:
                 those = [row for row in at if (row["kind"], row.get("what")) == ("quadratic", what)]
-                found.append(Line(device, budget, quadratic_label(what), those))
+                found.append(Line(device, budget, quadratic_label(what), first_of_a_seed(those)))
     return found
+
+
+def first_of_a_seed(rows: Sequence[Row]) -> list[Row]:
+    """A budget that was searched for alone and with others has one row a seed."""
+    return list({row["seed"]: row for row in reversed(rows)}.values())[::-1]
 
 
 def quadratic_label(what: str) -> str:

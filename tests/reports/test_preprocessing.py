@@ -392,7 +392,7 @@ def deployed(request: pytest.FixtureRequest, run: tuple[Path, DataSet]) -> tuple
         pytest.skip(str(error))
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
-        card, out = deploy(Asked(run[0], target, precision, calibration=20, accept_noise=True))
+        ((card, out),) = deploy(Asked(run[0], target, (precision,), calibration=20, accept_noise=True))
     return out, card
 
 
