@@ -22,6 +22,7 @@ from latency_models.measure.kernel_onnx import network_item
 from latency_models.measure.timing import (
     Refused,
     Run,
+    Runtime,
     cpu_name,
     load_average,
     load_item,
@@ -48,19 +49,25 @@ def twins(kernels: tuple[int, ...]) -> Iterator[dict[str, Architecture]]:
         yield {name: space.architecture(path) for name, space in spaces.items()}
 
 
-def loaded(networks: dict[str, Architecture]) -> dict[tuple[str, str], Run]:
-    """(runtime and precision, space) -> ready to run."""
-    runs = {}
-    for runtime, precision in FILES:
+def installed() -> dict[str, Runtime]:
+    """Runtime, precision and version -> open; why others are not there is said."""
+    found = {}
+    for name, precision in FILES:
         try:
-            opened = open_runtime(make_settings(runtime, precision=precision))
+            runtime = open_runtime(make_settings(name, precision=precision))
         except Refused as error:
             print(error)
-            continue
-        for name, network in networks.items():
-            item = network_item(name, lower(network, RESOLUTION, NUM_CLASSES))
-            runs[f"{runtime} {precision} {opened.version}", name] = load_item(opened, item)
-    return runs
+        else:
+            found[f"{name} {precision} {runtime.version}"] = runtime
+    return found
+
+
+def loaded(networks: dict[str, Architecture], runtimes: dict[str, Runtime]) -> dict[tuple[str, str], Run]:
+    """(runtime, space) -> ready to run."""
+    items = {name: network_item(name, lower(network, RESOLUTION, NUM_CLASSES)) for name, network in networks.items()}
+    return {
+        (file, name): load_item(runtime, item) for file, runtime in runtimes.items() for name, item in items.items()
+    }
 
 
 def row(label: str, turns: list[dict[tuple[str, str], float]], file: str) -> str:
@@ -75,13 +82,14 @@ def row(label: str, turns: list[dict[tuple[str, str], float]], file: str) -> str
 
 def main() -> None:
     """Print the table."""
+    runtimes = installed()
     print(f"| kernels | runtime | {PAPER} ms | {LITE} ms | ratio | {PAPER} int8 / fp32 | {LITE} int8 / fp32 |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     with pinned(1):
         for kernels in KERNELS:
             turns, macs = [], []
             for networks in twins(kernels):
-                runs = loaded(networks)
+                runs = loaded(networks, runtimes)
                 macs += [cost_of(lower(networks[n], RESOLUTION, NUM_CLASSES)).macs for n in (PAPER, LITE)]
                 turns += [
                     {key: median(sample(run, WARM_MS, ROUND_MS)) for key, run in runs.items()} for _ in range(ROUNDS)
