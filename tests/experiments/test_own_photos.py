@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.own_photos import Wanted, lines_of, main, render
+from experiments.own_photos import Wanted, first_of_a_seed, lines_of, main, render
 from experiments.own_photos_work import (
     BOTH,
     DEPTH,
@@ -21,7 +21,7 @@ from experiments.own_photos_work import (
     nearest_cuts,
     uniform_cut,
 )
-from experiments.results import NOT_MEASURED, Provenance, Results, Row, load_results
+from experiments.results import FOLDER, NOT_MEASURED, Provenance, Results, Row, load_results
 from search_space import load_space, lower
 from tests.nas.pretrained import needs_lite0
 
@@ -129,6 +129,16 @@ def test_searches_with_quadratic_forms_are_held_against_those_without_seed_by_se
     names = [job.name for job in Wanted(("searched", "quadratic"), {"cpu": (25.0,)}, (), 1).jobs(())]
     assert names == ["price", "searched cpu 25 seed 0", "whole", *(
         f"quadratic {what} cpu 25 seed 0" for what in (OFFERED, IN_PLACE))]  # fmt: skip
+
+
+def test_a_budget_that_was_searched_for_alone_too_has_one_row_a_seed() -> None:
+    rows: list[Row] = [{"seed": 0, "test": 0.9}, {"seed": 0, "test": 0.8}, {"seed": 1, "test": 0.7}]
+    assert first_of_a_seed(rows) == [rows[0], rows[2]]
+
+
+def test_the_kept_table_is_drawn_from_the_kept_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show"]) == 0
+    assert (FOLDER / "own_photos.md").read_text(encoding="utf-8") == capsys.readouterr().out
 
 
 def test_seeds_follow_each_other_and_a_network_is_cut_once_for_all_budgets() -> None:

@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.results import load_results
+from experiments.results import FOLDER, load_results
 from experiments.streaming import SOURCES, main, make_images, memory_mib, smallest_cache
+
+
+def test_the_kept_table_is_drawn_from_the_kept_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show"]) == 0
+    assert (FOLDER / "streaming.md").read_text(encoding="utf-8") == capsys.readouterr().out
 
 
 def test_images_are_all_different_and_in_classes(tmp_path: Path) -> None:
